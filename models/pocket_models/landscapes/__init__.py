@@ -1,0 +1,1 @@
+"""How the embedded landscape model was made: scenes, captions, probes, vocabulary, training."""

@@ -1,0 +1,249 @@
+"""The contract between exporter and runtime: `bundle.json` ⇄ frozen structs, and the files beside it."""
+
+import hashlib
+import os
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Literal, NoReturn
+
+import msgspec
+
+from pocket_diffusion.errors import BundleDamagedError, BundleFormatError, BundleNotFoundError
+
+FORMAT_VERSION = 1
+MANIFEST_NAME = "bundle.json"
+COMPONENTS = ("text_encoder", "unet", "vae_encoder", "vae_decoder")
+
+Target = Literal["cpu", "cuda"]
+WeightStorage = Literal["fp16", "fp32", "int8"]
+Positive = Annotated[int, msgspec.Meta(gt=0)]
+NotNegative = Annotated[int, msgspec.Meta(ge=0)]
+Probability = Annotated[float, msgspec.Meta(gt=0, lt=1)]
+
+
+class Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Immutable, and refuses fields it does not know."""
+
+
+class FileRecord(Strict):
+    """What a file of the bundle must be."""
+
+    size: NotNegative
+    """Bytes."""
+    sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+
+
+class TensorSpec(Strict):
+    """A named input or output of a graph."""
+
+    name: str
+    dtype: Literal["float16", "float32", "int64"]
+    shape: tuple[int | str, ...]
+    """Fixed sizes as numbers, dynamic ones by name."""
+
+
+class ParityFigure(Strict):
+    """ONNX Runtime against PyTorch on the same inputs, both from the source's weights."""
+
+    inputs: dict[str, tuple[int, ...]]
+    """The shapes it was measured at."""
+    relative_error: float
+    """‖ours − theirs‖ / ‖theirs‖."""
+    max_abs_error: float
+    tolerance: float
+    """The relative error at which the export would have been refused."""
+
+
+class Component(Strict):
+    """One network: an ONNX graph with its weights in a file of its own."""
+
+    graph: str
+    weights: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    parameters: Positive
+    parity: tuple[ParityFigure, ...]
+
+
+class TokenizerSpec(Strict):
+    """CLIP's two files and the ids that frame a prompt."""
+
+    vocab: str
+    merges: str
+    max_tokens: Annotated[int, msgspec.Meta(ge=3, le=4096)]
+    start_id: NotNegative
+    end_id: NotNegative
+    pad_id: NotNegative
+
+
+class NoiseSchedule(Strict):
+    """How noise was added in training (Ho et al. 2020, section 2) and how timesteps are picked when drawing."""
+
+    train_timesteps: Annotated[int, msgspec.Meta(gt=0, le=100_000)] = 1000
+    beta_start: Probability = 0.00085
+    beta_end: Probability = 0.012
+    beta_schedule: Literal["linear", "scaled_linear"] = "scaled_linear"
+    trained_betas: tuple[Probability, ...] | None = None
+    """Given one by one, in place of a formula."""
+    prediction_type: Literal["epsilon", "v_prediction"] = "epsilon"
+    timestep_spacing: Literal["leading", "linspace", "trailing"] = "leading"
+    steps_offset: Annotated[int, msgspec.Meta(ge=0, le=1)] = 1
+
+
+class LatentSpec(Strict):
+    """The space that the U-Net works in."""
+
+    channels: Positive
+    downscale: Positive
+    """Pixels per latent along a side."""
+    scaling_factor: Annotated[float, msgspec.Meta(gt=0)]
+    """What the VAE's latents are multiplied with for the U-Net."""
+
+
+class Defaults(Strict):
+    """What is drawn when nothing else is asked for."""
+
+    width: Positive
+    height: Positive
+    steps: Positive = 50
+    guidance_scale: Annotated[float, msgspec.Meta(ge=0)] = 7.5
+    sampler: str = "ddpm"
+
+
+class Provenance(Strict):
+    """Where the weights came from and what made the graphs."""
+
+    source: str
+    """The name of the source, without the folders above it."""
+    source_sha256: dict[str, str]
+    """Of each weights file that was read."""
+    license: str | None
+    created: str
+    """UTC, ISO 8601."""
+    tools: dict[str, str]
+
+
+class Manifest(Strict):
+    """All that the runtime must know; the content of `bundle.json`."""
+
+    format_version: Literal[1]
+    architecture: Literal["stable-diffusion-1"]
+    target: Target
+    weights: WeightStorage
+    text_encoder: Component
+    unet: Component
+    vae_encoder: Component
+    vae_decoder: Component
+    tokenizer: TokenizerSpec
+    schedule: NoiseSchedule
+    latents: LatentSpec
+    defaults: Defaults
+    provenance: Provenance
+    files: dict[str, FileRecord]
+    """Every file of the bundle but the manifest itself, by its path in the bundle."""
+
+    def component(self, name: str) -> Component:
+        """Return one of `COMPONENTS`."""
+        component: Component = getattr(self, name)
+        return component
+
+
+class Bundle:
+    """A folder with a manifest whose files are all there and have their right sizes."""
+
+    def __init__(self, root: Path, manifest: Manifest) -> None:
+        self.root = root
+        self.manifest = manifest
+
+    @classmethod
+    def open(cls, root: str | os.PathLike[str]) -> "Bundle":
+        """Read and check a bundle; the files' contents are left for `damaged_files`.
+
+        Raises:
+            BundleNotFoundError: there is no `bundle.json` in that folder.
+            BundleFormatError: the manifest is not understood, or names a file outside the folder.
+            BundleDamagedError: a file is missing or has the wrong size.
+
+        """
+        root = Path(root)
+        bundle = cls(root, parse_manifest(_read_manifest(root), root))
+        for name in bundle.manifest.files:
+            fault = bundle._fault(name, hashed=False)
+            if fault:
+                raise BundleDamagedError(f"{root}: {fault}; export the bundle again or fetch a fresh copy")
+        return bundle
+
+    def path(self, name: str) -> Path:
+        """Where a file of the bundle is."""
+        return self.root / name
+
+    def damaged_files(self) -> dict[str, str]:
+        """Compare every file with its sha256 and return what is wrong with which."""
+        faults = {name: self._fault(name, hashed=True) for name in self.manifest.files}
+        return {name: fault for name, fault in faults.items() if fault}
+
+    def _fault(self, name: str, *, hashed: bool) -> str | None:
+        path, record = self.path(name), self.manifest.files[name]
+        if not path.is_file():
+            return f"{name} is missing"
+        if not path.resolve().is_relative_to(self.root.resolve()):
+            return f"{name} is a link out of the bundle"
+        if path.stat().st_size != record.size:
+            return f"{name} has {path.stat().st_size} bytes, not {record.size}"
+        if hashed and sha256_of(path) != record.sha256:
+            return f"{name} is not the file that was written: its sha256 differs"
+        return None
+
+
+def parse_manifest(text: bytes, root: Path) -> Manifest:
+    """Decode and check the content of a `bundle.json`.
+
+    Raises:
+        BundleFormatError: with the field that is not understood.
+
+    """
+
+    def refuse(why: str) -> NoReturn:
+        raise BundleFormatError(f"{root / MANIFEST_NAME}: {why}")
+
+    try:
+        version = msgspec.json.decode(text, type=dict[str, msgspec.Raw]).get("format_version")
+        if version is not None and bytes(version) != str(FORMAT_VERSION).encode():
+            refuse(
+                f"format version {bytes(version).decode('utf-8', 'replace')[:20]} is not known; this version of "
+                f"pocket-diffusion reads version {FORMAT_VERSION}; update pocket-diffusion or export again"
+            )
+        manifest = msgspec.json.decode(text, type=Manifest)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        refuse(f"not understood: {error}; export the bundle again")
+    for name in manifest.files:
+        if not _is_inside(name):
+            refuse(f"names a file outside the bundle: {name!r}; do not use a bundle that does this")
+    components = [manifest.component(name) for name in COMPONENTS]
+    needed = [c.graph for c in components] + [c.weights for c in components]
+    needed += [manifest.tokenizer.vocab, manifest.tokenizer.merges]
+    for name in needed:
+        if name not in manifest.files:
+            refuse(f"uses {name!r} but does not list it under files")
+    return manifest
+
+
+def sha256_of(path: Path) -> str:
+    """Return the hexadecimal sha256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _is_inside(name: str) -> bool:
+    path = PurePosixPath(name)
+    clean = "\\" not in name and ":" not in name and "\0" not in name
+    return clean and bool(path.parts) and not path.is_absolute() and ".." not in path.parts
+
+
+def _read_manifest(root: Path) -> bytes:
+    try:
+        return (root / MANIFEST_NAME).read_bytes()
+    except OSError as error:
+        hint = "make one with `pocket-diffusion export SOURCE OUTPUT`"
+        if root.is_file():
+            hint = "a bundle is a folder; if this is a checkpoint, " + hint
+        raise BundleNotFoundError(f"no bundle at {root} ({MANIFEST_NAME}: {error.strerror}); {hint}") from None

@@ -1,0 +1,121 @@
+"""Every exception of this project.
+
+PocketDiffusionError
+├── InvalidRequestError (ValueError)               a value that cannot be drawn with: steps, size, prompt, picture, …
+├── BundleNotFoundError (FileNotFoundError)        no bundle at that path
+├── BundleFormatError (ValueError)                 a bundle.json that this version does not understand
+├── BundleDamagedError (ValueError)                a file of a bundle is missing or not what it was
+├── RuntimeUnavailableError (ImportError)          ONNX Runtime is not installed
+├── ProviderUnavailableError (ValueError)          the execution provider asked for cannot be used here
+├── InferenceError                                 ONNX Runtime failed while computing
+├── OutputError (OSError)                          a result cannot be written
+├── Cancelled                                      raised by a caller's `on_step` to stop a run
+└── ExportError                                    an export went wrong (pocket_export)
+    ├── CheckpointError (ValueError)               a checkpoint that cannot be read
+    │   ├── CheckpointNotFoundError (FileNotFoundError)
+    │   ├── UnsafeCheckpointError                  a pickle that would run code
+    │   ├── UnsupportedModelError                  a good file, but not Stable Diffusion 1.x text to image
+    │   └── TensorMismatchError                    tensors missing, left over, misshapen or not finite
+    ├── OutputExistsError (FileExistsError)        the output folder is taken
+    ├── ExportToolsMissingError (ImportError)      PyTorch and its company are not installed
+    └── ParityError                                the graphs do not compute what PyTorch does
+
+A message is one line: what is wrong, what is allowed, what to do next. `exit_code` is what the command line
+ends with: 2 where the request was at fault, 1 where the work failed.
+"""
+
+from typing import ClassVar
+
+
+class PocketDiffusionError(Exception):
+    """The root of all errors this project raises on purpose."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class InvalidRequestError(PocketDiffusionError, ValueError):
+    """A value that cannot be drawn with."""
+
+    exit_code = 2
+
+
+class BundleNotFoundError(PocketDiffusionError, FileNotFoundError):
+    """There is no bundle at that path."""
+
+    exit_code = 2
+
+
+class BundleFormatError(PocketDiffusionError, ValueError):
+    """A bundle.json that this version does not understand."""
+
+    exit_code = 2
+
+
+class BundleDamagedError(PocketDiffusionError, ValueError):
+    """A file of a bundle is missing or not what it was when the bundle was written."""
+
+    exit_code = 2
+
+
+class RuntimeUnavailableError(PocketDiffusionError, ImportError):
+    """ONNX Runtime is not installed."""
+
+
+class ProviderUnavailableError(PocketDiffusionError, ValueError):
+    """The execution provider that was asked for cannot be used on this machine."""
+
+    exit_code = 2
+
+
+class InferenceError(PocketDiffusionError):
+    """ONNX Runtime failed while computing."""
+
+
+class OutputError(PocketDiffusionError, OSError):
+    """A result cannot be written."""
+
+    exit_code = 2
+
+
+class Cancelled(PocketDiffusionError):  # noqa: N818 - a request, not a fault; the name is part of the interface
+    """Raise it from `on_step` to stop a run; it passes through `Pipeline.generate` unchanged."""
+
+
+class ExportError(PocketDiffusionError):
+    """An export went wrong."""
+
+
+class CheckpointError(ExportError, ValueError):
+    """A checkpoint that cannot be read."""
+
+    exit_code = 2
+
+
+class CheckpointNotFoundError(CheckpointError, FileNotFoundError):
+    """There is no checkpoint there, or a part of it is missing."""
+
+
+class UnsafeCheckpointError(CheckpointError):
+    """A pickle that would run code if it were trusted. It was not."""
+
+
+class UnsupportedModelError(CheckpointError):
+    """A readable file, but not a Stable Diffusion 1.x text-to-image model."""
+
+
+class TensorMismatchError(CheckpointError):
+    """Tensors are missing, left over, of the wrong shape or not finite."""
+
+
+class OutputExistsError(ExportError, FileExistsError):
+    """The output folder is taken."""
+
+    exit_code = 2
+
+
+class ExportToolsMissingError(ExportError, ImportError):
+    """PyTorch and its company, needed for exporting, are not installed."""
+
+
+class ParityError(ExportError):
+    """The graphs do not compute what the PyTorch modules do; the bundle was not written."""

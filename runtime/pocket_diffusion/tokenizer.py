@@ -1,0 +1,68 @@
+"""CLIP's byte-pair encoding: text to token ids."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
+
+from pocket_diffusion.bundle import TokenizerSpec
+from pocket_diffusion.errors import BundleFormatError
+
+_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+
+
+class ClipTokenizer:
+    """transformers' `CLIPTokenizer`, from the same two files."""
+
+    def __init__(self, vocab: Path, merges: Path, spec: TokenizerSpec) -> None:
+        """Read `vocab.json` and `merges.txt`; raises BundleFormatError where they are not CLIP's."""
+        self.spec = spec
+        self._tokenizer = _clip_bpe(vocab, merges)
+        known = self._tokenizer.get_vocab_size(with_added_tokens=True)
+        if max(spec.start_id, spec.end_id, spec.pad_id) >= known:
+            raise BundleFormatError(f"{vocab.name} has {known} tokens, too few for the ids in the bundle's tokenizer")
+
+    def tokens(self, text: str) -> list[int]:
+        """Return the ids of a text, unframed and of any length."""
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def split_at_limit(self, text: str) -> tuple[str, str]:
+        """Return the part of a text that is read, and the part beyond the token limit."""
+        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        room = self.spec.max_tokens - 2
+        if len(encoding.ids) <= room:
+            return text, ""
+        cut = encoding.offsets[room][0]
+        return text[:cut], text[cut:]
+
+    def frame(self, tokens: list[int]) -> NDArray[np.int64]:
+        """Return `[1, max_tokens]`: start, as many tokens as fit, end, padding."""
+        spec = self.spec
+        ids = [spec.start_id, *tokens[: spec.max_tokens - 2], spec.end_id]
+        ids += [spec.pad_id] * (spec.max_tokens - len(ids))
+        return np.array([ids], np.int64)
+
+
+def _clip_bpe(vocab: Path, merges: Path) -> Tokenizer:
+    try:
+        model = models.BPE.from_file(
+            str(vocab), str(merges), unk_token="<|endoftext|>", end_of_word_suffix="</w>"  # noqa: S106 - not a password
+        )
+    except Exception as error:  # the library raises bare Exception
+        raise BundleFormatError(f"{vocab.name} and {merges.name} are not CLIP's two files: {error}") from None
+    tokenizer = Tokenizer(model)
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_WORDS), behavior="removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    tokenizer.add_special_tokens(
+        [AddedToken(t, normalized=False, special=True) for t in ("<|startoftext|>", "<|endoftext|>")]
+    )
+    return tokenizer
