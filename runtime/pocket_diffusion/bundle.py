@@ -164,12 +164,11 @@ class Bundle:
             BundleDamagedError: a file is missing or has the wrong size.
 
         """
-        root = Path(root)
-        bundle = cls(root, parse_manifest(_read_manifest(root), root))
+        bundle = cls(Path(root), read_manifest(Path(root)))
         for name in bundle.manifest.files:
             fault = bundle._fault(name, hashed=False)
             if fault:
-                raise BundleDamagedError(f"{root}: {fault}; export the bundle again or fetch a fresh copy")
+                raise BundleDamagedError(f"{bundle.root}: {fault}; export the bundle again or fetch a fresh copy")
         return bundle
 
     def path(self, name: str) -> Path:
@@ -194,13 +193,15 @@ class Bundle:
         return None
 
 
-def parse_manifest(text: bytes, root: Path) -> Manifest:
-    """Decode and check the content of a `bundle.json`.
+def read_manifest(root: Path) -> Manifest:
+    """Read and check a folder's `bundle.json`, but none of the files beside it.
 
     Raises:
-        BundleFormatError: with the field that is not understood.
+        BundleNotFoundError: there is none.
+        BundleFormatError: with the field that is not understood, or the file that lies outside the folder.
 
     """
+    text = _read_manifest_text(root)
 
     def refuse(why: str) -> NoReturn:
         raise BundleFormatError(f"{root / MANIFEST_NAME}: {why}")
@@ -239,7 +240,7 @@ def _is_inside(name: str) -> bool:
     return clean and bool(path.parts) and not path.is_absolute() and ".." not in path.parts
 
 
-def _read_manifest(root: Path) -> bytes:
+def _read_manifest_text(root: Path) -> bytes:
     try:
         return (root / MANIFEST_NAME).read_bytes()
     except OSError as error:

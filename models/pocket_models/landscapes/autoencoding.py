@@ -1,0 +1,63 @@
+"""The first stage: the VAE learns to carry pictures through 16x16 latents and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from pocket_models.config import VAEConfig
+from pocket_models.landscapes.painting import SIZE
+from pocket_models.landscapes.pictures import Pictures, to_bytes, to_tensor
+from pocket_models.landscapes.stage import Budget, Stage, save_grid
+from pocket_models.vae import VAE
+
+_CROP = 64
+_CROPS_UNTIL = 0.7
+"""Share of the training spent on crops; the rest is on whole pictures, as the VAE is used."""
+_KL_WEIGHT = 2e-4
+
+
+def train_vae(
+    folder: Path, config: VAEConfig, pictures: Pictures, *, budget: Budget, batch: int, device: torch.device
+) -> VAE:
+    """Train (or go on training, or just load) the VAE and return its moving average."""
+    stage = Stage("vae", folder, VAE(config).to(device), budget=budget, peak_rate=1.5e-3)
+    for seed in stage.steps(show=lambda: _show(stage.average, pictures[:8], folder, device)):
+        generator = np.random.default_rng(seed)
+        torch.manual_seed(stage.step)
+        whole = stage.progress > _CROPS_UNTIL
+        # A whole picture is four crops: the same work a step.
+        chosen = pictures[np.sort(generator.integers(len(pictures), size=max(1, batch // 4) if whole else batch))]
+        target = to_tensor(chosen if whole else _crop(chosen, generator)).to(device)
+        stage.descend(_loss(stage.module, target))
+    return stage.average
+
+
+def _crop(pictures: Pictures, generator: np.random.Generator) -> Pictures:
+    corners = generator.integers(0, SIZE - _CROP + 1, (len(pictures), 2)).tolist()
+    crops = [picture[y : y + _CROP, x : x + _CROP] for picture, (y, x) in zip(pictures, corners, strict=True)]
+    return np.stack(crops)
+
+
+def _loss(vae: VAE, target: torch.Tensor) -> torch.Tensor:
+    """How far the reconstruction is off in colour and in edges, plus the price of precise latents."""
+    with torch.autocast(target.device.type, torch.bfloat16):
+        moments = vae.encode(target).float()
+        mean, log_variance = moments.chunk(2, dim=1)
+        log_variance = log_variance.clamp(-20, 10)
+        latents = mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
+        picture = vae.decode(latents)
+    picture = picture.float()
+    divergence = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).mean()
+    colour = functional.l1_loss(picture, target) + functional.mse_loss(picture, target)
+    edges = sum(functional.l1_loss(picture.diff(dim=axis), target.diff(dim=axis)) for axis in (2, 3))
+    return colour + 0.5 * edges + _KL_WEIGHT * divergence
+
+
+@torch.no_grad()
+def _show(vae: VAE, pictures: Pictures, folder: Path, device: torch.device) -> None:
+    mean = vae.encode(to_tensor(pictures).to(device)).chunk(2, dim=1)[0]
+    save_grid(np.concatenate([pictures, to_bytes(vae.decode(mean))]), len(pictures), folder / "vae.png")

@@ -1,0 +1,52 @@
+"""The training pictures: painted once, then read from one file mapped into memory."""
+
+from __future__ import annotations
+
+import multiprocessing
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pocket_models.landscapes.painting import SIZE, paint
+from pocket_models.landscapes.scenes import Scene, draw_scene
+
+Pictures = NDArray[np.uint8]
+"""Painted pictures: uint8 [count, 128, 128, 3]."""
+
+
+def scene_of(index: int) -> Scene:
+    """Return the scene of training picture ``index``; the picture itself is painted with ``index`` as its seed."""
+    return draw_scene(np.random.default_rng([index, 1]))
+
+
+def training_pictures(path: Path, count: int) -> Pictures:
+    """Open the training pictures at ``path``, painting them first if they are not there."""
+    if not path.exists():
+        # Mapped under another name and renamed, so that a file with the right name is a complete one.
+        unfinished = path.with_suffix(".unfinished.npy")
+        pictures = np.lib.format.open_memmap(unfinished, "w+", np.uint8, (count, SIZE, SIZE, 3))
+        with multiprocessing.get_context("fork").Pool(2) as pool:
+            for index, picture in enumerate(pool.imap(_paint_training_picture, range(count), chunksize=32)):
+                pictures[index] = picture
+        pictures.flush()
+        unfinished.replace(path)
+    opened: Pictures = np.load(path, mmap_mode="r")
+    return opened
+
+
+def _paint_training_picture(index: int) -> Pictures:
+    return np.asarray(paint(scene_of(index), index))
+
+
+def to_tensor(pictures: Pictures) -> torch.Tensor:
+    """Turn uint8 [batch, height, width, 3] into float32 [batch, 3, height, width], -1..1."""
+    return torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def to_bytes(pictures: torch.Tensor) -> Pictures:
+    """Turn float [batch, 3, height, width], about -1..1, into uint8 [batch, height, width, 3]."""
+    scaled = (pictures.detach().float().clamp(-1, 1) + 1) * 127.5
+    array: Pictures = scaled.round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    return array

@@ -1,0 +1,93 @@
+"""The command line: one file a command, each imported only when it is called.
+
+Other distributions and extras add commands through the entry-point group `pocket_diffusion.commands`
+(`export` is one: it lives in pocket_export and needs PyTorch).
+"""
+
+import importlib
+import os
+import sys
+import warnings
+from importlib.metadata import entry_points
+
+import click
+
+from pocket_diffusion.errors import PocketDiffusionError
+from pocket_diffusion.version import __version__
+
+_COMMANDS = ("generate", "inspect", "verify", "doctor")
+_DEBUG = "POCKET_DIFFUSION_DEBUG"
+_INTERRUPTED = 130  # what shells report for a process ended by Ctrl-C
+
+
+class LazyGroup(click.Group):
+    """Imports a command when it is asked for, so that `--version` does not wait for NumPy."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """Return the names, the most used first."""
+        return [_COMMANDS[0], *sorted(_plugins()), *_COMMANDS[1:]]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """Import a command by its name."""
+        if cmd_name in _COMMANDS:
+            module = importlib.import_module(f"pocket_diffusion.cli.{cmd_name}")
+            command: click.Command = getattr(module, cmd_name)
+            return command
+        plugin = _plugins().get(cmd_name)
+        return plugin.load() if plugin else None
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="pocket-diffusion")
+def cli() -> None:
+    """Stable Diffusion on small machines, without PyTorch.
+
+    A first picture, from the model that comes along: pocket-diffusion generate "a lake at sunset"
+    """
+
+
+def main() -> None:
+    """Run the command line; every error that is no bug ends in one line and an exit code."""
+    warnings.showwarning = _show_warning
+    if hasattr(sys.stdout, "reconfigure"):
+        for stream in (sys.stdout, sys.stderr):
+            stream.reconfigure(errors="backslashreplace")  # what a terminal cannot show must not end the work
+    try:
+        cli.main(standalone_mode=False)
+    except click.UsageError as error:
+        _fail(f"{error.format_message()} (see `{_command_path(error)} --help`)", 2)
+    except click.ClickException as error:
+        _fail(error.format_message(), error.exit_code)
+    except PocketDiffusionError as error:
+        if os.environ.get(_DEBUG) == "1":
+            raise
+        _fail(str(error), error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        if os.environ.get(_DEBUG) == "1":
+            raise
+        _fail("interrupted; nothing half-written was left", _INTERRUPTED)
+    except BrokenPipeError:
+        # Whoever read our output has gone; say no more, or the interpreter complains at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:
+        if os.environ.get(_DEBUG) == "1":
+            raise
+        _fail(f"unexpected {type(error).__name__}: {error} (this is a bug; {_DEBUG}=1 shows where)", 1)
+
+
+def _plugins() -> dict[str, importlib.metadata.EntryPoint]:
+    return {entry.name: entry for entry in entry_points(group="pocket_diffusion.commands")}
+
+
+def _command_path(error: click.UsageError) -> str:
+    return error.ctx.command_path if error.ctx else "pocket-diffusion"
+
+
+def _fail(message: str, exit_code: int) -> None:
+    click.echo(f"error: {' '.join(message.split())}", err=True)
+    sys.exit(exit_code)
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    click.echo(f"warning: {' '.join(str(message).split())}", err=True)

@@ -1,0 +1,125 @@
+"""`pocket-diffusion generate`: a picture from a prompt."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pocket_diffusion.errors import InvalidRequestError, OutputError
+from pocket_diffusion.images import check_output_format
+from pocket_diffusion.pipeline import Pipeline
+from pocket_diffusion.samplers import SAMPLERS
+from pocket_diffusion.session import PROVIDERS
+
+
+@click.command()
+@click.argument("prompt")
+@click.option("-m", "--model", type=click.Path(path_type=Path), help="Bundle to draw with.  [default: the embedded one]")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="File to write, or folder with --count > 1.  [default: picture.png, or pictures/]",
+)
+@click.option("-n", "--negative", "negative_prompt", default="", help="What not to draw.")
+@click.option("--width", type=int, help="Pixels, a multiple of 8.  [default: the bundle's]")
+@click.option("--height", type=int, help="Pixels, a multiple of 8.  [default: the bundle's]")
+@click.option("--steps", type=int, help="More steps, finer pictures.  [default: the bundle's]")
+@click.option("--guidance", "guidance_scale", type=float, help="How strictly to follow the prompt.  [default: the bundle's]")
+@click.option("--sampler", help=f"One of: {', '.join(SAMPLERS)}.  [default: the bundle's]")
+@click.option("--seed", type=int, help="The same seed draws the same picture.  [default: drawn]")
+@click.option("--count", type=int, default=1, show_default=True, help="How many pictures; each uses the next seed.")
+@click.option("--image", type=click.Path(path_type=Path), help="Picture to start from (image to image).")
+@click.option("--strength", type=float, help="How much to change the picture, 0 to 1.  [default: 0.8]")
+@click.option("--mask", type=click.Path(path_type=Path), help="With --image: white is repainted (inpainting).")
+@click.option("--provider", type=click.Choice(PROVIDERS), default="auto", show_default=True, help="What computes.")
+@click.option("--threads", type=int, help="CPU threads.  [default: one a core]")
+@click.option("--quiet", is_flag=True, help="No progress bar and no report.")
+def generate(
+    prompt: str,
+    *,
+    model: Path | None,
+    output: Path | None,
+    provider: str,
+    threads: int | None,
+    quiet: bool,
+    **options: Any,  # noqa: ANN401 - handed to Pipeline.generate by name
+) -> None:
+    """Draw what PROMPT says."""
+    if options["strength"] is None:
+        del options["strength"]
+    elif options["image"] is None:
+        raise InvalidRequestError("--strength goes with --image; give one, or leave --strength out")
+    several = options["count"] > 1
+    destination = _check_destination(output, several=several)
+
+    started = time.perf_counter()
+    pipeline = Pipeline.load(model, provider=provider, threads=threads)
+    with _Progress(hidden=quiet) as progress:
+        result = pipeline.generate(prompt, on_step=progress.update, **options)
+
+    if several:
+        _make_folder(destination)
+    for index, seed in enumerate(result.seeds):
+        path = destination / f"{seed}.png" if several else destination
+        result.save(path, index)
+        if not quiet:
+            size = f"{result.request.width}x{result.request.height}"
+            click.echo(f"{path}  ({size}, seed {seed}, {time.perf_counter() - started:.1f} s)")
+
+
+class _Progress:
+    """A bar with an estimate of the time left, made when the number of steps is known."""
+
+    def __init__(self, *, hidden: bool) -> None:
+        self._hidden = hidden
+        self._bar: Any = None
+
+    def __enter__(self) -> "_Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.render_finish()
+
+    def update(self, done: int, total: int, _latents: object) -> None:
+        """Be called after each step."""
+        if self._hidden:
+            return
+        if self._bar is None:
+            self._bar = click.progressbar(length=total, label="drawing", show_pos=True, file=click.get_text_stream("stderr"))
+            self._bar.render_progress()
+        self._bar.update(1)
+
+
+def _check_destination(output: Path | None, *, several: bool) -> Path:
+    """Refuse a place that cannot be written before the work, not after it."""
+    if output is None:
+        return _free_name(Path("pictures" if several else "picture.png"))
+    if several:
+        if output.exists() and not output.is_dir():
+            raise OutputError(f"{output} is a file; with --count > 1, -o names a folder")
+        return output
+    if output.is_dir():
+        return _free_name(output / "picture.png")
+    check_output_format(output)
+    if not output.absolute().parent.is_dir():
+        raise OutputError(f"{output.parent} is no folder; make it first, or choose another place with -o")
+    return output
+
+
+def _free_name(path: Path) -> Path:
+    """Return the path, numbered where that name is taken: what nobody named must not replace anything."""
+    number, free = 1, path
+    while free.exists():
+        number += 1
+        free = path.with_stem(f"{path.stem}-{number}")
+    return free
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be made: {error.strerror}; choose another place with -o") from None

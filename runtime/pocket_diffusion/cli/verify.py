@@ -1,0 +1,21 @@
+"""`pocket-diffusion verify`: every file of a bundle against its sha256."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from pocket_diffusion.bundle import MANIFEST_NAME, Bundle, read_manifest
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+def verify(bundle: Path) -> None:
+    """Compare every file of BUNDLE with its sha256; exit 1 if one differs."""
+    opened = Bundle(bundle, read_manifest(bundle))
+    faults = opened.damaged_files()
+    for fault in faults.values():
+        click.echo(f"error: {bundle}: {fault}", err=True)
+    if faults:
+        sys.exit(1)
+    click.echo(f"{bundle}: all {len(opened.manifest.files)} files are what {MANIFEST_NAME} says")

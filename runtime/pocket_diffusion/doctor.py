@@ -1,0 +1,88 @@
+"""Finding out what a machine can run, and naming the known traps."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pocket_diffusion.bundle import COMPONENTS, Bundle
+from pocket_diffusion.errors import PocketDiffusionError
+from pocket_diffusion.session import (
+    GraphSession,
+    available_providers,
+    choose_provider,
+    installed_flavours,
+    onnxruntime,
+)
+
+_USEFUL_CPU_FLAGS = ("avx2", "fma", "f16c", "avx512f", "avx512_vnni", "amx_tile", "asimd", "asimdhp", "sve")
+
+
+@dataclass
+class Report:
+    """What was found: facts to show, faults that stop or mislead, hints that would help."""
+
+    facts: list[tuple[str, str]] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+    hints: list[str] = field(default_factory=list)
+
+
+def examine(bundle: Path, provider: str) -> Report:
+    """Look at ONNX Runtime, the CPU, and whether a bundle's graphs load with a provider."""
+    report = Report()
+    _examine_onnxruntime(report, provider)
+    report.facts.append(("cpu", _cpu_features()))
+    if not report.faults:
+        _examine_bundle(report, bundle, provider)
+    return report
+
+
+def _examine_onnxruntime(report: Report, provider: str) -> None:
+    flavours = installed_flavours()
+    report.facts.append(("onnxruntime", ", ".join(f"{n} {v}" for n, v in flavours.items()) or "not installed"))
+    if len(flavours) > 1:
+        report.faults.append(
+            f"both {' and '.join(flavours)} are installed and overwrite each other's files; `pip uninstall "
+            f"{' '.join(flavours)}`, then install one: `pip install \"pocket-diffusion[cpu]\"` or `[cuda]`"
+        )
+    try:
+        ort = onnxruntime()
+    except PocketDiffusionError as error:
+        report.faults.append(str(error))
+        return
+    report.facts.append(("providers", ", ".join(available_providers())))
+    if "onnxruntime-gpu" in flavours and "CUDAExecutionProvider" not in available_providers():
+        report.faults.append("onnxruntime-gpu is installed but has no CUDA provider; install it again")
+    if ort.__version__ not in flavours.values() and flavours:
+        report.faults.append(
+            f"the onnxruntime that Python imports is {ort.__version__} at {Path(ort.__file__).parent}, "
+            "not the one that pip installed"
+        )
+    if provider == "cuda" and "onnxruntime-gpu" not in flavours:
+        report.faults.append('CUDA needs the other flavour: `pip uninstall onnxruntime; pip install "pocket-diffusion[cuda]"`')
+
+
+def _examine_bundle(report: Report, path: Path, provider: str) -> None:
+    try:
+        bundle = Bundle.open(path)
+        chosen = choose_provider(provider, bundle.manifest.target)
+        for name in COMPONENTS:
+            GraphSession(bundle, name, chosen)
+    except PocketDiffusionError as error:
+        report.faults.append(str(error))
+        return
+    manifest = bundle.manifest
+    report.facts.append(("bundle", f"{path}: for {manifest.target}, loads on {chosen}"))
+    if manifest.target != chosen:
+        report.hints.append(
+            f"{path} was exported for {manifest.target} but would run on {chosen}, slower than it could; "
+            f"export it with --target {chosen}"
+        )
+
+
+def _cpu_features() -> str:
+    """Return the vector extensions that matter, where the system tells them (Linux does)."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return "features unknown"
+    flags = {flag for line in lines if line.startswith(("flags", "Features")) for flag in line.split(":")[1].split()}
+    return ", ".join(flag for flag in _USEFUL_CPU_FLAGS if flag in flags) or "no vector extension known to matter"

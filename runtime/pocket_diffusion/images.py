@@ -1,0 +1,158 @@
+"""Pictures in and out: whatever Pillow reads to RGB, arrays to PNGs that say how they were made."""
+
+import json
+import os
+import tempfile
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, PngImagePlugin
+
+from pocket_diffusion.errors import InvalidRequestError, OutputError
+
+Picture = str | os.PathLike[str] | Image.Image
+"""What stands for a picture in the interface: a path, or Pillow's image."""
+
+INPUT_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
+OUTPUT_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+MAX_PIXELS = 100_000_000
+METADATA_KEY = "pocket-diffusion"
+
+
+def open_picture(picture: Picture, name: str = "picture") -> Image.Image:
+    """Return a still picture as RGB, upright; transparency becomes white.
+
+    Raises:
+        InvalidRequestError: not a picture, damaged, animated, too large, or not readable.
+
+    """
+    if isinstance(picture, Image.Image):
+        return _to_rgb(picture)
+    path = Path(picture)
+    try:
+        with warnings.catch_warnings():
+            # Above its own limit Pillow only warns; MAX_PIXELS, checked before decoding, is the limit here.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path, formats=INPUT_FORMATS) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise InvalidRequestError(
+                        f"{path}: the {name} has {image.width} x {image.height} pixels; "
+                        f"at most {MAX_PIXELS:,} in all are read; reduce it"
+                    )
+                frames = getattr(image, "n_frames", 1)
+                if frames > 1:
+                    raise InvalidRequestError(f"{path}: the {name} is animated ({frames} frames); give a still one")
+                return _to_rgb(image)
+    except Image.UnidentifiedImageError:
+        raise InvalidRequestError(
+            f"{path}: the {name} is not a picture that can be read ({', '.join(INPUT_FORMATS)})"
+        ) from None
+    except Image.DecompressionBombError:
+        raise InvalidRequestError(
+            f"{path}: the {name} has too many pixels; at most {MAX_PIXELS:,} are read; reduce it"
+        ) from None
+    except FileNotFoundError:
+        raise InvalidRequestError(f"{path}: there is no such {name}") from None
+    except InvalidRequestError:
+        raise
+    except Exception as error:  # decoders of damaged files raise OSError, SyntaxError, ValueError, struct.error, …
+        raise InvalidRequestError(f"{path}: the {name} is damaged or cannot be read ({error})") from None
+
+
+def fitting_size(picture: Image.Image, width: int, height: int) -> tuple[int, int]:
+    """Return the size to draw at when only a picture says it, in multiples of 8.
+
+    The picture's own, if it is not far from the pixel count of `width` x `height` that the model was trained at;
+    else its proportions at that pixel count.
+    """
+    ratio = picture.width * picture.height / (width * height)
+    scale = 1.0 if 0.25 <= ratio <= 2.25 else ratio**-0.5
+    return tuple(max(int(side * scale) // 8 * 8, 64) for side in picture.size)  # type: ignore[return-value] # two sides
+
+
+def to_array(picture: Image.Image, width: int, height: int) -> NDArray[np.float32]:
+    """Resize an RGB picture and return `[1, 3, height, width]` in -1…1."""
+    resized = picture.resize((width, height), Image.Resampling.LANCZOS)
+    return np.asarray(resized, np.float32).transpose(2, 0, 1)[None] / np.float32(127.5) - np.float32(1)
+
+
+def to_mask(picture: Image.Image, width: int, height: int) -> NDArray[np.float32]:
+    """Resize a mask and return `[1, 1, height, width]`: 1 where it is rather white (repaint), 0 elsewhere (keep)."""
+    resized = picture.resize((width, height), Image.Resampling.LANCZOS).convert("L")
+    return (np.asarray(resized)[None, None] >= 127.5).astype(np.float32)
+
+
+def to_pictures(array: NDArray[np.float32]) -> list[Image.Image]:
+    """Turn `[count, 3, height, width]` in -1…1 into pictures; values outside are cut off."""
+    levels = ((array / 2 + np.float32(0.5)).clip(0, 1) * 255).round().astype(np.uint8)
+    return [Image.fromarray(picture) for picture in levels.transpose(0, 2, 3, 1)]
+
+
+def save_picture(picture: Image.Image, path: Path, parameters: str, metadata: Mapping[str, Any]) -> None:
+    """Write a picture, whole or not at all; a PNG carries `parameters` as text and `metadata` as JSON.
+
+    Raises:
+        InvalidRequestError: the file's ending names no format of `OUTPUT_FORMATS`.
+        OutputError: the file cannot be written.
+
+    """
+    check_output_format(path)
+    options: dict[str, Any] = {"format": OUTPUT_FORMATS[path.suffix.lower()]}
+    if options["format"] == "PNG":
+        info = PngImagePlugin.PngInfo()
+        info.add_itxt("parameters", parameters)
+        info.add_itxt(METADATA_KEY, json.dumps(metadata, ensure_ascii=False))
+        options["pnginfo"] = info
+    else:
+        options["quality"] = 95
+    temporary = None
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            temporary = Path(file.name)
+            picture.save(file, **options)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o666 & ~_umask())  # temporary files are private; pictures are like any other file
+        temporary.replace(path)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from None
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def check_output_format(path: Path) -> None:
+    """Refuse a file whose ending names no format of `OUTPUT_FORMATS`.
+
+    Raises:
+        InvalidRequestError: that is so.
+
+    """
+    if path.suffix.lower() not in OUTPUT_FORMATS:
+        raise InvalidRequestError(f"{path}: pictures are written as {', '.join(OUTPUT_FORMATS)}; choose such an ending")
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+        return Image.fromarray(_to_8_bits(np.asarray(image, np.float64))).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _to_8_bits(grey: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """Bring grey levels of 16 bits (or floats in 0…1) to 8; Pillow would cut off all above 255."""
+    full = 1.0 if grey.max(initial=0) <= 1 else 65535.0
+    return (np.nan_to_num(grey).clip(0, full) / full * 255).round().astype(np.uint8)
+
+
+def _umask() -> int:
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,177 @@
+"""What is to be drawn: every option checked in one place, defaults filled in, before any work."""
+
+import math
+import secrets
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+
+from pocket_diffusion.bundle import Manifest
+from pocket_diffusion.errors import InvalidRequestError
+from pocket_diffusion.images import Picture, fitting_size, open_picture
+from pocket_diffusion.noise import MAX_SEED
+from pocket_diffusion.prompt import check_prompt
+from pocket_diffusion.samplers import SAMPLERS
+from pocket_diffusion.version import __version__
+
+MIN_SIDE, MAX_SIDE = 64, 4096
+MAX_COUNT = 1000
+MAX_GUIDANCE = 100.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """A drawable request: all values known and checked."""
+
+    prompt: str
+    negative_prompt: str
+    # the picture's size, in pixels
+    width: int
+    height: int
+    # the way there
+    steps: int
+    guidance_scale: float
+    sampler: str
+    seeds: tuple[int, ...]
+    """One a picture."""
+    # image to image and inpainting
+    image: Image.Image | None
+    mask: Image.Image | None
+    strength: float
+
+    @property
+    def task(self) -> str:
+        """`text-to-image`, `image-to-image` or `inpainting`."""
+        if self.image is None:
+            return "text-to-image"
+        return "image-to-image" if self.mask is None else "inpainting"
+
+    @property
+    def first_step(self) -> int:
+        """How many of the steps are skipped because drawing starts from a picture."""
+        if self.image is None:
+            return 0
+        return self.steps - min(int(self.steps * self.strength), self.steps)
+
+    def metadata(self, index: int, model: str) -> dict[str, Any]:
+        """Return what a program needs to draw picture `index` again."""
+        data: dict[str, Any] = {
+            "version": __version__,
+            "model": model,
+            "task": self.task,
+            "prompt": self.prompt,
+            "negative_prompt": self.negative_prompt,
+            "width": self.width,
+            "height": self.height,
+            "steps": self.steps,
+            "guidance_scale": self.guidance_scale,
+            "sampler": self.sampler,
+            "seed": self.seeds[index],
+        }
+        if self.image is not None:
+            data["strength"] = self.strength
+        return data
+
+    def parameters_text(self, index: int, model: str) -> str:
+        """Return the same in the text form that AUTOMATIC1111's web UI writes and many tools read."""
+        lines = [self.prompt]
+        if self.negative_prompt:
+            lines.append(f"Negative prompt: {self.negative_prompt}")
+        facts = {
+            "Steps": self.steps,
+            "Sampler": self.sampler.upper(),
+            "CFG scale": f"{self.guidance_scale:g}",
+            "Seed": self.seeds[index],
+            "Size": f"{self.width}x{self.height}",
+            "Model": model,
+        }
+        if self.image is not None:
+            facts["Denoising strength"] = f"{self.strength:g}"
+        facts["Version"] = f"pocket-diffusion {__version__}"
+        lines.append(", ".join(f"{key}: {value}" for key, value in facts.items()))
+        return "\n".join(lines)
+
+
+def resolve_request(
+    manifest: Manifest,
+    prompt: str,
+    *,
+    negative_prompt: str,
+    width: int | None,
+    height: int | None,
+    steps: int | None,
+    guidance_scale: float | None,
+    sampler: str | None,
+    seed: int | None,
+    count: int,
+    image: Picture | None,
+    mask: Picture | None,
+    strength: float,
+) -> Request:
+    """Check every option and fill in the bundle's defaults; a seed that was not given is drawn.
+
+    Raises:
+        InvalidRequestError: names the option, what is allowed, and what was given.
+
+    """
+    defaults = manifest.defaults
+    check_prompt(prompt)
+    check_prompt(negative_prompt, "negative prompt")
+    if not prompt.strip():
+        raise InvalidRequestError('the prompt is empty; say what to draw, for example "a lake at sunset"')
+    if mask is not None and image is None:
+        raise InvalidRequestError("a mask needs the image that it belongs to; give one, or leave the mask out")
+
+    source = None if image is None else open_picture(image, "image")
+    fallback = (defaults.width, defaults.height)
+    if source is not None:
+        fallback = fitting_size(source, *fallback)
+    width, height = fallback[0] if width is None else width, fallback[1] if height is None else height
+    for name, side in (("width", width), ("height", height)):
+        _check_whole(name, side, MIN_SIDE, MAX_SIDE)
+        if side % manifest.latents.downscale:
+            lower = side // manifest.latents.downscale * manifest.latents.downscale
+            raise InvalidRequestError(
+                f"{name} must be a multiple of {manifest.latents.downscale}, not {side}; the nearest are "
+                f"{max(lower, MIN_SIDE)} and {lower + manifest.latents.downscale}"
+            )
+
+    steps = defaults.steps if steps is None else steps
+    _check_whole("steps", steps, 1, manifest.schedule.train_timesteps)
+    guidance_scale = defaults.guidance_scale if guidance_scale is None else guidance_scale
+    _check_real("guidance_scale", guidance_scale, 0.0, MAX_GUIDANCE)
+    sampler = defaults.sampler if sampler is None else sampler
+    if sampler not in SAMPLERS:
+        raise InvalidRequestError(f"sampler {sampler!r} is not known; choose one of: {', '.join(SAMPLERS)}")
+    _check_whole("count", count, 1, MAX_COUNT)
+    seed = secrets.randbelow(MAX_SEED + 2 - count) if seed is None else seed
+    _check_whole("seed", seed, 0, MAX_SEED + 1 - count)
+    _check_real("strength", strength, 0.0, 1.0)
+    if source is not None and int(steps * strength) == 0:
+        raise InvalidRequestError(
+            f"strength {strength:g} of {steps} steps leaves nothing to draw; at least {1 / steps:g} is needed"
+        )
+    return Request(
+        prompt=prompt,
+        negative_prompt=negative_prompt,
+        width=width,
+        height=height,
+        steps=steps,
+        guidance_scale=float(guidance_scale),
+        sampler=sampler,
+        seeds=tuple(range(seed, seed + count)),
+        image=source,
+        mask=None if mask is None else open_picture(mask, "mask"),
+        strength=float(strength),
+    )
+
+
+def _check_whole(name: str, value: object, low: int, high: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise InvalidRequestError(f"{name} must be a whole number from {low} to {high}, not {value!r}")
+
+
+def _check_real(name: str, value: object, low: float, high: float) -> None:
+    if not isinstance(value, int | float) or not math.isfinite(value) or not low <= value <= high:
+        raise InvalidRequestError(f"{name} must be a number from {low:g} to {high:g}, not {value!r}")
