@@ -65,7 +65,7 @@ def _examine_bundle(report: Report, path: Path, provider: str) -> None:
         bundle = Bundle.open(path)
         chosen = choose_provider(provider, bundle.manifest.target)
         for name in COMPONENTS:
-            GraphSession(bundle, name, chosen)
+            GraphSession(bundle.root, name, bundle.manifest.component(name), chosen)
     except PocketDiffusionError as error:
         report.faults.append(str(error))
         return

@@ -13,6 +13,7 @@ PocketDiffusionError
 └── ExportError                                    an export went wrong (pocket_export)
     ├── CheckpointError (ValueError)               a checkpoint that cannot be read
     │   ├── CheckpointNotFoundError (FileNotFoundError)
+    │   ├── TokenizerNotFoundError (FileNotFoundError)
     │   ├── UnsafeCheckpointError                  a pickle that would run code
     │   ├── UnsupportedModelError                  a good file, but not Stable Diffusion 1.x text to image
     │   └── TensorMismatchError                    tensors missing, left over, misshapen or not finite
@@ -93,6 +94,10 @@ class CheckpointError(ExportError, ValueError):
 
 class CheckpointNotFoundError(CheckpointError, FileNotFoundError):
     """There is no checkpoint there, or a part of it is missing."""
+
+
+class TokenizerNotFoundError(CheckpointError, FileNotFoundError):
+    """There are no CLIP tokenizer files where they were looked for."""
 
 
 class UnsafeCheckpointError(CheckpointError):

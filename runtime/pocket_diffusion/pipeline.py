@@ -221,7 +221,8 @@ class Pipeline:
     def _session(self, name: str) -> GraphSession:
         if name not in self._sessions:
             with self._timed("load"):
-                self._sessions[name] = GraphSession(self.bundle, name, self.provider, self.threads)
+                component = self.bundle.manifest.component(name)
+                self._sessions[name] = GraphSession(self.bundle.root, name, component, self.provider, self.threads)
         return self._sessions[name]
 
     @contextmanager

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pocket_diffusion.bundle import Bundle, Component, Target, TensorSpec
+from pocket_diffusion.bundle import Component, Target, TensorSpec
 from pocket_diffusion.errors import (
     BundleDamagedError,
     InferenceError,
@@ -98,8 +98,10 @@ def check_threads(threads: int | None) -> None:
 class GraphSession:
     """One component of a bundle, loaded: arrays in by name, one float32 array out."""
 
-    def __init__(self, bundle: Bundle, name: str, provider: Provider, threads: int | None = None) -> None:
-        """Load a component.
+    def __init__(
+        self, folder: Path, name: str, component: Component, provider: Provider, threads: int | None = None
+    ) -> None:
+        """Load a component whose files are in `folder`.
 
         Raises:
             BundleDamagedError: ONNX Runtime cannot load the graph, or it is not the one that the manifest describes.
@@ -107,8 +109,8 @@ class GraphSession:
 
         """
         self.name = name
-        self._spec: Component = bundle.manifest.component(name)
-        self._session = _open(bundle.path(self._spec.graph), provider, threads)
+        self._spec = component
+        self._session = _open(folder / component.graph, provider, threads)
         if provider == "cuda" and _CUDA not in self._session.get_providers():
             raise ProviderUnavailableError(
                 "CUDA was asked for, but ONNX Runtime fell back to the CPU (driver, CUDA or cuDNN missing or of another "

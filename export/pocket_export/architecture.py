@@ -1,0 +1,236 @@
+"""What kind of model a checkpoint holds: its configs, from config files or tensor shapes, or its name if we refuse it."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pocket_diffusion.bundle import NoiseSchedule
+from pocket_diffusion.errors import UnsupportedModelError
+from pocket_export.key_mapping import Tensors, is_compvis
+from pocket_models import TextEncoderConfig, UNetConfig, VAEConfig
+
+PIPELINES = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipelineLegacy")
+_WANTED = "wanted is a Stable Diffusion 1.x text-to-image model"
+
+_SD1_HEADS = 8  # shapes do not tell it; SD 1.x has 8 heads at every level
+_CLIP_HEAD_CHANNELS = 64  # likewise; every published CLIP has it
+
+# The first that matches names the model.
+_REFUSED: tuple[tuple[str, Callable[[str], bool]], ...] = (
+    ("a LoRA", lambda n: n.startswith("lora_") or ".lora" in n or "lora_A" in n),
+    ("a textual inversion", lambda n: n.startswith("string_to_param") or n == "emb_params"),
+    ("a Flux model", lambda n: "double_blocks." in n),
+    ("a Stable Diffusion 3 model", lambda n: "joint_blocks." in n),
+    ("a Stable Diffusion XL model", lambda n: n.startswith("conditioner.embedders.") or ".label_emb." in n),
+    ("a Stable Diffusion 2 model", lambda n: n.startswith("cond_stage_model.model.")),
+    ("a ControlNet", lambda n: n.startswith(("control_model.", "controlnet_"))),
+)
+
+
+def check_compvis(name: str, tensors: Tensors) -> None:
+    """Refuse a single-file checkpoint that is no SD 1.x, by the name of what it is.
+
+    Raises:
+        UnsupportedModelError: it is something else, or only a part of it.
+
+    """
+    for what, matches in _REFUSED:
+        if any(map(matches, tensors)):
+            raise UnsupportedModelError(f"{name} is {what}; {_WANTED}")
+    has_vae = any(n.startswith(("first_stage_model.", "encoder.", "decoder.")) for n in tensors)
+    if not is_compvis(set(tensors)):
+        if has_vae:
+            what = "a VAE alone"
+        elif any(n.startswith(("down_blocks.", "input_blocks.")) for n in tensors):
+            what = "a U-Net alone"
+        elif any(n.startswith("text_model.") for n in tensors):
+            what = "a text encoder alone"
+        else:
+            what = f"no diffusion model that is known (it has {min(tensors)!r}, for one)"
+        raise UnsupportedModelError(f"{name} is {what}; {_WANTED}")
+    for part, prefix in (("VAE", "first_stage_model."), ("text encoder", "cond_stage_model.transformer.")):
+        if not any(n.startswith(prefix) for n in tensors):
+            raise UnsupportedModelError(f"{name} has no {part} in it; {_WANTED} with all its parts")
+
+
+def check_channels(name: str, in_channels: int) -> None:
+    """Refuse U-Nets that take more than latents.
+
+    Raises:
+        UnsupportedModelError: it has another number of input channels than 4.
+
+    """
+    kinds = {9: "an inpainting model", 8: "an instruct-pix2pix model", 5: "a depth-to-image model"}
+    if in_channels != 4:
+        what = kinds.get(in_channels, "a model")
+        raise UnsupportedModelError(f"{name} is {what} (its U-Net takes {in_channels} channels, not 4); {_WANTED}")
+
+
+def infer_unet_config(name: str, tensors: Tensors) -> UNetConfig:
+    """Infer the U-Net's config from the shapes of its tensors, under our names."""
+    try:
+        check_channels(name, tensors["conv_in.weight"].shape[1])
+        levels = _count(tensors, "down_blocks.")
+        attention = [f"down_blocks.{i}.attentions.0.proj_in.weight" for i in range(levels)]
+        cross = next(t for n, t in tensors.items() if n.endswith("attn2.to_k.weight"))
+        if cross.shape[1] == 1024:
+            raise UnsupportedModelError(f"{name} is a Stable Diffusion 2 model (its context has 1024 channels); {_WANTED}")
+        widths = tuple(tensors[f"down_blocks.{i}.resnets.0.conv1.weight"].shape[0] for i in range(levels))
+        return UNetConfig(
+            in_channels=tensors["conv_in.weight"].shape[1],
+            out_channels=tensors["conv_out.weight"].shape[0],
+            block_out_channels=widths,
+            layers_per_block=_count(tensors, "down_blocks.0.resnets."),
+            attention_levels=tuple(a in tensors for a in attention),
+            attention_heads=(_SD1_HEADS,) * levels,
+            cross_attention_dim=cross.shape[1],
+            use_linear_projection=any(a in tensors and tensors[a].ndim == 2 for a in attention),
+        )
+    except (KeyError, StopIteration, IndexError) as error:
+        raise UnsupportedModelError(f"{name} has an unknown kind of U-Net ({error} is missing); {_WANTED}") from None
+
+
+def infer_vae_config(name: str, tensors: Tensors) -> VAEConfig:
+    """Infer the VAE's config from the shapes of its tensors, under our names."""
+    try:
+        levels = _count(tensors, "encoder.down_blocks.")
+        widths = (tensors[f"encoder.down_blocks.{i}.resnets.0.conv1.weight"].shape[0] for i in range(levels))
+        return VAEConfig(
+            latent_channels=tensors["post_quant_conv.weight"].shape[0],
+            block_out_channels=tuple(widths),
+            layers_per_block=_count(tensors, "encoder.down_blocks.0.resnets."),
+        )
+    except (KeyError, IndexError) as error:
+        raise UnsupportedModelError(f"{name} has an unknown kind of VAE ({error} is missing); {_WANTED}") from None
+
+
+def infer_text_encoder_config(name: str, tensors: Tensors) -> TextEncoderConfig:
+    """Infer the text encoder's config from the shapes of its tensors, under our names."""
+    try:
+        vocab_size, hidden = tensors["text_model.embeddings.token_embedding.weight"].shape
+        return TextEncoderConfig(
+            vocab_size=vocab_size,
+            hidden_size=hidden,
+            intermediate_size=tensors["text_model.encoder.layers.0.mlp.fc1.weight"].shape[0],
+            num_hidden_layers=_count(tensors, "text_model.encoder.layers."),
+            num_attention_heads=max(hidden // _CLIP_HEAD_CHANNELS, 1),
+            max_position_embeddings=tensors["text_model.embeddings.position_embedding.weight"].shape[0],
+        )
+    except (KeyError, ValueError) as error:
+        raise UnsupportedModelError(f"{name} has an unknown kind of text encoder ({error}); {_WANTED}") from None
+
+
+def read_unet_config(name: str, config: Mapping[str, Any]) -> UNetConfig:
+    """Read a diffusers `unet/config.json`; raises UnsupportedModelError for what SD 1.x never has."""
+    check_channels(name, config.get("in_channels", 4))
+    if config.get("cross_attention_dim") == 1024:
+        raise UnsupportedModelError(f"{name} is a Stable Diffusion 2 model (its context has 1024 channels); {_WANTED}")
+    _require(
+        f"{name}: unet/config.json",
+        config,
+        act_fn="silu",
+        addition_embed_type=None,
+        class_embed_type=None,
+        num_class_embeds=None,
+        center_input_sample=False,
+        conv_in_kernel=3,
+        conv_out_kernel=3,
+        downsample_padding=1,
+        dual_cross_attention=False,
+        encoder_hid_dim=None,
+        flip_sin_to_cos=True,
+        freq_shift=0,
+        mid_block_scale_factor=1,
+        mid_block_type="UNetMidBlock2DCrossAttn",
+        num_attention_heads=None,
+        only_cross_attention=False,
+        resnet_time_scale_shift="default",
+        time_cond_proj_dim=None,
+        time_embedding_type="positional",
+        transformer_layers_per_block=1,
+    )
+    widths = tuple(config["block_out_channels"])
+    heads = config.get("attention_head_dim", _SD1_HEADS)  # diffusers' misnomer: it is the number of heads
+    kinds = {"CrossAttnDownBlock2D": True, "DownBlock2D": False}
+    unknown = [kind for kind in config["down_block_types"] if kind not in kinds]
+    if unknown:
+        raise UnsupportedModelError(f"{name}: unet/config.json has blocks of the kind {unknown[0]!r}; {_WANTED}")
+    return UNetConfig(
+        in_channels=config.get("in_channels", 4),
+        out_channels=config.get("out_channels", 4),
+        block_out_channels=widths,
+        layers_per_block=config.get("layers_per_block", 2),
+        attention_levels=tuple(kinds[kind] for kind in config["down_block_types"]),
+        attention_heads=tuple(heads) if isinstance(heads, list) else (heads,) * len(widths),
+        cross_attention_dim=config["cross_attention_dim"],
+        use_linear_projection=config.get("use_linear_projection", False),
+        norm_num_groups=config.get("norm_num_groups", 32),
+        norm_eps=config.get("norm_eps", 1e-5),
+    )
+
+
+def read_vae_config(name: str, config: Mapping[str, Any]) -> VAEConfig:
+    """Read a diffusers `vae/config.json`; raises UnsupportedModelError for what SD 1.x never has."""
+    _require(f"{name}: vae/config.json", config, act_fn="silu", shift_factor=None, latents_mean=None)
+    return VAEConfig(
+        in_channels=config.get("in_channels", 3),
+        latent_channels=config.get("latent_channels", 4),
+        block_out_channels=tuple(config["block_out_channels"]),
+        layers_per_block=config.get("layers_per_block", 1),
+        norm_num_groups=config.get("norm_num_groups", 32),
+        scaling_factor=config.get("scaling_factor", VAEConfig.scaling_factor),
+    )
+
+
+def read_text_encoder_config(name: str, config: Mapping[str, Any]) -> TextEncoderConfig:
+    """Read a transformers `text_encoder/config.json`; raises UnsupportedModelError for what is not CLIP."""
+    act = config.get("hidden_act", "quick_gelu")
+    if config.get("model_type", "clip_text_model") != "clip_text_model" or act not in ("quick_gelu", "gelu"):
+        raise UnsupportedModelError(f"{name} has a text encoder that is not CLIP's; {_WANTED}")
+    return TextEncoderConfig(
+        vocab_size=config.get("vocab_size", 49408),
+        hidden_size=config["hidden_size"],
+        intermediate_size=config["intermediate_size"],
+        num_hidden_layers=config["num_hidden_layers"],
+        num_attention_heads=config["num_attention_heads"],
+        max_position_embeddings=config.get("max_position_embeddings", 77),
+        hidden_act=act,
+        layer_norm_eps=config.get("layer_norm_eps", 1e-5),
+    )
+
+
+def read_schedule(name: str, config: Mapping[str, Any]) -> NoiseSchedule:
+    """Read a diffusers `scheduler/scheduler_config.json`: the schedule, whatever sampler it was saved with."""
+    known = {
+        "prediction_type": ("epsilon", "v_prediction"),
+        "beta_schedule": ("linear", "scaled_linear"),
+        "timestep_spacing": ("leading", "linspace", "trailing"),
+        "rescale_betas_zero_snr": (False,),
+        "thresholding": (False,),
+        "clip_sample": (False,),
+    }
+    for key, allowed in known.items():
+        if key in config and config[key] not in allowed:
+            choices = ", ".join(map(str, allowed))
+            raise UnsupportedModelError(f"{name}: the scheduler has {key} {config[key]!r}; known are: {choices}")
+    betas = config.get("trained_betas")
+    # Where a key is missing, diffusers' own default holds, which is not Stable Diffusion's.
+    return NoiseSchedule(
+        train_timesteps=config.get("num_train_timesteps", 1000),
+        beta_start=config.get("beta_start", 0.0001),
+        beta_end=config.get("beta_end", 0.02),
+        beta_schedule=config.get("beta_schedule", "linear"),
+        trained_betas=None if betas is None else tuple(betas),
+        prediction_type=config.get("prediction_type", "epsilon"),
+        timestep_spacing=config.get("timestep_spacing", "leading"),
+        steps_offset=config.get("steps_offset", 0),
+    )
+
+
+def _require(where: str, config: Mapping[str, Any], **required: object) -> None:
+    for key, value in required.items():
+        if config.get(key, value) != value:
+            raise UnsupportedModelError(f"{where} has {key} {config[key]!r}, not {value!r}; {_WANTED}")
+
+
+def _count(tensors: Tensors, prefix: str) -> int:
+    return 1 + max((int(n[len(prefix) :].split(".")[0]) for n in tensors if n.startswith(prefix)), default=-1)

@@ -1,0 +1,182 @@
+"""The story on one page: read → build → trace → rewrite → write → check → publish."""
+
+import datetime
+import gc
+import os
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import msgspec
+import onnx
+import onnx_ir as ir
+
+from pocket_diffusion.bundle import (
+    FORMAT_VERSION,
+    Bundle,
+    Component,
+    LatentSpec,
+    Manifest,
+    Provenance,
+    Target,
+    TensorSpec,
+    TokenizerSpec,
+    WeightStorage,
+    sha256_of,
+)
+from pocket_diffusion.errors import ParityError
+from pocket_export.checkpoint import Checkpoint, read_checkpoint
+from pocket_export.parity import measure_parity
+from pocket_export.parts import PARTS, Part
+from pocket_export.targets import Recipe, recipe
+from pocket_export.tokenizer_files import TokenizerFiles
+from pocket_export.trace import trace
+from pocket_export.writer import BundleWriter
+
+OnProgress = Callable[[str, float], None]
+"""Called with what is being done and the share of the work that is done, 0…1."""
+
+_BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
+_EMBEDDED_BYTES = 1024  # smaller tensors stay inside the graph's own file
+_TOKENIZER = ("tokenizer/vocab.json", "tokenizer/merges.txt")
+
+
+def export(
+    source: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    target: Target = "cpu",
+    weights: WeightStorage = "fp16",
+    tokenizer: str | os.PathLike[str] | None = None,
+    force: bool = False,
+    on_progress: OnProgress | None = None,
+) -> Bundle:
+    """Turn a checkpoint into a bundle; it appears at `output` complete and checked, or not at all.
+
+    Raises:
+        CheckpointError: the source cannot be read or is no Stable Diffusion 1.x; see those below it.
+        InvalidRequestError: no bundle is made for that target with that storage of weights.
+        OutputExistsError, OutputError: the output is taken or cannot be written.
+        ParityError: the graphs do not compute what PyTorch does.
+
+    """
+    report = on_progress or (lambda _what, _done: None)
+    how = recipe(target, weights)
+    with BundleWriter(Path(output), force=force) as writer:
+        report("reading the checkpoint", 0.0)
+        checkpoint = read_checkpoint(os.fspath(source), None if tokenizer is None else Path(tokenizer))
+        numbers = sum(t.numel() for part in (checkpoint.text_encoder, checkpoint.unet, checkpoint.vae) for t in part.values())
+        writer.require_space(numbers * _BYTES[weights])
+
+        components, done = {}, 0
+        for make in PARTS:
+            part = make(checkpoint)
+            components[part.name] = _export_part(part, how, writer, lambda what, d=done: report(what, d / numbers))
+            done += part.parameters
+            del part
+            gc.collect()  # before the next network is built: two of them need not fit
+
+        report("hashing the files", 0.99)
+        writer.write(_TOKENIZER[0], checkpoint.tokenizer.vocab)
+        writer.write(_TOKENIZER[1], checkpoint.tokenizer.merges)
+        writer.publish(_manifest(checkpoint, components, target, weights, writer))
+    report("done", 1.0)
+    return Bundle.open(output)
+
+
+def _export_part(part: Part, how: Recipe, writer: BundleWriter, report: Callable[[str], None]) -> Component:
+    size = f"{part.name}, {part.parameters / 1e6:.1f} M parameters"
+    report(f"tracing {size}")
+    model = trace(part, how.compute)
+    for rewrite in how.rewrites:
+        model = rewrite(model)
+    report(f"writing {size}")
+    component = Component(
+        graph=f"{part.name}.onnx",
+        weights=f"{part.name}.weights",
+        inputs=_tensor_specs(model.graph.inputs, part.inputs),
+        outputs=_tensor_specs(model.graph.outputs, (part.output,)),
+        parameters=part.parameters,
+        parity=(),
+    )
+    _write_graph(model, writer.folder, component)
+    del model
+    report(f"checking {size}")
+    figures = measure_parity(part, writer.folder, component, how.tolerance)
+    return msgspec.structs.replace(component, parity=figures)
+
+
+def _write_graph(model: ir.Model, folder: Path, component: Component) -> None:
+    """Write a graph, its weights in a file of their own, and have both checked by onnx.
+
+    Raises:
+        ParityError: onnx finds the graph invalid.
+
+    """
+    path = folder / component.graph
+    model.producer_name, model.producer_version = "pocket-diffusion", version("pocket-diffusion")
+    for node in model.graph:
+        node.metadata_props.clear()  # where in whose source code each node came from: larger than the graph itself
+        node.doc_string = None
+    for value in (*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()):
+        value.metadata_props.clear()
+    model.metadata_props.clear()
+    model.graph.metadata_props.clear()
+    ir.save(model, path, external_data=component.weights, size_threshold_bytes=_EMBEDDED_BYTES)
+    (folder / component.weights).touch()  # every component has one, also where no tensor is large enough
+    try:
+        onnx.checker.check_model(path)
+    except onnx.checker.ValidationError as error:
+        raise ParityError(f"{component.graph} is no valid graph: {error}") from None
+
+
+def _tensor_specs(values: list[ir.Value], like: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
+    """Describe a graph's inputs or outputs: our names for the sizes, the graph's types."""
+    return tuple(
+        TensorSpec(name=spec.name, dtype=str(value.dtype.numpy().name), shape=spec.shape)  # type: ignore[union-attr, arg-type] # the exporter gives every one a type; msgspec checks that we know it
+        for value, spec in zip(values, like, strict=True)
+    )
+
+
+def _manifest(
+    checkpoint: Checkpoint,
+    components: dict[str, Component],
+    target: Target,
+    weights: WeightStorage,
+    writer: BundleWriter,
+) -> Manifest:
+    return Manifest(
+        format_version=FORMAT_VERSION,
+        architecture="stable-diffusion-1",
+        target=target,
+        weights=weights,
+        **components,
+        tokenizer=_tokenizer_spec(checkpoint.tokenizer, checkpoint.text_encoder_config.max_position_embeddings),
+        schedule=checkpoint.schedule,
+        latents=LatentSpec(
+            channels=checkpoint.unet_config.in_channels,
+            downscale=checkpoint.vae_config.downscale,
+            scaling_factor=checkpoint.vae_config.scaling_factor,
+        ),
+        defaults=checkpoint.defaults,
+        provenance=Provenance(
+            source=checkpoint.name,
+            source_sha256={path.name: sha256_of(path) for path in checkpoint.files},
+            license=checkpoint.license,
+            created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            tools={name: version(name) for name in ("pocket-diffusion", "torch", "onnx", "onnxscript")},
+        ),
+        files=writer.records(),
+    )
+
+
+def _tokenizer_spec(files: TokenizerFiles, max_tokens: int) -> TokenizerSpec:
+    vocab, merges = _TOKENIZER
+    return TokenizerSpec(
+        vocab=vocab,
+        merges=merges,
+        max_tokens=max_tokens,
+        start_id=files.start_id,
+        end_id=files.end_id,
+        pad_id=files.pad_id,
+    )

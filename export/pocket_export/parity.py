@@ -1,0 +1,49 @@
+"""PyTorch against ONNX Runtime: the same inputs, at sizes that were not traced."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pocket_diffusion.bundle import Component, ParityFigure
+from pocket_diffusion.errors import ParityError
+from pocket_diffusion.session import GraphSession
+from pocket_export.parts import Part
+
+# Odd sizes in latents, so that every rounding on the way down is tried; the second without guidance's batch of two.
+_SIZES = (
+    {"batch": 2, "height": 15, "width": 20, "tokens": 77},
+    {"batch": 1, "height": 24, "width": 17, "tokens": 154},
+)
+
+
+def measure_parity(part: Part, folder: Path, component: Component, tolerance: float) -> tuple[ParityFigure, ...]:
+    """Compare a written graph with its module, in float32 with the source's weights.
+
+    Raises:
+        ParityError: the relative error is above the tolerance.
+
+    """
+    session = GraphSession(folder, part.name, component, "cpu")
+    return tuple(_measure(part, session, sizes, tolerance, seed) for seed, sizes in enumerate(_SIZES))
+
+
+def _measure(part: Part, session: GraphSession, sizes: dict[str, int], tolerance: float, seed: int) -> ParityFigure:
+    scaled = {name: sizes[name] * part.pixels_per_size for name in ("height", "width")}
+    inputs = part.example(sizes | scaled, seed)
+    with torch.inference_mode():
+        theirs = part.module(*inputs).numpy()
+    named = {spec.name: x.numpy() for spec, x in zip(part.inputs, inputs, strict=True)}
+    difference = session.run(**named) - theirs
+    figure = ParityFigure(
+        inputs={name: x.shape for name, x in named.items()},
+        relative_error=float(np.linalg.norm(difference) / np.linalg.norm(theirs)),
+        max_abs_error=float(np.abs(difference).max()),
+        tolerance=tolerance,
+    )
+    if not figure.relative_error <= tolerance:  # also where it is NaN
+        raise ParityError(
+            f"the graph of {part.name} is off by {figure.relative_error:.1e} relative to PyTorch, more than the "
+            f"{tolerance:.0e} allowed; no bundle was written"
+        )
+    return figure

@@ -1,0 +1,166 @@
+"""The four networks of a bundle: how each is built from a checkpoint, called and traced."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pocket_diffusion.bundle import TensorSpec
+from pocket_diffusion.errors import TensorMismatchError
+from pocket_export.checkpoint import Checkpoint
+from pocket_export.key_mapping import Tensors
+from pocket_models import VAE, TextEncoder, UNet
+
+_NAMED = 3  # how many tensors an error names
+
+
+class PictureEncoder(nn.Module):
+    """The half of the VAE that goes from pictures to latents, as `forward`."""
+
+    def __init__(self, vae: VAE) -> None:
+        super().__init__()
+        self.encoder, self.quant_conv = vae.encoder, vae.quant_conv
+
+    def forward(self, picture: Tensor) -> Tensor:
+        """See `VAE.encode`."""
+        moments: Tensor = self.quant_conv(self.encoder(picture))
+        return moments
+
+
+class PictureDecoder(nn.Module):
+    """The half of the VAE that goes from latents to pictures, as `forward`."""
+
+    def __init__(self, vae: VAE) -> None:
+        super().__init__()
+        self.post_quant_conv, self.decoder = vae.post_quant_conv, vae.decoder
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """See `VAE.decode`."""
+        picture: Tensor = self.decoder(self.post_quant_conv(latents))
+        return picture
+
+
+@dataclass(frozen=True)
+class Part:
+    """One network, ready to be traced."""
+
+    name: str
+    module: nn.Module
+    inputs: tuple[TensorSpec, ...]
+    output: TensorSpec
+    id_limit: int = 0
+    """Whole-number inputs are token ids below this."""
+    pixels_per_size: int = 1
+    """What the sizes named height and width are counted in, in pixels or latents."""
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers the network holds."""
+        return sum(parameter.numel() for parameter in self.module.parameters())
+
+    def example(self, sizes: dict[str, int], seed: int = 0) -> tuple[Tensor, ...]:
+        """Draw inputs in float32 (ids in int64), with the dynamic dimensions set to `sizes`."""
+        generator = torch.Generator().manual_seed(seed)
+        inputs = []
+        for spec in self.inputs:
+            shape = [sizes[dim] if isinstance(dim, str) else dim for dim in spec.shape]
+            if spec.dtype == "int64":
+                inputs.append(torch.randint(self.id_limit, shape, generator=generator))
+            elif spec.name == "timestep":
+                inputs.append(torch.randint(1, 1000, shape, generator=generator).float())
+            else:
+                inputs.append(torch.randn(shape, generator=generator))
+        return tuple(inputs)
+
+
+def text_encoder(checkpoint: Checkpoint) -> Part:
+    """Token ids to the context."""
+    config = checkpoint.text_encoder_config
+    return Part(
+        "text_encoder",
+        _build(lambda: TextEncoder(config), checkpoint.text_encoder, checkpoint.name),
+        (_spec("ids", "batch", config.max_position_embeddings, dtype="int64"),),
+        _spec("context", "batch", config.max_position_embeddings, config.hidden_size),
+        id_limit=config.vocab_size,
+    )
+
+
+def unet(checkpoint: Checkpoint) -> Part:
+    """Latents, timestep and context to the predicted noise."""
+    config = checkpoint.unet_config
+    latents = ("batch", config.in_channels, "height", "width")
+    return Part(
+        "unet",
+        _build(lambda: UNet(config), checkpoint.unet, checkpoint.name),
+        (
+            _spec("latents", *latents),
+            _spec("timestep", "batch"),
+            _spec("context", "batch", "tokens", config.cross_attention_dim),
+        ),
+        _spec("noise", *latents),
+    )
+
+
+def vae_encoder(checkpoint: Checkpoint) -> Part:
+    """A picture to the mean and log variance of its latents."""
+    config = checkpoint.vae_config
+    return Part(
+        "vae_encoder",
+        PictureEncoder(_vae(checkpoint)),
+        (_spec("picture", "batch", config.in_channels, "height", "width"),),
+        _spec("moments", "batch", 2 * config.latent_channels, "latent_height", "latent_width"),
+        pixels_per_size=config.downscale,
+    )
+
+
+def vae_decoder(checkpoint: Checkpoint) -> Part:
+    """Latents to a picture."""
+    config = checkpoint.vae_config
+    return Part(
+        "vae_decoder",
+        PictureDecoder(_vae(checkpoint)),
+        (_spec("latents", "batch", config.latent_channels, "height", "width"),),
+        _spec("picture", "batch", config.in_channels, "pixel_height", "pixel_width"),
+    )
+
+
+PARTS: tuple[Callable[[Checkpoint], Part], ...] = (text_encoder, vae_encoder, vae_decoder, unet)
+"""In the order in which they are exported: what fails early should fail before the long work."""
+
+
+def _vae(checkpoint: Checkpoint) -> VAE:
+    return _build(lambda: VAE(checkpoint.vae_config), checkpoint.vae, checkpoint.name)
+
+
+def _spec(name: str, *shape: int | str, dtype: str = "float32") -> TensorSpec:
+    return TensorSpec(name=name, dtype="int64" if dtype == "int64" else "float32", shape=shape)
+
+
+def _build[Network: nn.Module](make: Callable[[], Network], tensors: Tensors, source: str) -> Network:
+    """Make a network without memory of its own and give it the checkpoint's tensors, float32 ones as they are."""
+    with torch.device("meta"):
+        network = make()
+    _check_tensors(network, tensors, source)
+    network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
+    return network.eval().requires_grad_(requires_grad=False)
+
+
+def _check_tensors(network: nn.Module, tensors: Tensors, source: str) -> None:
+    expected = network.state_dict()
+    faults = [f"{name} is missing" for name in expected.keys() - tensors.keys()]
+    faults += [f"{name} belongs nowhere" for name in tensors.keys() - expected.keys()]
+    for name in expected.keys() & tensors.keys():
+        found, wanted = list(tensors[name].shape), list(expected[name].shape)
+        if found != wanted:
+            faults.append(f"{name} is {found}, not {wanted}")
+        elif not tensors[name].is_floating_point():
+            faults.append(f"{name} holds {tensors[name].dtype}, not floating-point numbers")
+        elif not bool(torch.isfinite(tensors[name]).all()):
+            faults.append(f"{name} holds NaN or infinity")
+    if faults:
+        faults.sort()
+        more = f" and {len(faults) - _NAMED} more" if len(faults) > _NAMED else ""
+        raise TensorMismatchError(
+            f"{source} does not fit {type(network).__name__}: {'; '.join(faults[:_NAMED])}{more}; fetch it again"
+        )

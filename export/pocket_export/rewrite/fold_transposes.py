@@ -1,0 +1,31 @@
+"""Weights that the graph would transpose at each run are stored transposed."""
+
+import numpy as np
+import onnx_ir as ir
+
+from pocket_export.rewrite.initializers import add_initializer
+
+
+def fold_transposes(model: ir.Model) -> ir.Model:
+    """Replace each Transpose of an initializer by a transposed initializer, made when it is written."""
+    for node in list(model.graph):
+        source = node.inputs[0] if node.op_type == "Transpose" else None
+        tensor = source.const_value if source is not None and source.is_initializer() else None
+        if source is None or tensor is None:
+            continue
+        axes = tuple(node.attributes["perm"].as_ints())
+        folded = ir.LazyTensor(
+            lambda tensor=tensor, axes=axes, name=node.outputs[0].name: ir.tensor(
+                np.ascontiguousarray(tensor.numpy().transpose(axes)), name=name
+            ),
+            dtype=tensor.dtype,
+            shape=ir.Shape([tensor.shape[axis] for axis in axes]),
+            name=node.outputs[0].name,
+        )
+        output = node.outputs[0]
+        output.name = None
+        ir.convenience.replace_all_uses_with(output, add_initializer(model, folded))
+        model.graph.remove(node, safe=True)
+        if not source.uses():
+            del model.graph.initializers[source.name or ""]
+    return model

@@ -1,0 +1,39 @@
+"""What rewrites of weights share."""
+
+import onnx_ir as ir
+
+MIN_ELEMENTS = 4096
+"""Smaller tensors (biases, norms) are a thousandth of the weights and stay in float32."""
+
+
+def large_float_initializers(model: ir.Model) -> list[tuple[ir.Value, ir.TensorProtocol]]:
+    """Return the float32 weights worth storing otherwise."""
+    found = []
+    for value in model.graph.initializers.values():
+        tensor = value.const_value
+        if tensor is not None and tensor.dtype == ir.DataType.FLOAT and tensor.size >= MIN_ELEMENTS:
+            found.append((value, tensor))
+    return found
+
+
+def add_initializer(model: ir.Model, tensor: ir.TensorProtocol) -> ir.Value:
+    """Add a tensor to the graph under its own name."""
+    value = ir.Value(
+        name=tensor.name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape.numpy()), const_value=tensor
+    )
+    model.graph.register_initializer(value)
+    return value
+
+
+def replace_initializer(model: ir.Model, value: ir.Value, node: ir.Node) -> None:
+    """Let `node` compute what `value` held.
+
+    The node goes to the front of the list: ONNX Runtime orders nodes by a depth-first walk from the outputs, and only
+    nodes at the front are run just before their result is used; elsewhere all of them run first, and all weights
+    are in memory twice.
+    """
+    output = node.outputs[0]
+    output.shape, output.dtype = value.shape, ir.DataType.FLOAT
+    ir.convenience.replace_all_uses_with(value, output)
+    del model.graph.initializers[value.name or ""]
+    model.graph.insert_before(model.graph[0], node)

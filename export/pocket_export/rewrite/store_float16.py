@@ -1,0 +1,24 @@
+"""Weights stored in half the space: float16 in the file, float32 where they are used."""
+
+import numpy as np
+import onnx_ir as ir
+
+from pocket_export.rewrite.initializers import add_initializer, large_float_initializers, replace_initializer
+
+_LARGEST = float(np.finfo(np.float16).max)
+
+
+def store_float16(model: ir.Model) -> ir.Model:
+    """Store large weights as float16 with a Cast each; what float16 cannot hold stays as it is."""
+    for value, tensor in large_float_initializers(model):
+        if np.abs(tensor.numpy()).max() > _LARGEST:
+            continue
+        stored = ir.LazyTensor(
+            lambda tensor=tensor, name=value.name: ir.tensor(tensor.numpy().astype(np.float16), name=f"{name}.fp16"),
+            dtype=ir.DataType.FLOAT16,
+            shape=tensor.shape,
+            name=f"{value.name}.fp16",
+        )
+        cast = ir.node("Cast", [add_initializer(model, stored)], {"to": ir.DataType.FLOAT})
+        replace_initializer(model, value, cast)
+    return model

@@ -1,0 +1,136 @@
+"""A bundle appears whole or not at all."""
+
+import fcntl
+import os
+import shutil
+from pathlib import Path
+from types import TracebackType
+
+import msgspec
+
+from pocket_diffusion.bundle import MANIFEST_NAME, FileRecord, Manifest, sha256_of
+from pocket_diffusion.errors import OutputError, OutputExistsError
+
+
+class BundleWriter:
+    """A folder beside the output, filled file by file, that takes the output's name when it is complete.
+
+    The folder is locked while it is written: a second export into the same place is refused, and what a killed one left
+    behind is removed by the next.
+    """
+
+    def __init__(self, output: Path, *, force: bool) -> None:
+        self._output = output.absolute()
+        self._force = force
+        self.folder = self._output.with_name(f".{self._output.name}.partial")
+        self._lock = -1
+
+    def __enter__(self) -> "BundleWriter":
+        """Take the place.
+
+        Raises:
+            OutputExistsError: there is something already, or another export is writing there.
+            OutputError: the place cannot be written.
+
+        """
+        self._check_output()
+        try:
+            self.folder.mkdir(exist_ok=True)
+            self._lock = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError as error:
+            raise OutputError(
+                f"{self._output} cannot be written: {error.strerror}; choose another place"
+            ) from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._lock)
+            raise OutputExistsError(f"another export is writing {self._output}; wait for it, or choose another place") from None
+        for leftover in self.folder.iterdir():  # of an export that was killed
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leave nothing half-written; tell a full disk from other troubles by its own words."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        os.close(self._lock)
+        if isinstance(error, OSError) and not isinstance(error, OutputError | OutputExistsError) and error.errno:
+            raise OutputError(
+                f"{self._output} cannot be written: {error.strerror}; nothing was left there; make room or choose another place"
+            ) from error
+
+    def require_space(self, needed: int) -> None:
+        """Refuse before the work what would not fit after it.
+
+        Raises:
+            OutputError: fewer than `needed` bytes are free.
+
+        """
+        free = shutil.disk_usage(self.folder).free
+        if free < needed:
+            raise OutputError(
+                f"{self._output} needs about {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free; "
+                "make room or choose another place"
+            )
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a small file."""
+        path = self.folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+
+    def records(self) -> dict[str, FileRecord]:
+        """Return the size and sha256 of every file written so far."""
+        files = sorted(path for path in self.folder.rglob("*") if path.is_file())
+        return {
+            path.relative_to(self.folder).as_posix(): FileRecord(size=path.stat().st_size, sha256=sha256_of(path))
+            for path in files
+        }
+
+    def publish(self, manifest: Manifest) -> None:
+        """Write the manifest last, make sure that all of it is on the disk, and take the output's name.
+
+        Raises:
+            OutputExistsError: something has appeared there in the meantime.
+
+        """
+        content = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
+        self.write(MANIFEST_NAME, content + b"\n")
+        for path in (*self.folder.rglob("*"), self.folder):
+            _sync(path)
+        self._check_output()
+        replaced = self._output.with_name(f".{self._output.name}.replaced")
+        shutil.rmtree(replaced, ignore_errors=True)
+        if self._output.exists():
+            self._output.rename(replaced)
+        try:
+            self.folder.rename(self._output)
+        except OSError:
+            if replaced.exists():
+                replaced.rename(self._output)
+            raise
+        _sync(self._output.parent)
+        shutil.rmtree(replaced, ignore_errors=True)
+
+    def _check_output(self) -> None:
+        """Refuse an output that exists, but for an empty folder, or a bundle that is to be replaced."""
+        if not self._output.parent.is_dir():
+            raise OutputError(f"{self._output.parent} is no folder; make it first")
+        if not os.path.lexists(self._output):
+            return
+        if self._output.is_dir() and not self._output.is_symlink() and not any(self._output.iterdir()):
+            return
+        if not (self._output / MANIFEST_NAME).is_file() or self._output.is_symlink():
+            raise OutputExistsError(f"{self._output} exists and is no bundle; choose another place")
+        if not self._force:
+            raise OutputExistsError(f"{self._output} exists; use --force to replace it, or choose another place")
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
