@@ -73,7 +73,9 @@ def infer_unet_config(name: str, tensors: Tensors) -> UNetConfig:
         attention = [f"down_blocks.{i}.attentions.0.proj_in.weight" for i in range(levels)]
         cross = next(t for n, t in tensors.items() if n.endswith("attn2.to_k.weight"))
         if cross.shape[1] == 1024:
-            raise UnsupportedModelError(f"{name} is a Stable Diffusion 2 model (its context has 1024 channels); {_WANTED}")
+            raise UnsupportedModelError(
+                f"{name} is a Stable Diffusion 2 model (its context has 1024 channels); {_WANTED}"
+            )
         widths = tuple(tensors[f"down_blocks.{i}.resnets.0.conv1.weight"].shape[0] for i in range(levels))
         return UNetConfig(
             in_channels=tensors["conv_in.weight"].shape[1],

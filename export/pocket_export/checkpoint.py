@@ -73,7 +73,9 @@ def read_checkpoint(source: str, tokenizer: Path | None = None) -> Checkpoint:
     elif _HUB_ID.fullmatch(source) and not path.suffix:
         checkpoint = replace(_read_folder(_fetch(source), tokenizer), name=source)
     else:
-        raise CheckpointNotFoundError(f"there is no {source}; give a .ckpt, a .safetensors, a diffusers folder or a hub id")
+        raise CheckpointNotFoundError(
+            f"there is no {source}; give a .ckpt, a .safetensors, a diffusers folder or a hub id"
+        )
     if checkpoint.tokenizer.size > checkpoint.text_encoder_config.vocab_size:
         raise CheckpointError(
             f"the tokenizer has {checkpoint.tokenizer.size} tokens, the text encoder knows "
@@ -211,5 +213,3 @@ def _read_license(root: Path) -> str | None:
     front_matter = card.split("---")[1] if card.startswith("---") else ""
     found = re.search(r"^license:\s*(\S+)\s*$", front_matter, re.MULTILINE)
     return found[1] if found else None
-
-

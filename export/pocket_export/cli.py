@@ -11,7 +11,9 @@ from pocket_diffusion.errors import ExportToolsMissingError
 @click.command()
 @click.argument("source")
 @click.argument("output", type=click.Path(path_type=Path))
-@click.option("--target", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="What it is tuned for.")
+@click.option(
+    "--target", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="What it is tuned for."
+)
 @click.option(
     "--weights",
     type=click.Choice(["fp16", "fp32", "int8"]),

@@ -65,7 +65,9 @@ def export(
     with BundleWriter(Path(output), force=force) as writer:
         report("reading the checkpoint", 0.0)
         checkpoint = read_checkpoint(os.fspath(source), None if tokenizer is None else Path(tokenizer))
-        numbers = sum(t.numel() for part in (checkpoint.text_encoder, checkpoint.unet, checkpoint.vae) for t in part.values())
+        numbers = sum(
+            t.numel() for part in (checkpoint.text_encoder, checkpoint.unet, checkpoint.vae) for t in part.values()
+        )
         writer.require_space(numbers * _BYTES[weights])
 
         components, done = {}, 0

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,8 @@ from pocket_diffusion.errors import TensorMismatchError
 from pocket_export.checkpoint import Checkpoint
 from pocket_export.key_mapping import Tensors
 from pocket_models import VAE, TextEncoder, UNet
+
+Network = TypeVar("Network", bound=nn.Module)
 
 _NAMED = 3  # how many tensors an error names
 
@@ -137,7 +140,7 @@ def _spec(name: str, *shape: int | str, dtype: str = "float32") -> TensorSpec:
     return TensorSpec(name=name, dtype="int64" if dtype == "int64" else "float32", shape=shape)
 
 
-def _build[Network: nn.Module](make: Callable[[], Network], tensors: Tensors, source: str) -> Network:
+def _build(make: Callable[[], Network], tensors: Tensors, source: str) -> Network:
     """Make a network without memory of its own and give it the checkpoint's tensors, float32 ones as they are."""
     with torch.device("meta"):
         network = make()

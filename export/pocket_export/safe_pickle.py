@@ -7,7 +7,7 @@
 import collections
 import io
 import mmap
-import pickle  # noqa: S403 - only to subclass the unpickler with one that calls nothing
+import pickle
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -75,7 +75,9 @@ def read_torch_file(path: Path) -> Any:  # noqa: ANN401 - whatever containers th
             if len(pickles) != 1:
                 raise CheckpointError(f"{path} is a zip file, but not one that PyTorch wrote: it has no data.pkl")
             if entries[pickles[0]].file_size > _MAX_PICKLE_BYTES:
-                raise CheckpointError(f"{path}: its pickle has over {_MAX_PICKLE_BYTES >> 20} MB; no checkpoint needs that")
+                raise CheckpointError(
+                    f"{path}: its pickle has over {_MAX_PICKLE_BYTES >> 20} MB; no checkpoint needs that"
+                )
             content = archive.read(pickles[0])  # verifies the entry's checksum
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
             storages = _Storages(mapped, entries, pickles[0].removesuffix("data.pkl"))

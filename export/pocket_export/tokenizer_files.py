@@ -51,7 +51,9 @@ def _read(place: Path, vocab: bytes, merges: bytes) -> TokenizerFiles:
         start, end = ids[_START], ids[_END]
         merges.decode()
     except (ValueError, AttributeError, TypeError, KeyError) as error:
-        raise CheckpointError(f"{place}: vocab.json or merges.txt is not CLIP's ({error!r}); fetch them again") from None
+        raise CheckpointError(
+            f"{place}: vocab.json or merges.txt is not CLIP's ({error!r}); fetch them again"
+        ) from None
     return TokenizerFiles(vocab, merges, size, start, end, ids.get(_pad_token(place), end))
 
 

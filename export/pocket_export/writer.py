@@ -38,14 +38,14 @@ class BundleWriter:
             self.folder.mkdir(exist_ok=True)
             self._lock = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
         except OSError as error:
-            raise OutputError(
-                f"{self._output} cannot be written: {error.strerror}; choose another place"
-            ) from None
+            raise OutputError(f"{self._output} cannot be written: {error.strerror}; choose another place") from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             os.close(self._lock)
-            raise OutputExistsError(f"another export is writing {self._output}; wait for it, or choose another place") from None
+            raise OutputExistsError(
+                f"another export is writing {self._output}; wait for it, or choose another place"
+            ) from None
         for leftover in self.folder.iterdir():  # of an export that was killed
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         return self

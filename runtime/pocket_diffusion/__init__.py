@@ -1,9 +1,9 @@
 """Stable Diffusion on small machines: draw from an exported bundle with NumPy and ONNX Runtime, without PyTorch.
 
-    from pocket_diffusion import Pipeline
+from pocket_diffusion import Pipeline
 
-    result = Pipeline.load().generate("a lake under snowy mountains at sunset", seed=1)
-    result.save("lake.png")
+result = Pipeline.load().generate("a lake under snowy mountains at sunset", seed=1)
+result.save("lake.png")
 """
 
 from pocket_diffusion.errors import Cancelled, PocketDiffusionError

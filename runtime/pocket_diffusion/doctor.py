@@ -41,7 +41,7 @@ def _examine_onnxruntime(report: Report, provider: str) -> None:
     if len(flavours) > 1:
         report.faults.append(
             f"both {' and '.join(flavours)} are installed and overwrite each other's files; `pip uninstall "
-            f"{' '.join(flavours)}`, then install one: `pip install \"pocket-diffusion[cpu]\"` or `[cuda]`"
+            f'{" ".join(flavours)}`, then install one: `pip install "pocket-diffusion[cpu]"` or `[cuda]`'
         )
     try:
         ort = onnxruntime()
@@ -57,7 +57,9 @@ def _examine_onnxruntime(report: Report, provider: str) -> None:
             "not the one that pip installed"
         )
     if provider == "cuda" and "onnxruntime-gpu" not in flavours:
-        report.faults.append('CUDA needs the other flavour: `pip uninstall onnxruntime; pip install "pocket-diffusion[cuda]"`')
+        report.faults.append(
+            'CUDA needs the other flavour: `pip uninstall onnxruntime; pip install "pocket-diffusion[cuda]"`'
+        )
 
 
 def _examine_bundle(report: Report, path: Path, provider: str) -> None:

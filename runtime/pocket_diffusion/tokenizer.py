@@ -48,7 +48,10 @@ class ClipTokenizer:
 def _clip_bpe(vocab: Path, merges: Path) -> Tokenizer:
     try:
         model = models.BPE.from_file(
-            str(vocab), str(merges), unk_token="<|endoftext|>", end_of_word_suffix="</w>"  # noqa: S106 - not a password
+            str(vocab),
+            str(merges),
+            unk_token="<|endoftext|>",
+            end_of_word_suffix="</w>",  # noqa: S106 - not a password
         )
     except Exception as error:  # the library raises bare Exception
         raise BundleFormatError(f"{vocab.name} and {merges.name} are not CLIP's two files: {error}") from None

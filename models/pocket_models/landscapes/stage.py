@@ -22,8 +22,7 @@ from torch import nn
 
 matplotlib.use("Agg")
 
-from matplotlib import pyplot  # noqa: E402  the backend must be chosen first
-
+from matplotlib import pyplot
 
 Module = TypeVar("Module", bound=nn.Module)
 

@@ -23,11 +23,11 @@ _INTERRUPTED = 130  # what shells report for a process ended by Ctrl-C
 class LazyGroup(click.Group):
     """Imports a command when it is asked for, so that `--version` does not wait for NumPy."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+    def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names, the most used first."""
         return [_COMMANDS[0], *sorted(_plugins()), *_COMMANDS[1:]]
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import a command by its name."""
         if cmd_name in _COMMANDS:
             module = importlib.import_module(f"pocket_diffusion.cli.{cmd_name}")

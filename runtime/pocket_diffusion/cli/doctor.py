@@ -13,7 +13,11 @@ from pocket_diffusion.pipeline import DEFAULT_BUNDLE
 @click.command()
 @click.argument("bundle", required=False, type=click.Path(path_type=Path))
 @click.option(
-    "--provider", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="What is to compute."
+    "--provider",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="What is to compute.",
 )
 def doctor(bundle: Path | None, provider: str) -> None:
     """Look for what keeps pictures from being drawn here, or slows them down.

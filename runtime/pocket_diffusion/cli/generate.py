@@ -15,7 +15,9 @@ from pocket_diffusion.session import PROVIDERS
 
 @click.command()
 @click.argument("prompt")
-@click.option("-m", "--model", type=click.Path(path_type=Path), help="Bundle to draw with.  [default: the embedded one]")
+@click.option(
+    "-m", "--model", type=click.Path(path_type=Path), help="Bundle to draw with.  [default: the embedded one]"
+)
 @click.option(
     "-o",
     "--output",
@@ -26,7 +28,9 @@ from pocket_diffusion.session import PROVIDERS
 @click.option("--width", type=int, help="Pixels, a multiple of 8.  [default: the bundle's]")
 @click.option("--height", type=int, help="Pixels, a multiple of 8.  [default: the bundle's]")
 @click.option("--steps", type=int, help="More steps, finer pictures.  [default: the bundle's]")
-@click.option("--guidance", "guidance_scale", type=float, help="How strictly to follow the prompt.  [default: the bundle's]")
+@click.option(
+    "--guidance", "guidance_scale", type=float, help="How strictly to follow the prompt.  [default: the bundle's]"
+)
 @click.option("--sampler", help=f"One of: {', '.join(SAMPLERS)}.  [default: the bundle's]")
 @click.option("--seed", type=int, help="The same seed draws the same picture.  [default: drawn]")
 @click.option("--count", type=int, default=1, show_default=True, help="How many pictures; each uses the next seed.")
@@ -88,7 +92,9 @@ class _Progress:
         if self._hidden:
             return
         if self._bar is None:
-            self._bar = click.progressbar(length=total, label="drawing", show_pos=True, file=click.get_text_stream("stderr"))
+            self._bar = click.progressbar(
+                length=total, label="drawing", show_pos=True, file=click.get_text_stream("stderr")
+            )
             self._bar.render_progress()
         self._bar.update(1)
 

@@ -22,8 +22,11 @@ def inspect(bundle: Path, *, as_json: bool) -> None:
         ("architecture", manifest.architecture),
         ("target", f"{manifest.target}, weights stored as {manifest.weights}"),
         ("size on disk", _megabytes(sum(record.size for record in manifest.files.values()))),
-        ("default picture", f"{defaults.width}x{defaults.height}, {defaults.steps} steps of {defaults.sampler}, "
-                            f"guidance {defaults.guidance_scale:g}"),
+        (
+            "default picture",
+            f"{defaults.width}x{defaults.height}, {defaults.steps} steps of {defaults.sampler}, "
+            f"guidance {defaults.guidance_scale:g}",
+        ),
         ("prediction", manifest.schedule.prediction_type),
         ("token limit", str(manifest.tokenizer.max_tokens)),
         ("source", source.source),

@@ -20,9 +20,7 @@ class DDPMSampler:
         self._predicts_velocity = schedule.prediction_type == "v_prediction"
         self._alpha_bar = cumulative_alphas(schedule)
 
-    def add_noise(
-        self, latents: NDArray[np.float32], noise: NDArray[np.float32], timestep: int
-    ) -> NDArray[np.float32]:
+    def add_noise(self, latents: NDArray[np.float32], noise: NDArray[np.float32], timestep: int) -> NDArray[np.float32]:
         """Return clean latents as they look at a timestep (Ho et al. 2020, equation 4)."""
         alpha_bar = self._alpha_bar[timestep]
         return _float32(alpha_bar**0.5) * latents + _float32((1 - alpha_bar) ** 0.5) * noise

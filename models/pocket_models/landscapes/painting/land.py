@@ -104,9 +104,7 @@ def _lake(canvas: Canvas, scene: Scene, light: Light, generator: np.random.Gener
     return x, float(bank[round(x)]) + 9
 
 
-def _paint_glitter(
-    canvas: Canvas, light: Light, top: float, bottom: float, generator: np.random.Generator
-) -> None:
+def _paint_glitter(canvas: Canvas, light: Light, top: float, bottom: float, generator: np.random.Generator) -> None:
     """Paint short bright strokes on water: a column under the sun or moon, a few elsewhere."""
     bright = blend(light.haze, light.disc, 0.75)
     for y in np.arange(top, bottom, 4.2).tolist():
@@ -151,9 +149,7 @@ def _paint_pines(
         x += spacing * float(generator.uniform(0.8, 1.2))
 
 
-def _paint_backdrop(
-    canvas: Canvas, scene: Scene, light: Light, generator: np.random.Generator, base: float
-) -> None:
+def _paint_backdrop(canvas: Canvas, scene: Scene, light: Light, generator: np.random.Generator, base: float) -> None:
     if scene.behind is None:
         canvas.below(waves(generator, base - 12, 5.0), light.on_ground(_shifted(_GREENS[0], generator), 0.45))
     else:
@@ -163,5 +159,3 @@ def _paint_backdrop(
 
 def _foot(generator: np.random.Generator, y: float) -> Point:
     return float(generator.uniform(27, 101)), y + float(generator.uniform(-2, 2))
-
-

@@ -65,5 +65,9 @@ def _paint_peak(
         across = 0.46 * half_width
         middle = x + (fold - x) * 0.5
         edge = y + down
-        canvas.polygon([top, (x - across, edge), (x - across * 0.5, edge - down * 0.3), (middle, edge + down * 0.12)], caps[0])
-        canvas.polygon([top, (middle, edge + down * 0.12), (x + across * 0.5, edge - down * 0.3), (x + across, edge)], caps[1])
+        canvas.polygon(
+            [top, (x - across, edge), (x - across * 0.5, edge - down * 0.3), (middle, edge + down * 0.12)], caps[0]
+        )
+        canvas.polygon(
+            [top, (middle, edge + down * 0.12), (x + across * 0.5, edge - down * 0.3), (x + across, edge)], caps[1]
+        )

@@ -46,7 +46,9 @@ def _sailboat(canvas: Canvas, light: Light, place: Point, generator: np.random.G
     jib = _chosen(generator, "e0483a", "d8403a", "e8583c") * light.thing
     canvas.polygon([(x - 17, y - 8), (x + 17, y - 8), (x + 11, y), (x - 11, y)], hull)
     canvas.box(x - 1, y - 39, x + 1, y - 8, colour("5a3a24") * light.thing)
-    canvas.polygon([(x + side * 2, y - 38), (x + side * 2, y - 10.5), (x + side * 17, y - 10.5)], colour("ffffff") * light.thing)
+    canvas.polygon(
+        [(x + side * 2, y - 38), (x + side * 2, y - 10.5), (x + side * 17, y - 10.5)], colour("ffffff") * light.thing
+    )
     canvas.polygon([(x - side * 2, y - 33), (x - side * 2, y - 10.5), (x - side * 13, y - 10.5)], jib)
 
 
@@ -73,10 +75,26 @@ def _balloon(canvas: Canvas, light: Light, place: Point, generator: np.random.Ge
     red = _chosen(generator, "e23b3b", "d93a4a", "e8482f") * light.thing
     stripe = _chosen(generator, "ffd34d", "ffe08a", "fff1d6") * light.thing
     radius = float(generator.uniform(14.5, 16))
-    canvas.polygon([(x - radius * 0.86, y + radius * 0.5), (x + radius * 0.86, y + radius * 0.5), (x + 3.6, y + radius * 1.35), (x - 3.6, y + radius * 1.35)], red)
+    canvas.polygon(
+        [
+            (x - radius * 0.86, y + radius * 0.5),
+            (x + radius * 0.86, y + radius * 0.5),
+            (x + 3.6, y + radius * 1.35),
+            (x - 3.6, y + radius * 1.35),
+        ],
+        red,
+    )
     canvas.ellipse((x, y), (radius, radius), red)
     canvas.ellipse((x, y), (radius * 0.62, radius), stripe)
-    canvas.polygon([(x - radius * 0.54, y + radius * 0.5), (x + radius * 0.54, y + radius * 0.5), (x + 2.4, y + radius * 1.35), (x - 2.4, y + radius * 1.35)], stripe)
+    canvas.polygon(
+        [
+            (x - radius * 0.54, y + radius * 0.5),
+            (x + radius * 0.54, y + radius * 0.5),
+            (x + 2.4, y + radius * 1.35),
+            (x - 2.4, y + radius * 1.35),
+        ],
+        stripe,
+    )
     canvas.ellipse((x, y), (radius * 0.26, radius), red)
     canvas.box(x - 1.4, y + radius * 0.5, x + 1.4, y + radius * 1.35, red)
     canvas.box(x - 4, y + radius * 1.35 + 2, x + 4, y + radius * 1.35 + 8, colour("8a5a32") * light.thing)
