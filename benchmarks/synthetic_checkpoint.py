@@ -62,7 +62,9 @@ def save_checkpoint(state: dict[str, torch.Tensor], path: Path) -> None:
     if path.suffix == ".safetensors":
         save_file(state, path)
     else:
-        torch.save({"epoch": 12, "global_step": 470000, "pytorch-lightning_version": "1.4.2", "state_dict": state}, path)
+        torch.save(
+            {"epoch": 12, "global_step": 470000, "pytorch-lightning_version": "1.4.2", "state_dict": state}, path
+        )
 
 
 def _weight(name: str, shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:

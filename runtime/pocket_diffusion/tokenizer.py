@@ -51,7 +51,7 @@ def _clip_bpe(vocab: Path, merges: Path) -> Tokenizer:
             str(vocab),
             str(merges),
             unk_token="<|endoftext|>",
-            end_of_word_suffix="</w>",  # noqa: S106 - not a password
+            end_of_word_suffix="</w>",
         )
     except Exception as error:  # the library raises bare Exception
         raise BundleFormatError(f"{vocab.name} and {merges.name} are not CLIP's two files: {error}") from None

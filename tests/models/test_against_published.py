@@ -81,7 +81,9 @@ def test_vae_equals_diffusers() -> None:
 
 def test_defaults_are_stable_diffusion_1() -> None:
     with torch.device("meta"):
-        sizes = [sum(p.numel() for p in model.parameters()) for model in
-                 (TextEncoder(TextEncoderConfig()), UNet(UNetConfig()), VAE(VAEConfig()))]
+        sizes = [
+            sum(p.numel() for p in model.parameters())
+            for model in (TextEncoder(TextEncoderConfig()), UNet(UNetConfig()), VAE(VAEConfig()))
+        ]
     # The published parameter counts of SD 1.5's text encoder, U-Net and VAE.
     assert sizes == [123_060_480, 859_520_964, 83_653_863]

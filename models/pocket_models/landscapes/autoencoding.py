@@ -25,14 +25,16 @@ def train_vae(
 ) -> VAE:
     """Train (or go on training, or just load) the VAE and return its moving average."""
     stage = Stage("vae", folder, VAE(config).to(device), budget=budget, peak_rate=1.5e-3)
-    for seed in stage.steps(show=lambda: _show(stage.average, pictures[:8], folder, device)):
+
+    def loss(vae: VAE, seed: list[int], progress: float) -> torch.Tensor:
         generator = np.random.default_rng(seed)
-        torch.manual_seed(stage.step)
-        whole = stage.progress > _CROPS_UNTIL
+        torch.manual_seed(int(generator.integers(2**62)))
+        whole = progress > _CROPS_UNTIL
         # A whole picture is four crops: the same work a step.
         chosen = pictures[np.sort(generator.integers(len(pictures), size=max(1, batch // 4) if whole else batch))]
-        target = to_tensor(chosen if whole else _crop(chosen, generator)).to(device)
-        stage.descend(_loss(stage.module, target))
+        return _loss(vae, to_tensor(chosen if whole else _crop(chosen, generator)).to(device))
+
+    stage.train(loss, show=lambda: _show(stage.average, pictures[:8], folder, device))
     return stage.average
 
 

@@ -8,10 +8,10 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic
 
 import matplotlib
 import numpy as np
@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
+from pocket_models.landscapes.team import Loss, Module, Team
+
 matplotlib.use("Agg")
 
 from matplotlib import pyplot
-
-Module = TypeVar("Module", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,11 @@ class Budget:
     """How long a stage trains and how often it stops to save and to report.
 
     ``minutes`` counts training time only, over all runs; ``max_steps`` ends a stage earlier.
+    ``workers`` processes share each step.
     """
 
     minutes: float
+    workers: int = 1
     save_every_minutes: float = 3.0
     report_every_minutes: float = 0.5
     max_steps: int | None = None
@@ -56,7 +58,6 @@ class Stage(Generic[Module]):
         self._peak_rate = peak_rate
         self._seconds = 0.0
         self._losses: list[tuple[int, float, float]] = []
-        self._finished = False
         self._optimiser = torch.optim.AdamW(module.parameters(), peak_rate, betas=(0.9, 0.99), weight_decay=0.01)
         self.average = copy.deepcopy(module).requires_grad_(False).eval()
         if self.checkpoint.exists():
@@ -73,38 +74,33 @@ class Stage(Generic[Module]):
         by_time = self._seconds / (self._budget.minutes * 60)
         return by_time if self._budget.max_steps is None else max(by_time, self.step / self._budget.max_steps)
 
-    def steps(self, show: Callable[[], None]) -> Iterator[list[int]]:
-        """Yield a seed a step until the budget is spent; save, report and ``show`` in between."""
-        if self._finished:
+    def train(self, loss: Loss[Module], show: Callable[[], None]) -> None:
+        """Train until the budget is spent, if it is not already; save, report and ``show`` in between."""
+        if self.progress >= 1:
             return
-        started = last = time.monotonic()
+        started = saved = reported = time.monotonic()
         spent_before = self._seconds
-        saved = reported = started
-        while self.progress < 1:
-            # A seed a step, so that an interrupted run draws what an uninterrupted one would have drawn.
-            yield [self.step, *self.name.encode()]
-            last = time.monotonic()
-            self._seconds = spent_before + last - started
-            if last - reported > self._budget.report_every_minutes * 60:
-                self._report()
-                reported = last
-            if last - saved > self._budget.save_every_minutes * 60:
-                self.save()
-                show()
-                saved = last
-        self._finished = True
+        with Team(self.module, loss, self._budget.workers) as team:
+            while self.progress < 1:
+                # A seed a step, so that an interrupted run draws what an uninterrupted one would have drawn.
+                self._descend(team.gradients([self.step, *self.name.encode()], self.progress))
+                now = time.monotonic()
+                self._seconds = spent_before + now - started
+                if now - reported > self._budget.report_every_minutes * 60:
+                    self._report()
+                    reported = now
+                if now - saved > self._budget.save_every_minutes * 60:
+                    self.save()
+                    show()
+                    saved = now
         self.save()
         show()
 
-    def descend(self, loss: torch.Tensor) -> None:
-        """Take one step down the gradient of ``loss``."""
+    def _descend(self, loss: float) -> None:
         for group in self._optimiser.param_groups:
             group["lr"] = self._rate()
-        self._optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch's annotation is missing
         norm = nn.utils.clip_grad_norm_(self.module.parameters(), 1.0)
-        value = float(loss.detach())
-        if math.isfinite(value) and math.isfinite(float(norm)):
+        if math.isfinite(loss) and math.isfinite(float(norm)):
             self._optimiser.step()
         self.step += 1
         # Short memory at first, so that the average does not remember the random start.
@@ -112,7 +108,7 @@ class Stage(Generic[Module]):
         with torch.no_grad():
             for mean, new in zip(self.average.parameters(), self.module.parameters(), strict=True):
                 mean.lerp_(new, 1 - keep)
-        self._losses.append((self.step, self._seconds, value))
+        self._losses.append((self.step, self._seconds, loss))
 
     def save(self) -> None:
         """Write checkpoint and loss curve; a reader sees the old or the new, never half of one."""
@@ -123,7 +119,6 @@ class Stage(Generic[Module]):
             "step": self.step,
             "seconds": self._seconds,
             "losses": self._losses,
-            "finished": self._finished,
         }
         unfinished = self.checkpoint.with_suffix(".unfinished")
         with unfinished.open("wb") as file:
@@ -139,8 +134,7 @@ class Stage(Generic[Module]):
         self.module.load_state_dict(state["module"])
         self.average.load_state_dict(state["average"])
         self._optimiser.load_state_dict(state["optimiser"])
-        self.step, self._seconds = state["step"], state["seconds"]
-        self._losses, self._finished = state["losses"], state["finished"]
+        self.step, self._seconds, self._losses = state["step"], state["seconds"], state["losses"]
         sys.stdout.write(f"{self.name}: goes on at step {self.step}, {self._seconds / 60:.1f} min trained\n")
 
     def _rate(self) -> float:

@@ -1,31 +1,104 @@
-"""Train the landscape model: ``python -m pocket_models.landscapes.train OUTPUT``; run it again to go on."""
+"""Train the landscape model: ``python -m pocket_models.landscapes.train OUTPUT``. Run it again to go on.
+
+The stages, each skipped when its result is in OUTPUT: paint pictures, learn a vocabulary from captions, train the
+VAE, encode the pictures, train text encoder and U-Net, write OUTPUT/model (a diffusers folder).
+"""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from pocket_models.config import VAEConfig
+from pocket_models.config import TextEncoderConfig, UNetConfig, VAEConfig
 from pocket_models.landscapes.autoencoding import train_vae
-from pocket_models.landscapes.pictures import training_pictures
+from pocket_models.landscapes.captions import caption
+from pocket_models.landscapes.diffusing import encode_pictures, train_painter
+from pocket_models.landscapes.pictures import scene_of, training_pictures
+from pocket_models.landscapes.saving import save_diffusers
 from pocket_models.landscapes.stage import Budget
+from pocket_models.landscapes.vocabulary import Vocabulary, train_vocabulary
 
-VAE_CONFIG = VAEConfig(block_out_channels=(16, 32, 64, 96), layers_per_block=1, norm_num_groups=8)
+
+@dataclass(frozen=True)
+class Recipe:
+    """How big the networks are, what they are shown, and for how long; the defaults made the shipped model."""
+
+    vae: VAEConfig = VAEConfig(block_out_channels=(16, 32, 64, 96), layers_per_block=1, norm_num_groups=8)
+    unet: UNetConfig = UNetConfig(
+        block_out_channels=(64, 128, 160),
+        layers_per_block=1,
+        attention_levels=(False, True, True),
+        attention_heads=(4, 4, 4),
+        cross_attention_dim=128,
+        norm_num_groups=16,
+    )
+    text_layers: int = 3
+    pictures: int = 12_000
+    batch: int = 32
+    vae_budget: Budget = Budget(minutes=20, workers=2)
+    unet_budget: Budget = Budget(minutes=60, workers=2)
+
+    def text_encoder(self, vocabulary: Vocabulary) -> TextEncoderConfig:
+        """Return the text encoder's shape: as wide as the U-Net's context, as many entries as the vocabulary."""
+        width = self.unet.cross_attention_dim
+        return TextEncoderConfig(
+            vocab_size=vocabulary.size,
+            hidden_size=width,
+            intermediate_size=4 * width,
+            num_hidden_layers=self.text_layers,
+            num_attention_heads=4,
+        )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("output", type=Path)
-    parser.add_argument("--vae-minutes", type=float, default=18)
-    parser.add_argument("--pictures", type=int, default=12_000)
-    options = parser.parse_args()
-    torch.set_num_threads(2)
+def train(output: Path, recipe: Recipe) -> Path:
+    """Run every stage that is not done yet and return the diffusers folder."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    options.output.mkdir(parents=True, exist_ok=True)
-    pictures = training_pictures(options.output / "pictures.npy", options.pictures)
-    train_vae(options.output, VAE_CONFIG, pictures, budget=Budget(options.vae_minutes), batch=16, device=device)
+    output.mkdir(parents=True, exist_ok=True)
+    pictures = training_pictures(output / "pictures.npy", recipe.pictures)
+    tokenizer = output / "tokenizer"
+    if not (tokenizer / "vocab.json").exists():
+        train_vocabulary((caption(scene_of(i), np.random.default_rng(i)).text for i in range(20_000)), tokenizer)
+    vocabulary = Vocabulary(tokenizer)
+    vae = train_vae(
+        output, recipe.vae, pictures, budget=recipe.vae_budget, batch=max(4, recipe.batch // 4), device=device
+    )
+    examples = encode_pictures(output / "latents.npz", vae, pictures, device)
+    painter = train_painter(
+        output,
+        (recipe.text_encoder(vocabulary), recipe.unet),
+        examples,
+        vocabulary,
+        vae,
+        budget=recipe.unet_budget,
+        batch=recipe.batch,
+        device=device,
+    )
+    model = output / "model"
+    save_diffusers(model, painter, vae, examples.scaling_factor, tokenizer)
+    return model
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Read the command line and train."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("output", type=Path, help="folder for everything: data, checkpoints, curves, the model")
+    parser.add_argument("--minutes", type=float, default=80, help="training time in all; a quarter goes to the VAE")
+    parser.add_argument("--pictures", type=int, default=Recipe.pictures, help="how many pictures to paint")
+    parser.add_argument("--workers", type=int, default=2, help="processes of one thread that share a step (CPU only)")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    workers = 1 if torch.cuda.is_available() else options.workers
+    recipe = Recipe(
+        pictures=options.pictures,
+        vae_budget=Budget(options.minutes * 0.25, workers),
+        unet_budget=Budget(options.minutes * 0.75, workers),
+    )
+    print(f"the model is in {train(options.output, recipe)}")
 
 
 if __name__ == "__main__":

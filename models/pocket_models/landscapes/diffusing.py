@@ -1,0 +1,153 @@
+"""The second stage: text encoder and U-Net together learn to predict the noise in latents from a caption."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from pocket_models.clip import TextEncoder
+from pocket_models.config import TextEncoderConfig, UNetConfig
+from pocket_models.landscapes import schedule
+from pocket_models.landscapes.captions import caption
+from pocket_models.landscapes.pictures import Pictures, scene_of, to_bytes, to_tensor
+from pocket_models.landscapes.stage import Budget, Stage, save_grid
+from pocket_models.landscapes.vocabulary import Vocabulary
+from pocket_models.unet import UNet
+from pocket_models.vae import VAE
+
+_NO_CAPTION = 0.1
+"""Share of captions replaced by an empty one, for classifier-free guidance (Ho & Salimans 2022)."""
+_DRAWS = 2
+"""Noise draws a caption serves in one step: the text encoder's 77 tokens cost as much as a small U-Net."""
+_GRID_PROMPTS = (
+    "a lake under snowy mountains at sunset",
+    "snowy mountains at night",
+    "a sailboat on the sea at noon",
+    "a cactus in the desert at sunset",
+    "a house in a pine forest at sunrise, with clouds",
+    "a hot air balloon over green hills at noon under a clear sky",
+    "a beach at night with clouds",
+    "a painting of a cottage by a lake in the early morning",
+)
+
+
+class Painter(nn.Module):
+    """The two networks that are trained together."""
+
+    def __init__(self, text_config: TextEncoderConfig, unet_config: UNetConfig) -> None:
+        """Build both with random weights."""
+        super().__init__()
+        self.text_encoder = TextEncoder(text_config)
+        self.unet = UNet(unet_config)
+
+
+@dataclass(frozen=True)
+class LatentPictures:
+    """Pictures seen through the VAE, scaled to a standard deviation of 1.
+
+    ``latents``: float16 [count, 4, 16, 16], already multiplied by ``scaling_factor``.
+    """
+
+    latents: NDArray[np.float16]
+    scaling_factor: float
+
+
+@torch.no_grad()
+def encode_pictures(path: Path, vae: VAE, pictures: Pictures, device: torch.device) -> LatentPictures:
+    """Encode all pictures with the trained VAE, or read what an earlier run encoded to ``path``."""
+    if not path.exists():
+        batches = [
+            vae.encode(to_tensor(pictures[start : start + 32]).to(device)).chunk(2, dim=1)[0].cpu().numpy()
+            for start in range(0, len(pictures), 32)
+        ]
+        means = np.concatenate(batches)
+        factor = float(1 / means.std())
+        unfinished = path.with_suffix(".unfinished.npz")
+        np.savez(unfinished, latents=(means * factor).astype(np.float16), scaling_factor=factor)
+        os.replace(unfinished, path)
+    with np.load(path) as stored:
+        return LatentPictures(stored["latents"], float(stored["scaling_factor"]))
+
+
+def train_painter(
+    folder: Path,
+    configs: tuple[TextEncoderConfig, UNetConfig],
+    examples: LatentPictures,
+    vocabulary: Vocabulary,
+    vae: VAE,
+    *,
+    budget: Budget,
+    batch: int,
+    device: torch.device,
+) -> Painter:
+    """Train (or go on training, or just load) text encoder and U-Net; return their moving average."""
+    stage = Stage("unet", folder, Painter(*configs).to(device), budget=budget, peak_rate=1e-3)
+    scenes = [scene_of(index) for index in range(len(examples.latents))]
+
+    def loss(painter: Painter, seed: list[int], progress: float) -> Tensor:
+        generator = np.random.default_rng(seed)
+        torch.manual_seed(int(generator.integers(2**62)))
+        chosen = generator.integers(len(scenes), size=batch // _DRAWS)
+        texts = [
+            "" if generator.random() < _NO_CAPTION else caption(scenes[index], generator).text for index in chosen
+        ]
+        ids = torch.from_numpy(vocabulary.encode(texts)).to(device)
+        latents = torch.from_numpy(examples.latents[chosen]).float().to(device)
+        return _loss(painter, ids, latents)
+
+    stage.train(loss, show=lambda: _show(stage.average, vocabulary, vae, examples.scaling_factor, folder))
+    return stage.average
+
+
+def _loss(painter: Painter, ids: Tensor, latents: Tensor) -> Tensor:
+    latents = latents.repeat_interleave(_DRAWS, dim=0)
+    # One timestep from each even share of the schedule: less chance in the loss than independent draws.
+    count = len(latents)
+    share = (torch.randperm(count, device=latents.device) + torch.rand(count, device=latents.device)) / count
+    timestep = (share * schedule.TRAINING_STEPS).long().clamp(max=schedule.TRAINING_STEPS - 1)
+    noise = torch.randn_like(latents)
+    with torch.autocast(latents.device.type, torch.bfloat16):
+        context = painter.text_encoder(ids).repeat_interleave(_DRAWS, dim=0)
+        predicted = painter.unet(schedule.add_noise(latents, noise, timestep), timestep, context)
+    error = (predicted.float() - noise).square().mean(dim=(1, 2, 3))
+    return (schedule.loss_weight(timestep) * error).mean()
+
+
+@torch.no_grad()
+def paint_prompts(
+    painter: Painter,
+    vocabulary: Vocabulary,
+    vae: VAE,
+    scaling_factor: float,
+    prompts: list[str],
+    *,
+    steps: int = 25,
+    guidance: float = 4.0,
+    seed: int = 0,
+) -> Pictures:
+    """Paint prompts with the model as it is: uint8 [prompts, 128, 128, 3]."""
+    device = next(painter.parameters()).device
+    generator = torch.Generator("cpu").manual_seed(seed)
+    ids = torch.from_numpy(vocabulary.encode([""] * len(prompts) + prompts)).to(device)
+    context = painter.text_encoder(ids)
+
+    def predict(latents: Tensor, timestep: int) -> Tensor:
+        timesteps = torch.full((2 * len(latents),), timestep, device=device)
+        without, told = painter.unet(torch.cat([latents, latents]), timesteps, context).chunk(2)
+        guided: Tensor = without + guidance * (told - without)
+        return guided
+
+    noise = torch.randn((len(prompts), 4, 16, 16), generator=generator).to(device)
+    latents = schedule.sample(predict, noise, steps=steps, generator=generator)
+    return to_bytes(vae.decode(latents / scaling_factor))
+
+
+def _show(painter: Painter, vocabulary: Vocabulary, vae: VAE, scaling_factor: float, folder: Path) -> None:
+    pictures = paint_prompts(painter, vocabulary, vae, scaling_factor, list(_GRID_PROMPTS))
+    save_grid(pictures, 4, folder / "samples.png")

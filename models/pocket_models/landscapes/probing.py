@@ -1,0 +1,105 @@
+"""Train the probes: ``python -m pocket_models.landscapes.probing OUTPUT``. Run it again to go on.
+
+They learn from painted scenes of every sensible combination, held-out ones too, softened and disturbed as a VAE
+or a JPEG file might, and are then tried on scenes they have not seen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageFilter
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn import functional
+
+from pocket_models.landscapes.painting import paint
+from pocket_models.landscapes.pictures import to_tensor
+from pocket_models.landscapes.probes import ProbeNet, Probes
+from pocket_models.landscapes.scenes import ATTRIBUTES, Scene, sensible_scenes
+from pocket_models.landscapes.stage import Budget, Stage
+
+_SCENES = sensible_scenes()
+_FIRST_TRIAL_SEED = 10**9
+
+
+def painted_scene(seed: int) -> tuple[Scene, Image.Image]:
+    """Paint one of all sensible scenes, each land equally likely."""
+    generator = np.random.default_rng([seed, 3])
+    land = generator.choice(ATTRIBUTES["land"])
+    suitable = [scene for scene in _SCENES if scene.land == land]
+    scene = suitable[generator.integers(len(suitable))]
+    return scene, paint(scene, seed)
+
+
+def disturbed(picture: Image.Image, generator: np.random.Generator) -> Image.Image:
+    """Blur a picture, shift its colours, add noise and compress it, each a little and not always."""
+    if generator.random() < 0.7:
+        picture = picture.filter(ImageFilter.GaussianBlur(float(generator.uniform(0.3, 2.0))))
+    if generator.random() < 0.3:
+        packed = io.BytesIO()
+        picture.save(packed, "JPEG", quality=int(generator.integers(30, 90)))
+        picture = Image.open(packed)
+    pixels = np.asarray(picture, np.float32)
+    pixels = pixels * generator.uniform(0.92, 1.08, 3) + generator.uniform(-8, 8, 3)
+    pixels += generator.normal(0, generator.uniform(0, 8), pixels.shape)
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+
+
+def train_probes(folder: Path, *, pictures: int, batch: int, budget: Budget) -> Probes:
+    """Train the probes (or go on, or just load) and return their moving average."""
+    folder.mkdir(parents=True, exist_ok=True)
+    stage = Stage("probes", folder, ProbeNet(), budget=budget, peak_rate=3e-3)
+    painted = [painted_scene(seed) for seed in range(pictures)]
+
+    def loss(net: ProbeNet, seed: list[int], progress: float) -> Tensor:
+        generator = np.random.default_rng(seed)
+        chosen = [painted[index] for index in generator.integers(len(painted), size=batch)]
+        images = to_tensor(np.stack([np.asarray(disturbed(picture, generator)) for _, picture in chosen]))
+        total = torch.zeros(())
+        for name, logits in net(images).items():
+            values = [ATTRIBUTES[name].index(getattr(scene, name)) for scene, _ in chosen]
+            total = total + functional.cross_entropy(logits, torch.tensor(values))
+        return total
+
+    stage.train(loss, show=lambda: None)
+    tensors = {key: tensor.half() for key, tensor in stage.average.state_dict().items()}
+    save_file(tensors, folder / "probes.safetensors")
+    return Probes(stage.average)
+
+
+def accuracy(probes: Probes, count: int, *, disturb: bool) -> dict[str, float]:
+    """Return the share of painted scenes read rightly, by attribute, on scenes that no training saw."""
+    painted = [painted_scene(_FIRST_TRIAL_SEED + index) for index in range(count)]
+    generator = np.random.default_rng(0)
+    images = [disturbed(picture, generator) if disturb else picture for _, picture in painted]
+    readings = probes.read(images)
+    return {
+        name: sum(reading[name] == getattr(scene, name) for reading, (scene, _) in zip(readings, painted, strict=True))
+        / count
+        for name in ATTRIBUTES
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Read the command line, train, print the accuracy table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("output", type=Path, help="folder for checkpoint, curve and probes.safetensors")
+    parser.add_argument("--minutes", type=float, default=8, help="training time")
+    parser.add_argument("--pictures", type=int, default=6000, help="how many pictures to paint")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    train_probes(options.output, pictures=options.pictures, batch=32, budget=Budget(options.minutes, workers=1))
+    probes = Probes.load(options.output / "probes.safetensors")
+    plain, soft = (accuracy(probes, 1000, disturb=disturb) for disturb in (False, True))
+    for name in ATTRIBUTES:
+        print(f"{name:10} {plain[name]:7.2%} painted, {soft[name]:7.2%} disturbed")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""The noise schedule of Stable Diffusion 1.x and its ancestral sampler, for training and for looking at progress."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+TRAINING_STEPS = 1000
+SCHEDULER_CONFIG = {
+    "_class_name": "DDPMScheduler",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "clip_sample": False,
+    "num_train_timesteps": TRAINING_STEPS,
+    "prediction_type": "epsilon",
+    "steps_offset": 1,
+    "timestep_spacing": "leading",
+    "variance_type": "fixed_small",
+}
+"""What the diffusers folder says about the schedule; the functions below follow it."""
+
+_BETAS = torch.linspace(0.00085**0.5, 0.012**0.5, TRAINING_STEPS, dtype=torch.float64) ** 2
+ALPHA_BARS: Tensor = torch.cumprod(1 - _BETAS, dim=0).float()
+"""Share of the signal's variance left at each timestep (Ho et al. 2020, equation 4): float32 [1000]."""
+
+
+def add_noise(latents: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
+    """Noise latents [batch, 4, h, w] to timesteps int64 [batch] (Ho et al. 2020, equation 4)."""
+    alpha_bar = ALPHA_BARS.to(latents.device)[timestep].view(-1, 1, 1, 1)
+    return alpha_bar.sqrt() * latents + (1 - alpha_bar).sqrt() * noise
+
+
+def loss_weight(timestep: Tensor) -> Tensor:
+    """Weigh timesteps int64 [batch] by min(SNR, 5) / SNR (Hang et al. 2023, section 3.4): float32 [batch]."""
+    alpha_bar = ALPHA_BARS.to(timestep.device)[timestep]
+    ratio = alpha_bar / (1 - alpha_bar)
+    return ratio.clamp(max=5.0) / ratio
+
+
+def sample(
+    predict: Callable[[Tensor, int], Tensor], latents: Tensor, *, steps: int, generator: torch.Generator
+) -> Tensor:
+    """Turn noise [batch, 4, h, w] into latents by ancestral steps (Ho et al. 2020, equations 6, 7 and 11)."""
+    stride = TRAINING_STEPS // steps
+    for timestep in range((steps - 1) * stride + 1, 0, -stride):
+        alpha_bar = ALPHA_BARS[timestep]
+        before = ALPHA_BARS[timestep - stride] if timestep >= stride else torch.tensor(1.0)
+        alpha = alpha_bar / before
+        noise = predict(latents, timestep)
+        clean = (latents - (1 - alpha_bar).sqrt() * noise) / alpha_bar.sqrt()
+        kept = alpha.sqrt() * (1 - before) / (1 - alpha_bar)
+        latents = before.sqrt() * (1 - alpha) / (1 - alpha_bar) * clean + kept * latents
+        if timestep >= stride:
+            variance = (1 - before) / (1 - alpha_bar) * (1 - alpha)
+            fresh = torch.randn(latents.shape, generator=generator).to(latents.device)
+            latents = latents + variance.sqrt() * fresh
+    return latents

@@ -1,0 +1,78 @@
+"""What tests share. Nothing here imports PyTorch before a test asks for it: tests/runtime runs without."""
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pocket_diffusion.pipeline import DEFAULT_BUNDLE
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
+
+CLIP_FILES = Path(__file__).parent / "data" / "clip"
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    """A copy of the embedded bundle, to be damaged."""
+    return shutil.copytree(DEFAULT_BUNDLE, tmp_path / "bundle")
+
+
+@pytest.fixture(scope="session")
+def tiny_pipeline() -> "StableDiffusionPipeline":
+    """A tiny diffusers pipeline with random weights."""
+    from reference import tiny_pipeline
+
+    pipeline = tiny_pipeline()
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tiny_pipeline: "StableDiffusionPipeline", tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, saved as a diffusers folder with CLIP's two files."""
+    folder = tmp_path_factory.mktemp("tiny") / "folder"
+    tiny_pipeline.save_pretrained(folder)
+    for name in ("vocab.json", "merges.txt"):
+        shutil.copy(CLIP_FILES / name, folder / "tokenizer" / name)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle_fp32(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, exported with float32 weights."""
+    from pocket_export.export import export
+
+    return export(tiny_folder, tmp_path_factory.mktemp("fp32") / "bundle", weights="fp32").root
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle_fp16(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, exported with the defaults."""
+    from pocket_export.export import export
+
+    return export(tiny_folder, tmp_path_factory.mktemp("fp16") / "bundle").root
+
+
+@pytest.fixture(scope="session")
+def tiny_ckpt(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny CompVis checkpoint with a tokenizer beside it."""
+    from synthetic_checkpoint import Sizes, save_checkpoint, synthetic_state_dict
+
+    folder = tmp_path_factory.mktemp("compvis")
+    sizes = Sizes(
+        unet_widths=(32, 64),
+        unet_layers=1,
+        unet_attention=(True, False),
+        context=64,
+        vae_widths=(32, 32, 32, 32),
+        vae_layers=1,
+        text_layers=1,
+        text_inner=96,
+    )
+    save_checkpoint(synthetic_state_dict(sizes, seed=0), folder / "tiny.ckpt")
+    for name in ("vocab.json", "merges.txt"):
+        shutil.copy(CLIP_FILES / name, folder / name)
+    return folder / "tiny.ckpt"
