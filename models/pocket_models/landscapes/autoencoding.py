@@ -1,14 +1,17 @@
-"""The first stage: the VAE learns to carry pictures through 16x16 latents and back."""
+"""Training the VAE to carry pictures through 16x16 latents and back; first all of it, later its decoder alone."""
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 from torch.nn import functional
 
 from pocket_models.config import VAEConfig
+from pocket_models.landscapes.latents import LatentPictures
 from pocket_models.landscapes.painting import SIZE
 from pocket_models.landscapes.pictures import Pictures, to_bytes, to_tensor
 from pocket_models.landscapes.stage import Budget, Stage, save_grid
@@ -18,6 +21,8 @@ _CROP = 64
 _CROPS_UNTIL = 0.7
 """Share of the training spent on crops; the rest is on whole pictures, as the VAE is used."""
 _KL_WEIGHT = 2e-4
+_LATENT_ERROR = 0.05
+"""Noise on the latents the decoder is trained further with: the U-Net's are not exact either."""
 
 
 def train_vae(
@@ -38,6 +43,31 @@ def train_vae(
     return stage.average
 
 
+def train_decoder(
+    folder: Path, vae: VAE, pictures: Pictures, examples: LatentPictures, *, budget: Budget, batch: int
+) -> None:
+    """Train the decoder half of ``vae`` further, in place, on the latents that the U-Net has learned to make.
+
+    The encoder must stay as it is from the moment pictures are encoded, but the decoder need not.
+    """
+    device = vae.post_quant_conv.weight.device
+    halves = nn.Sequential(vae.post_quant_conv, vae.decoder).requires_grad_(True)
+    stage = Stage("decoder", folder, copy.deepcopy(halves), budget=budget, peak_rate=1e-3)
+
+    def loss(decoder: nn.Sequential, seed: list[int], progress: float) -> torch.Tensor:
+        generator = np.random.default_rng(seed)
+        chosen = np.sort(generator.integers(len(pictures), size=batch))
+        latents = examples.latents[chosen] + generator.normal(0, _LATENT_ERROR, examples.latents[chosen].shape)
+        scaled = torch.from_numpy(latents / examples.scaling_factor).float().to(device)
+        with torch.autocast(device.type, torch.bfloat16):
+            picture = decoder(scaled)
+        return _difference(picture.float(), to_tensor(pictures[chosen]).to(device))
+
+    stage.train(loss, show=lambda: None)
+    halves.load_state_dict(stage.average.state_dict())
+    _show(vae, pictures[:8], folder, device)
+
+
 def _crop(pictures: Pictures, generator: np.random.Generator) -> Pictures:
     corners = generator.integers(0, SIZE - _CROP + 1, (len(pictures), 2)).tolist()
     crops = [picture[y : y + _CROP, x : x + _CROP] for picture, (y, x) in zip(pictures, corners, strict=True)]
@@ -54,9 +84,13 @@ def _loss(vae: VAE, target: torch.Tensor) -> torch.Tensor:
         picture = vae.decode(latents)
     picture = picture.float()
     divergence = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).mean()
+    return _difference(picture, target) + _KL_WEIGHT * divergence
+
+
+def _difference(picture: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     colour = functional.l1_loss(picture, target) + functional.mse_loss(picture, target)
-    edges = sum(functional.l1_loss(picture.diff(dim=axis), target.diff(dim=axis)) for axis in (2, 3))
-    return colour + 0.5 * edges + _KL_WEIGHT * divergence
+    across, down = (functional.l1_loss(picture.diff(dim=axis), target.diff(dim=axis)) for axis in (2, 3))
+    return colour + 0.5 * (across + down)
 
 
 @torch.no_grad()

@@ -71,7 +71,7 @@ def held_out_prompts(count: int, seed: int = 0) -> list[Prompt]:
     """
     generator = np.random.default_rng([seed, 2])
     scenes = [scene for scene in sensible_scenes() if scene.held_out]
-    generator.shuffle(scenes)  # type: ignore[arg-type]  # numpy's stub wants an array; any sequence does
+    generator.shuffle(scenes)
     prompts = []
     for index in range(count):
         scene = scenes[index % len(scenes)]

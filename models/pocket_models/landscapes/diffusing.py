@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pocket_models.clip import TextEncoder
 from pocket_models.config import TextEncoderConfig, UNetConfig
 from pocket_models.landscapes import schedule
 from pocket_models.landscapes.captions import caption
-from pocket_models.landscapes.pictures import Pictures, scene_of, to_bytes, to_tensor
+from pocket_models.landscapes.latents import LatentPictures
+from pocket_models.landscapes.pictures import Pictures, scene_of, to_bytes
 from pocket_models.landscapes.stage import Budget, Stage, save_grid
 from pocket_models.landscapes.vocabulary import Vocabulary
 from pocket_models.unet import UNet
@@ -47,34 +45,6 @@ class Painter(nn.Module):
         self.unet = UNet(unet_config)
 
 
-@dataclass(frozen=True)
-class LatentPictures:
-    """Pictures seen through the VAE, scaled to a standard deviation of 1.
-
-    ``latents``: float16 [count, 4, 16, 16], already multiplied by ``scaling_factor``.
-    """
-
-    latents: NDArray[np.float16]
-    scaling_factor: float
-
-
-@torch.no_grad()
-def encode_pictures(path: Path, vae: VAE, pictures: Pictures, device: torch.device) -> LatentPictures:
-    """Encode all pictures with the trained VAE, or read what an earlier run encoded to ``path``."""
-    if not path.exists():
-        batches = [
-            vae.encode(to_tensor(pictures[start : start + 32]).to(device)).chunk(2, dim=1)[0].cpu().numpy()
-            for start in range(0, len(pictures), 32)
-        ]
-        means = np.concatenate(batches)
-        factor = float(1 / means.std())
-        unfinished = path.with_suffix(".unfinished.npz")
-        np.savez(unfinished, latents=(means * factor).astype(np.float16), scaling_factor=factor)
-        os.replace(unfinished, path)
-    with np.load(path) as stored:
-        return LatentPictures(stored["latents"], float(stored["scaling_factor"]))
-
-
 def train_painter(
     folder: Path,
     configs: tuple[TextEncoderConfig, UNetConfig],
@@ -94,9 +64,7 @@ def train_painter(
         generator = np.random.default_rng(seed)
         torch.manual_seed(int(generator.integers(2**62)))
         chosen = generator.integers(len(scenes), size=batch // _DRAWS)
-        texts = [
-            "" if generator.random() < _NO_CAPTION else caption(scenes[index], generator).text for index in chosen
-        ]
+        texts = ["" if generator.random() < _NO_CAPTION else caption(scenes[index], generator).text for index in chosen]
         ids = torch.from_numpy(vocabulary.encode(texts)).to(device)
         latents = torch.from_numpy(examples.latents[chosen]).float().to(device)
         return _loss(painter, ids, latents)
@@ -116,7 +84,8 @@ def _loss(painter: Painter, ids: Tensor, latents: Tensor) -> Tensor:
         context = painter.text_encoder(ids).repeat_interleave(_DRAWS, dim=0)
         predicted = painter.unet(schedule.add_noise(latents, noise, timestep), timestep, context)
     error = (predicted.float() - noise).square().mean(dim=(1, 2, 3))
-    return (schedule.loss_weight(timestep) * error).mean()
+    weighted: Tensor = schedule.loss_weight(timestep) * error
+    return weighted.mean()
 
 
 @torch.no_grad()

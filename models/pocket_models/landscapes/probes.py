@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -32,7 +33,7 @@ class ProbeNet(nn.Module):
         widths = (3, 24, 40, 64, 64)
         self.convolutions = nn.ModuleList(
             nn.Conv2d(before, after, 3, stride=2 if i < 3 else 1, padding=1)
-            for i, (before, after) in enumerate(zip(widths[:-1], widths[1:], strict=True))
+            for i, (before, after) in enumerate(itertools.pairwise(widths))
         )
         self.norms = nn.ModuleList(nn.GroupNorm(8, width) for width in widths[1:])
         self.hidden = nn.Linear(64 * (4 + 1), 96)

@@ -21,7 +21,7 @@ from torch.nn import functional
 from pocket_models.landscapes.painting import paint
 from pocket_models.landscapes.pictures import to_tensor
 from pocket_models.landscapes.probes import ProbeNet, Probes
-from pocket_models.landscapes.scenes import ATTRIBUTES, Scene, sensible_scenes
+from pocket_models.landscapes.scenes import ATTRIBUTES, LANDS, Scene, sensible_scenes
 from pocket_models.landscapes.stage import Budget, Stage
 
 _SCENES = sensible_scenes()
@@ -31,7 +31,7 @@ _FIRST_TRIAL_SEED = 10**9
 def painted_scene(seed: int) -> tuple[Scene, Image.Image]:
     """Paint one of all sensible scenes, each land equally likely."""
     generator = np.random.default_rng([seed, 3])
-    land = generator.choice(ATTRIBUTES["land"])
+    land = generator.choice(LANDS)
     suitable = [scene for scene in _SCENES if scene.land == land]
     scene = suitable[generator.integers(len(suitable))]
     return scene, paint(scene, seed)
@@ -45,8 +45,7 @@ def disturbed(picture: Image.Image, generator: np.random.Generator) -> Image.Ima
         packed = io.BytesIO()
         picture.save(packed, "JPEG", quality=int(generator.integers(30, 90)))
         picture = Image.open(packed)
-    pixels = np.asarray(picture, np.float32)
-    pixels = pixels * generator.uniform(0.92, 1.08, 3) + generator.uniform(-8, 8, 3)
+    pixels = np.asarray(picture) * generator.uniform(0.92, 1.08, 3) + generator.uniform(-8, 8, 3)
     pixels += generator.normal(0, generator.uniform(0, 8), pixels.shape)
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 

@@ -39,7 +39,8 @@ class Team(Generic[Module]):
             return
         module.share_memory()
         size = sum(parameter.numel() for parameter in module.parameters())
-        self._gradients = torch.zeros(workers - 1, size).share_memory_()
+        self._gradients = torch.zeros(workers - 1, size)
+        self._gradients.share_memory_()  # type: ignore[no-untyped-call]  # torch's annotation is missing
         context = multiprocessing.get_context("fork")
         for number in range(1, workers):
             ours, theirs = context.Pipe()
@@ -65,8 +66,8 @@ class Team(Generic[Module]):
         """Leave the mean gradient over all workers in the module's parameters and return the mean loss."""
         for connection in self._connections:
             connection.send((seed, progress))
-        total = self._differentiate([*seed, 0], progress)
-        total += sum(connection.recv() for connection in self._connections)
+        losses: list[float] = [self._differentiate([*seed, 0], progress)]
+        losses += [connection.recv() for connection in self._connections]
         if self._connections:
             start = 0
             for parameter in self._module.parameters():
@@ -74,9 +75,9 @@ class Team(Generic[Module]):
                     raise ValueError("a parameter takes no part in the loss")
                 stop = start + parameter.numel()
                 parameter.grad += self._gradients[:, start:stop].sum(dim=0).view_as(parameter)
-                parameter.grad /= 1 + len(self._connections)
+                parameter.grad /= len(losses)
                 start = stop
-        return total / (1 + len(self._connections))
+        return sum(losses) / len(losses)
 
     def _differentiate(self, seed: list[int], progress: float) -> float:
         self._module.zero_grad(set_to_none=True)

@@ -1,7 +1,8 @@
 """Train the landscape model: ``python -m pocket_models.landscapes.train OUTPUT``. Run it again to go on.
 
 The stages, each skipped when its result is in OUTPUT: paint pictures, learn a vocabulary from captions, train the
-VAE, encode the pictures, train text encoder and U-Net, write OUTPUT/model (a diffusers folder).
+VAE, encode the pictures, train text encoder and U-Net, train the VAE's decoder further. Last, OUTPUT/model is
+written, a diffusers folder.
 """
 
 from __future__ import annotations
@@ -15,33 +16,44 @@ import numpy as np
 import torch
 
 from pocket_models.config import TextEncoderConfig, UNetConfig, VAEConfig
-from pocket_models.landscapes.autoencoding import train_vae
+from pocket_models.landscapes.autoencoding import train_decoder, train_vae
 from pocket_models.landscapes.captions import caption
-from pocket_models.landscapes.diffusing import encode_pictures, train_painter
+from pocket_models.landscapes.diffusing import train_painter
+from pocket_models.landscapes.latents import encode_pictures
 from pocket_models.landscapes.pictures import scene_of, training_pictures
 from pocket_models.landscapes.saving import save_diffusers
 from pocket_models.landscapes.stage import Budget
 from pocket_models.landscapes.vocabulary import Vocabulary, train_vocabulary
 
+_VAE = VAEConfig(block_out_channels=(16, 32, 64, 96), layers_per_block=1, norm_num_groups=8)
+_UNET = UNetConfig(
+    block_out_channels=(64, 128, 160),
+    layers_per_block=1,
+    attention_levels=(False, True, True),
+    attention_heads=(4, 4, 4),
+    cross_attention_dim=128,
+    norm_num_groups=16,
+)
+_VAE_BUDGET = Budget(minutes=20, workers=2)
+_UNET_BUDGET = Budget(minutes=45, workers=2)
+_DECODER_BUDGET = Budget(minutes=10, workers=2)
+
 
 @dataclass(frozen=True)
 class Recipe:
-    """How big the networks are, what they are shown, and for how long; the defaults made the shipped model."""
+    """How big the networks are, what they are shown, and for how long; the defaults made the shipped model.
 
-    vae: VAEConfig = VAEConfig(block_out_channels=(16, 32, 64, 96), layers_per_block=1, norm_num_groups=8)
-    unet: UNetConfig = UNetConfig(
-        block_out_channels=(64, 128, 160),
-        layers_per_block=1,
-        attention_levels=(False, True, True),
-        attention_heads=(4, 4, 4),
-        cross_attention_dim=128,
-        norm_num_groups=16,
-    )
+    ``batch`` is one worker's share of a step, in noised latents; the VAE sees a quarter as many 64x64 crops.
+    """
+
+    vae: VAEConfig = _VAE
+    unet: UNetConfig = _UNET
     text_layers: int = 3
     pictures: int = 12_000
     batch: int = 32
-    vae_budget: Budget = Budget(minutes=20, workers=2)
-    unet_budget: Budget = Budget(minutes=60, workers=2)
+    vae_budget: Budget = _VAE_BUDGET
+    unet_budget: Budget = _UNET_BUDGET
+    decoder_budget: Budget = _DECODER_BUDGET
 
     def text_encoder(self, vocabulary: Vocabulary) -> TextEncoderConfig:
         """Return the text encoder's shape: as wide as the U-Net's context, as many entries as the vocabulary."""
@@ -78,6 +90,7 @@ def train(output: Path, recipe: Recipe) -> Path:
         batch=recipe.batch,
         device=device,
     )
+    train_decoder(output, vae, pictures, examples, budget=recipe.decoder_budget, batch=max(1, recipe.batch // 16))
     model = output / "model"
     save_diffusers(model, painter, vae, examples.scaling_factor, tokenizer)
     return model
@@ -87,7 +100,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Read the command line and train."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path, help="folder for everything: data, checkpoints, curves, the model")
-    parser.add_argument("--minutes", type=float, default=80, help="training time in all; a quarter goes to the VAE")
+    parser.add_argument("--vae-minutes", type=float, default=_VAE_BUDGET.minutes)
+    parser.add_argument("--unet-minutes", type=float, default=_UNET_BUDGET.minutes)
+    parser.add_argument("--decoder-minutes", type=float, default=_DECODER_BUDGET.minutes)
     parser.add_argument("--pictures", type=int, default=Recipe.pictures, help="how many pictures to paint")
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread that share a step (CPU only)")
     options = parser.parse_args(arguments)
@@ -95,8 +110,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     workers = 1 if torch.cuda.is_available() else options.workers
     recipe = Recipe(
         pictures=options.pictures,
-        vae_budget=Budget(options.minutes * 0.25, workers),
-        unet_budget=Budget(options.minutes * 0.75, workers),
+        vae_budget=Budget(options.vae_minutes, workers),
+        unet_budget=Budget(options.unet_minutes, workers),
+        decoder_budget=Budget(options.decoder_minutes, workers),
     )
     print(f"the model is in {train(options.output, recipe)}")
 

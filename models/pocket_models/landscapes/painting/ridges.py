@@ -32,16 +32,16 @@ def paint_peaks(
     sun = light.disc_centre[0]
     tall, low = (95, 30) if sun < SIZE / 2 else (33, 98)
     far = light.on_ground(rock, 0.5)
-    for x in (12, 50, 84, 120):
-        x += float(generator.uniform(-9, 9))
+    for middle in (12, 50, 84, 120):
+        x = middle + float(generator.uniform(-9, 9))
         rise = height * float(generator.uniform(0.5, 0.62))
         _paint_peak(canvas, (x, base - rise), base, rise * 0.95, (far, far * 0.93), None, generator)
     lit = light.on_ground(rock, 0.1)
     sides = (lit, lit * 0.76)
     snow = light.on_snow(_SNOW)
     caps = (snow, blend(snow, lit, 0.35)) if snowy else None
-    for x, part in ((low, 0.66), (64, 0.76), (tall, 1.0)):
-        x += float(generator.uniform(-8, 8))
+    for middle, part in ((low, 0.66), (64, 0.76), (tall, 1.0)):
+        x = middle + float(generator.uniform(-8, 8))
         rise = height * part * float(generator.uniform(0.92, 1.05))
         _paint_peak(canvas, (x, base - rise), base, rise * 0.82, sides, caps, generator)
 

@@ -1,0 +1,44 @@
+# `make demo` draws a picture, `make test` runs all tests; each sets up what it needs on a fresh machine.
+PYTHON ?= python3
+# More options for pip, for example an index with CPU builds of PyTorch.
+PIP_FLAGS ?=
+
+DEV := .venv
+LIGHT := build/light
+
+PACKAGES := $(shell find runtime export models -name '*.py' -o -name '*.json' -o -name '*.onnx' -o -name '*.weights')
+
+.PHONY: demo test lint clean
+
+demo: $(LIGHT)/installed
+	$(LIGHT)/bin/pocket-diffusion generate "a lake under snowy mountains at sunset" --seed 1 -o demo.png
+
+test: $(DEV)/installed $(LIGHT)/installed
+	$(LIGHT)/bin/python -c "import importlib.util as u; assert not (u.find_spec('torch') or u.find_spec('onnx'))"
+	$(LIGHT)/bin/python -m pytest -q tests/runtime
+	$(DEV)/bin/python -m pytest -q --ignore tests/runtime
+	$(DEV)/bin/python -m pytest -q tests/runtime
+
+lint: $(DEV)/installed
+	$(DEV)/bin/ruff check .
+	$(DEV)/bin/ruff format --check .
+	$(DEV)/bin/mypy
+	$(DEV)/bin/lint-imports
+
+clean:
+	rm -rf $(DEV) build dist demo.png
+
+# Everything, editable: what developers use.
+$(DEV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(DEV)
+	$(DEV)/bin/pip install -q $(PIP_FLAGS) -c constraints.txt -e ".[cpu,export,train,test,lint]"
+	touch $@
+
+# What a user has: the built wheel with ONNX Runtime, no PyTorch; pytest and hypothesis come on top.
+$(LIGHT)/installed: pyproject.toml constraints.txt README.md LICENSE $(PACKAGES)
+	$(PYTHON) -m venv $(LIGHT)
+	rm -rf build/wheel
+	$(LIGHT)/bin/pip wheel -q $(PIP_FLAGS) --no-deps -w build/wheel .
+	$(LIGHT)/bin/pip install -q $(PIP_FLAGS) -c constraints.txt --force-reinstall --no-deps build/wheel/*.whl
+	$(LIGHT)/bin/pip install -q $(PIP_FLAGS) -c constraints.txt "pocket-diffusion[cpu] @ file://$(CURDIR)/$$(ls build/wheel/*.whl)" pytest hypothesis
+	touch $@

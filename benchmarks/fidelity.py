@@ -1,0 +1,160 @@
+"""How close a bundle is to diffusers and transformers on the same checkpoint.
+
+    python benchmarks/fidelity.py BUNDLE CHECKPOINT [--size 256x192] [--picture STEPS] [--output results.json]
+
+CHECKPOINT is the CompVis file or the diffusers folder that BUNDLE was exported from; diffusers' own loader reads it.
+Each network is run on the same seeded inputs, once with the checkpoint's weights and once with those weights rounded
+as the bundle stores them (fp16 bundles), which leaves only the graphs' own error. `--picture` draws a whole picture
+with both and compares latents and pixels.
+"""
+
+import argparse
+import gc
+import json
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import numpy as np
+import torch
+from diffusers import DDPMScheduler, StableDiffusionPipeline
+from transformers import CLIPTokenizer
+
+from pocket_diffusion import Pipeline
+from pocket_models import TextEncoderConfig, UNetConfig, VAEConfig
+
+PROMPT = "a lake under snowy mountains at sunset"
+
+
+def load_reference(checkpoint: Path, bundle: Path) -> StableDiffusionPipeline:
+    """Read the checkpoint with diffusers, in float32."""
+    tokenizer = CLIPTokenizer.from_pretrained(bundle / "tokenizer", model_max_length=77, pad_token="<|endoftext|>")  # noqa: S106 - not a password
+    if checkpoint.is_dir():
+        return StableDiffusionPipeline.from_pretrained(checkpoint, torch_dtype=torch.float32, safety_checker=None)
+    with tempfile.TemporaryDirectory() as folder:
+        _write_sd1_configs(Path(folder))
+        return StableDiffusionPipeline.from_single_file(
+            str(checkpoint), config=folder, tokenizer=tokenizer, torch_dtype=torch.float32, local_files_only=True
+        )
+
+
+def compare_networks(ours: Pipeline, theirs: StableDiffusionPipeline, width: int, height: int) -> dict[str, float]:
+    """Return the relative error ‖ours − theirs‖ / ‖theirs‖ of each network."""
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randn((2, 4, height // 8, width // 8), generator=generator)
+    picture = torch.rand((1, 3, height, width), generator=generator) * 2 - 1
+    scale = theirs.vae.config.scaling_factor
+    ids = theirs.tokenizer(PROMPT, padding="max_length", max_length=77, return_tensors="pt").input_ids
+    errors = {}
+    with torch.inference_mode():
+        context = theirs.text_encoder(ids).last_hidden_state
+        errors["text_encoder"] = _relative(ours.encode_prompt(PROMPT), context)
+        both = context.repeat(2, 1, 1)
+        errors["unet"] = _relative(ours.predict_noise(latents.numpy(), 501.0, both.numpy()), theirs.unet(latents, 501, both).sample)
+        encoded = theirs.vae.encode(picture).latent_dist.mean * scale
+        errors["vae_encoder"] = _relative(ours.encode_image(picture.numpy()), encoded)
+        decoded = theirs.vae.decode(latents[:1] / scale).sample
+        errors["vae_decoder"] = _relative(ours.decode_latents(latents[:1].numpy()), decoded)
+    return errors
+
+
+def compare_pictures(
+    ours: Pipeline, theirs: StableDiffusionPipeline, width: int, height: int, steps: int
+) -> dict[str, float]:
+    """Draw with both and return the relative error of the latents and the PSNR of the pixels."""
+    theirs.set_progress_bar_config(disable=True)
+    options = {"width": width, "height": height, "guidance_scale": 7.5}
+    latents = theirs(
+        PROMPT, num_inference_steps=steps, generator=torch.Generator().manual_seed(1), output_type="latent", **options
+    ).images
+    with torch.inference_mode():
+        pixels = theirs.vae.decode(latents / theirs.vae.config.scaling_factor).sample
+    result = ours.generate(PROMPT, steps=steps, seed=1, **options)
+    levels = (pixels / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()[0] * 255
+    difference = np.asarray(result.images[0], np.float64) - levels
+    return {
+        "latents": _relative(result.latents, latents),
+        "largest_pixel_difference": float(np.abs(difference).max()),
+        "psnr_db": float(20 * np.log10(255) - 10 * np.log10(np.mean(difference**2))),
+    }
+
+
+def _relative(ours: np.ndarray, theirs: torch.Tensor) -> float:
+    reference = theirs.numpy()
+    return float(np.linalg.norm(ours - reference) / np.linalg.norm(reference))
+
+
+def _round_as_stored(theirs: StableDiffusionPipeline) -> None:
+    """Round the large weights to float16, as the exporter's `store_float16` does."""
+    for network in (theirs.text_encoder, theirs.unet, theirs.vae):
+        for parameter in _large_parameters(network):
+            parameter.data = parameter.data.half().float()
+
+
+def _large_parameters(network: torch.nn.Module) -> Iterator[torch.nn.Parameter]:
+    return (parameter for parameter in network.parameters() if parameter.numel() >= 4096)
+
+
+def _write_sd1_configs(folder: Path) -> None:
+    """Write the configs of Stable Diffusion 1.x where diffusers' single-file loader looks for them."""
+    index = {
+        "_class_name": "StableDiffusionPipeline",
+        "scheduler": ["diffusers", "DDPMScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+        "safety_checker": [None, None],
+        "feature_extractor": [None, None],
+    }
+    schedule = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "clip_sample": False, "steps_offset": 1}
+    DDPMScheduler(**schedule).save_pretrained(folder / "scheduler")
+    configs = {
+        "model_index.json": index,
+        "unet/config.json": UNetConfig().to_diffusers() | {"sample_size": 64},
+        "vae/config.json": VAEConfig().to_diffusers() | {"sample_size": 512},
+        "text_encoder/config.json": TextEncoderConfig().to_diffusers(),
+    }
+    for name, content in configs.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(json.dumps(content))
+
+
+def main() -> None:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--size", default="256x192", help="pixels, width x height; not a size that was traced")
+    parser.add_argument("--picture", type=int, metavar="STEPS", help="also draw a picture with that many steps")
+    parser.add_argument("--output", type=Path, help="where to write the results as JSON")
+    arguments = parser.parse_args()
+    width, height = map(int, arguments.size.split("x"))
+    logging.getLogger("diffusers").setLevel(logging.ERROR)
+
+    ours = Pipeline.load(arguments.bundle)
+    theirs = load_reference(arguments.checkpoint, arguments.bundle)
+    results: dict[str, Any] = {"size": arguments.size, "weights": ours.bundle.manifest.weights}
+    results["against_source"] = compare_networks(ours, theirs, width, height)
+    if arguments.picture:
+        results["picture"] = compare_pictures(ours, theirs, width, height, arguments.picture)
+    if ours.bundle.manifest.weights == "fp16":
+        _round_as_stored(theirs)
+        gc.collect()
+        results["against_stored"] = compare_networks(ours, theirs, width, height)
+        if arguments.picture:
+            results["picture_from_stored"] = compare_pictures(ours, theirs, width, height, arguments.picture)
+    text = json.dumps(results, indent=2)
+    if arguments.output:
+        arguments.output.write_text(text + "\n")
+    sys.stdout.write(text + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""What the benchmarks share around a measurement: options, statistics, tables, JSON."""
+
+import argparse
+import json
+import re
+import statistics
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+_SMALLEST_SIDE, _SIDE_STEP = 64, 8  # pixels, as the runtime allows
+
+
+def workload_parser(description: str, *, default_steps: int | None) -> argparse.ArgumentParser:
+    """Return a parser of the options that every benchmark takes; steps of `None` are the bundle's own."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("bundle", nargs="?", metavar="BUNDLE", help="a bundle's folder (default: the embedded model)")
+    parser.add_argument("--size", type=size, metavar="WIDTHxHEIGHT", help="in pixels (default: the bundle's)")
+    steps = "the bundle's" if default_steps is None else str(default_steps)
+    parser.add_argument(
+        "--steps", type=positive, default=default_steps, help=f"of the whole picture (default: {steps})"
+    )
+    parser.add_argument("--threads", type=positive, help="default: ONNX Runtime's choice")
+    parser.add_argument("--provider", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--output", type=_output, metavar="FILE.json", help="write all figures there too")
+    return parser
+
+
+def size(text: str) -> tuple[int, int]:
+    """Read `512x384` as width and height."""
+    match = re.fullmatch(r"(\d+)x(\d+)", text)
+    sides = tuple(map(int, match.groups())) if match else ()
+    if not sides or any(side < _SMALLEST_SIDE or side % _SIDE_STEP for side in sides):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a size such as 512x512, with sides from {_SMALLEST_SIDE} in steps of {_SIDE_STEP}"
+        )
+    return sides[0], sides[1]
+
+
+def positive(text: str) -> int:
+    """Read a whole number from 1."""
+    return _whole(text, at_least=1)
+
+
+def not_negative(text: str) -> int:
+    """Read a whole number from 0."""
+    return _whole(text, at_least=0)
+
+
+def summarise(values: Sequence[float]) -> dict[str, float]:
+    """Return the median and the spread: extremes and quartiles (linear between neighbouring values)."""
+    quartiles = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [values[0]] * 3
+    return {
+        "median": statistics.median(values),
+        "min": min(values),
+        "lower_quartile": quartiles[0],
+        "upper_quartile": quartiles[2],
+        "max": max(values),
+    }
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table, the first column to the left and figures to the right."""
+    rows = [list(row) for row in rows]
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+
+    def line(cells: Sequence[str]) -> str:
+        first, *figures = [
+            cell.rjust(width) if i else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        ]
+        return f"| {' | '.join([first, *figures])} |"
+
+    rule = f"|{'-' * (widths[0] + 2)}|{'|'.join('-' * (width + 1) + ':' for width in widths[1:])}|"
+    return "\n".join([line(header), rule, *map(line, rows)])
+
+
+def seconds_text(seconds: float) -> str:
+    """Return seconds with three significant figures or so."""
+    if seconds >= 100:
+        return f"{seconds:.0f}"
+    return f"{seconds:.{1 if seconds >= 10 else 2 if seconds >= 1 else 4}f}"
+
+
+def progress(text: str) -> None:
+    """Tell whoever waits; standard output is for the tables."""
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
+def publish(figures: dict[str, Any], tables: Iterable[str], output: Path | None) -> None:
+    """Print the tables, and write the figures as JSON where that was asked for."""
+    sys.stdout.write("\n\n".join(tables) + "\n")
+    if output is not None:
+        output.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+def _whole(text: str, *, at_least: int) -> int:
+    if not text.isdecimal() or int(text) < at_least:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {at_least}")
+    return int(text)
+
+
+def _output(text: str) -> Path:
+    """Refuse at once what could not be written at the end of a long run."""
+    path = Path(text)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"cannot write {text}: {error.strerror}") from None
+    return path

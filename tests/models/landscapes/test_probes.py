@@ -1,0 +1,26 @@
+import pytest
+from PIL import Image
+
+from pocket_models.landscapes.probes import Probes
+from pocket_models.landscapes.probing import accuracy, painted_scene
+
+
+@pytest.mark.parametrize("disturb", [False, True], ids=["painted", "disturbed"])
+def test_probes_read_painted_scenes(disturb: bool) -> None:
+    shares = accuracy(Probes.load(), 150, disturb=disturb)
+    assert min(shares.values()) >= 0.98, shares
+
+
+def test_score_counts_only_what_was_asked() -> None:
+    painted = [painted_scene(seed) for seed in range(10**9, 10**9 + 4)]
+    images = [picture for _, picture in painted]
+    right = [{"time": scene.time, "land": scene.land} for scene, _ in painted]
+    assert Probes.load().score(right, images) == {"time": 1.0, "land": 1.0, "overall": 1.0}
+    wrong_land = "dunes" if right[0]["land"] != "dunes" else "lake"
+    right[0]["land"] = wrong_land
+    assert Probes.load().score(right, images) == {"time": 1.0, "land": 0.75, "overall": 0.875}
+
+
+def test_score_refuses_a_picture_without_a_prompt() -> None:
+    with pytest.raises(ValueError, match="zip"):
+        Probes.load().score([], [Image.new("RGB", (128, 128))])

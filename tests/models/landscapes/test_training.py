@@ -1,0 +1,133 @@
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pocket_models.config import UNetConfig, VAEConfig
+from pocket_models.landscapes import schedule
+from pocket_models.landscapes.stage import Budget, Stage
+from pocket_models.landscapes.team import Team
+from pocket_models.landscapes.train import Recipe, train
+
+
+def _budget(steps: int, workers: int = 1) -> Budget:
+    return Budget(minutes=1e9, workers=workers, save_every_minutes=0, max_steps=steps)
+
+
+TINY = Recipe(
+    vae=VAEConfig(block_out_channels=(8, 8, 8, 8), layers_per_block=1, norm_num_groups=4),
+    unet=UNetConfig(
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        attention_levels=(False, True),
+        attention_heads=(2, 2),
+        cross_attention_dim=16,
+        norm_num_groups=4,
+    ),
+    text_layers=1,
+    pictures=12,
+    batch=4,
+    vae_budget=_budget(2),
+    unet_budget=_budget(2),
+    decoder_budget=_budget(2),
+)
+
+
+def _line(seed: int = 0) -> nn.Linear:
+    torch.manual_seed(seed)
+    return nn.Linear(2, 1)
+
+
+def _misfit(line: nn.Linear, seed: list[int], progress: float) -> Tensor:
+    x = torch.from_numpy(np.random.default_rng(seed).normal(size=(8, 2))).float()
+    return (line(x) - 3 * x[:, :1]).square().mean()
+
+
+class _PowerCutError(Exception):
+    pass
+
+
+def test_an_interrupted_training_ends_where_an_uninterrupted_one_does(tmp_path: Path) -> None:
+    def misfit_until_the_power_fails(line: nn.Linear, seed: list[int], progress: float) -> Tensor:
+        if seed[0] == 4:
+            raise _PowerCutError
+        return _misfit(line, seed, progress)
+
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "cut").mkdir()
+    whole = Stage("line", tmp_path / "whole", _line(), budget=_budget(7), peak_rate=0.1)
+    whole.train(_misfit, show=lambda: None)
+
+    cut = Stage("line", tmp_path / "cut", _line(), budget=_budget(7), peak_rate=0.1)
+    with pytest.raises(_PowerCutError):
+        cut.train(misfit_until_the_power_fails, show=lambda: None)
+    resumed = Stage("line", tmp_path / "cut", _line(seed=1), budget=_budget(7), peak_rate=0.1)
+    assert resumed.step == 4
+    resumed.train(_misfit, show=lambda: None)
+
+    assert resumed.step == whole.step == 7
+    torch.testing.assert_close(resumed.module.state_dict(), whole.module.state_dict(), rtol=0, atol=0)
+    torch.testing.assert_close(resumed.average.state_dict(), whole.average.state_dict(), rtol=0, atol=0)
+
+
+def test_a_checkpoint_cut_off_while_being_written_is_never_read(tmp_path: Path) -> None:
+    stage = Stage("line", tmp_path, _line(), budget=_budget(3), peak_rate=0.1)
+    stage.train(_misfit, show=lambda: None)
+    stage.checkpoint.with_suffix(".unfinished").write_bytes(b"half a checkp")
+    assert Stage("line", tmp_path, _line(), budget=_budget(3), peak_rate=0.1).step == 3
+
+
+def test_a_team_of_two_finds_the_mean_of_both_gradients() -> None:
+    line, alone = _line(), _line()
+    with Team(line, _misfit, workers=2) as team:
+        loss = team.gradients([5], 0.0)
+    losses = [_misfit(alone, [5, number], 0.0) for number in (0, 1)]
+    mean = (losses[0] + losses[1]) / 2
+    mean.backward()
+    assert loss == pytest.approx(mean.item())
+    torch.testing.assert_close(line.weight.grad, alone.weight.grad)
+    torch.testing.assert_close(line.bias.grad, alone.bias.grad)
+
+
+def test_the_schedule_is_that_of_diffusers() -> None:
+    from diffusers import DDPMScheduler
+
+    reference = DDPMScheduler.from_config(schedule.SCHEDULER_CONFIG)
+    torch.testing.assert_close(schedule.ALPHA_BARS, reference.alphas_cumprod, rtol=1e-4, atol=1e-6)
+
+    def predict(latents: Tensor, timestep: int) -> Tensor:
+        return latents * 0.5 + timestep / 5000
+
+    start = torch.randn((1, 4, 4, 4), generator=torch.Generator().manual_seed(1))
+    ours = schedule.sample(predict, start, steps=6, generator=torch.Generator().manual_seed(2))
+    reference.set_timesteps(6)
+    generator, theirs = torch.Generator().manual_seed(2), start
+    for timestep in reference.timesteps:
+        theirs = reference.step(predict(theirs, int(timestep)), timestep, theirs, generator=generator).prev_sample
+    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.filterwarnings("ignore")  # diffusers and transformers warn about their own affairs while loading
+def test_training_writes_a_folder_that_diffusers_loads_and_a_rerun_changes_nothing(tmp_path: Path) -> None:
+    from diffusers import StableDiffusionPipeline
+
+    model = train(tmp_path, TINY)
+    weights = (model / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
+    assert train(tmp_path, TINY) == model
+    assert (model / "unet" / "diffusion_pytorch_model.safetensors").read_bytes() == weights
+    for part in ("vae", "unet", "decoder"):
+        assert (tmp_path / f"{part}_loss.csv").read_text().count("\n") == 1 + 2
+
+    longer = dataclasses.replace(TINY, unet_budget=_budget(3))
+    train(tmp_path, longer)
+    assert (model / "unet" / "diffusion_pytorch_model.safetensors").read_bytes() != weights
+    assert (tmp_path / "unet_loss.csv").read_text().count("\n") == 1 + 3
+
+    pipeline = StableDiffusionPipeline.from_pretrained(model, torch_dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    pictures = pipeline("a lake at night", num_inference_steps=2, output_type="np").images
+    assert pictures.shape == (1, 128, 128, 3)
+    assert np.isfinite(pictures).all()
