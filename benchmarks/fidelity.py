@@ -56,7 +56,9 @@ def compare_networks(ours: Pipeline, theirs: StableDiffusionPipeline, width: int
         context = theirs.text_encoder(ids).last_hidden_state
         errors["text_encoder"] = _relative(ours.encode_prompt(PROMPT), context)
         both = context.repeat(2, 1, 1)
-        errors["unet"] = _relative(ours.predict_noise(latents.numpy(), 501.0, both.numpy()), theirs.unet(latents, 501, both).sample)
+        errors["unet"] = _relative(
+            ours.predict_noise(latents.numpy(), 501.0, both.numpy()), theirs.unet(latents, 501, both).sample
+        )
         encoded = theirs.vae.encode(picture).latent_dist.mean * scale
         errors["vae_encoder"] = _relative(ours.encode_image(picture.numpy()), encoded)
         decoded = theirs.vae.decode(latents[:1] / scale).sample
@@ -113,7 +115,13 @@ def _write_sd1_configs(folder: Path) -> None:
         "safety_checker": [None, None],
         "feature_extractor": [None, None],
     }
-    schedule = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "clip_sample": False, "steps_offset": 1}
+    schedule = {
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "beta_schedule": "scaled_linear",
+        "clip_sample": False,
+        "steps_offset": 1,
+    }
     DDPMScheduler(**schedule).save_pretrained(folder / "scheduler")
     configs = {
         "model_index.json": index,

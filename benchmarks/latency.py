@@ -5,15 +5,17 @@
 README.md beside this file says what each figure means.
 """
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from machine import describe, machine_facts
+from machine import machine_facts
+from pocket_diffusion import PocketDiffusionError
+from pocket_diffusion.bundle import COMPONENTS
 from report import (
+    headline,
     markdown_table,
     not_negative,
     positive,
@@ -23,10 +25,15 @@ from report import (
     summarise,
     workload_parser,
 )
-from stages import STAGES, StageError, Workload, open_session, run_script
-
-from pocket_diffusion import PocketDiffusionError
-from pocket_diffusion.bundle import COMPONENTS
+from stages import (
+    STAGES,
+    StageError,
+    Workload,
+    open_session,
+    parse_workload,
+    run_script,
+    whole_picture,
+)
 
 Seconds = dict[str, list[float]]
 Timings = dict[str, list[dict[str, float]]]
@@ -43,51 +50,53 @@ def measure(name: str, call: Callable[[], object], *, warmup: int, repeats: int)
         call()
         seconds.append(time.perf_counter() - start)
         if len(seconds) == 1:
-            progress(f"{name}: {seconds_text(seconds[0])} s the first time, {left} more to go")
+            more = f"; {left} more, about {seconds_text(left * seconds[0])} s" if left else ""
+            progress(f"{name}: {seconds_text(seconds[0])} s{more}")
     return seconds[warmup:]
 
 
-def measure_stages(workload: Workload, *, warmup: int, repeats: int) -> Seconds:
-    """Measure the loading of each component, and each stage on a loaded one."""
+def measure_loaded(workload: Workload, *, warmup: int, repeats: int, pictures: int) -> tuple[Seconds, Timings]:
+    """Measure the loading of each component, then, on a loaded pipeline, each stage and whole pictures.
+
+    Returns:
+        The seconds of each call, and what `Result.timings` says of the pictures.
+
+    """
     pipeline = workload.load_pipeline()
     calls = {f"load {component}": partial(open_session, pipeline, component) for component in COMPONENTS}
     calls |= {name: STAGES[name](pipeline, workload) for name in TIMED_STAGES}
-    return {name: measure(name, call, warmup=warmup, repeats=repeats) for name, call in calls.items()}
+    seconds = {name: measure(name, call, warmup=warmup, repeats=repeats) for name, call in calls.items()}
+    announce_pictures(seconds, workload.steps, runs=2 * pictures)
+    drawn, timings = measure_pictures(LOADED, whole_picture(pipeline, workload), pictures)
+    return seconds | drawn, timings
 
 
-def measure_pictures(workload: Workload, pictures: int) -> tuple[Seconds, Timings]:
-    """Draw whole pictures with one pipeline, the first of which loads and does not count; then each in a new process.
+def measure_fresh(workload: Workload, *, pictures: int) -> tuple[Seconds, Timings]:
+    """Measure whole pictures again, each from the start of a new process to its end.
 
-    Returns:
-        The seconds of each picture, and what `Result.timings` says of it.
+    Raises:
+        StageError: such a process failed.
 
     """
-    draws = {
-        LOADED: STAGES["whole picture"](workload.load_pipeline(), workload),
-        FRESH: partial(run_script, "stages.py", "whole picture", workload),
-    }
-    timings: Timings = {name: [] for name in draws}
-    seconds = {
-        LOADED: measure(LOADED, lambda: timings[LOADED].append(draws[LOADED]()), warmup=1, repeats=pictures),
-        FRESH: measure(FRESH, lambda: timings[FRESH].append(draws[FRESH]()), warmup=0, repeats=pictures),
-    }
-    return seconds, {name: ran[-pictures:] for name, ran in timings.items()}
+    return measure_pictures(FRESH, partial(run_script, "stages.py", "whole picture", workload), pictures)
 
 
-def expected_seconds(seconds: Seconds, steps: int) -> float:
-    """Estimate a picture from its stages."""
+def measure_pictures(name: str, draw: Callable[[], dict[str, float]], pictures: int) -> tuple[Seconds, Timings]:
+    """Measure what draws a picture and returns its timings; everything is warm, or is not meant to be."""
+    timings: list[dict[str, float]] = []
+    seconds = measure(name, lambda: timings.append(draw()), warmup=0, repeats=pictures)
+    return {name: seconds}, {name: timings}
+
+
+def announce_pictures(seconds: Seconds, steps: int, *, runs: int) -> None:
+    """Tell how long the whole pictures will take, from what their stages took."""
     encode, step, decode = (statistics.median(seconds[name]) for name in TIMED_STAGES)
-    return encode + steps * step + decode
+    picture = encode + steps * step + decode
+    progress(f"whole pictures: {runs} of about {seconds_text(picture)} s, {seconds_text(runs * picture)} s in all")
 
 
 def tables(figures: dict[str, Any]) -> list[str]:
     """Return the report: what was run on what, seconds by stage, and where a picture's time goes."""
-    bundle, workload = figures["bundle"], figures["workload"]
-    headline = (
-        f"{bundle['name']} ({bundle['weights']} weights, for {bundle['target']}), {workload['width']}×"
-        f"{workload['height']}, {workload['steps']} steps, {workload['provider']}, "
-        f"threads {workload['threads'] or 'automatic'}; {describe(figures['machine'])}"
-    )
     spread = ("median", "min", "lower_quartile", "upper_quartile", "max")
     rows = [
         [name, *(seconds_text(row[figure]) for figure in spread), str(len(row["seconds"]))]
@@ -99,36 +108,26 @@ def tables(figures: dict[str, Any]) -> list[str]:
         [name, *(seconds_text(statistics.median(timing[part] for timing in ran)) for part in parts)]
         for name, ran in figures["timings"].items()
     ]
-    return [headline, by_stage, markdown_table(["median of Result.timings, s", *parts], rows)]
-
-
-def parse_arguments() -> tuple[argparse.Namespace, Workload]:
-    """Read the command line; what is wrong with it ends the program with status 2."""
-    parser = workload_parser(__doc__.partition("\n")[0], default_steps=None)
-    parser.add_argument("--repeats", type=positive, default=5, help="of loading and of each stage (default: 5)")
-    parser.add_argument("--warmup", type=not_negative, default=1, help="runs before these (default: 1)")
-    parser.add_argument("--pictures", type=positive, default=3, help="whole pictures, each way (default: 3)")
-    arguments = parser.parse_args()
-    try:
-        return arguments, Workload.resolve(arguments)
-    except PocketDiffusionError as error:
-        parser.error(str(error))
+    return [headline(figures), by_stage, markdown_table(["median of Result.timings, s", *parts], rows)]
 
 
 def main() -> None:
     """Run from the command line."""
-    arguments, workload = parse_arguments()
+    parser = workload_parser(__doc__.partition("\n")[0], default_steps=None)
+    parser.add_argument("--repeats", type=positive, default=5, help="of loading and of each stage (default: 5)")
+    parser.add_argument("--warmup", type=not_negative, default=1, help="runs before these (default: 1)")
+    parser.add_argument("--pictures", type=positive, default=3, help="whole pictures, each way (default: 3)")
+    arguments, workload = parse_workload(parser)
     figures = {"benchmark": "latency", "machine": machine_facts(), **workload.facts()}
-    seconds = measure_stages(workload, warmup=arguments.warmup, repeats=arguments.repeats)
-    picture = expected_seconds(seconds, workload.steps)
-    runs = 1 + 2 * arguments.pictures
-    progress(f"whole pictures: {runs} of about {seconds_text(picture)} s, {seconds_text(runs * picture)} s in all")
     try:
-        whole, timings = measure_pictures(workload, arguments.pictures)
-    except StageError as error:
+        loaded, loaded_timings = measure_loaded(
+            workload, warmup=arguments.warmup, repeats=arguments.repeats, pictures=arguments.pictures
+        )
+        fresh, fresh_timings = measure_fresh(workload, pictures=arguments.pictures)
+    except (PocketDiffusionError, StageError) as error:
         raise SystemExit(str(error)) from None
-    figures["measurements"] = {name: {"seconds": ran, **summarise(ran)} for name, ran in (seconds | whole).items()}
-    figures["timings"] = timings
+    figures["measurements"] = {name: {"seconds": ran, **summarise(ran)} for name, ran in (loaded | fresh).items()}
+    figures["timings"] = loaded_timings | fresh_timings
     publish(figures, tables(figures), arguments.output)
 
 

@@ -2,12 +2,15 @@
 
 import argparse
 import json
+import os
 import re
 import statistics
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+from machine import describe
 
 _SMALLEST_SIDE, _SIDE_STEP = 64, 8  # pixels, as the runtime allows
 
@@ -60,6 +63,17 @@ def summarise(values: Sequence[float]) -> dict[str, float]:
     }
 
 
+def headline(figures: dict[str, Any]) -> str:
+    """Return, as one line, what was run on what: it belongs above every table of figures."""
+    bundle, workload = figures["bundle"], figures["workload"]
+    what = (
+        f"{bundle['name']} ({bundle['weights']} weights, for {bundle['target']}), {workload['width']}×"
+        f"{workload['height']}, {workload['steps']} steps, {workload['provider']}, "
+        f"threads {workload['threads'] or 'automatic'}"
+    )
+    return f"{what}; {describe(figures['machine'])}"
+
+
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return a Markdown table, the first column to the left and figures to the right."""
     rows = [list(row) for row in rows]
@@ -107,7 +121,8 @@ def _output(text: str) -> Path:
     path = Path(text)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
     except OSError as error:
         raise argparse.ArgumentTypeError(f"cannot write {text}: {error.strerror}") from None
+    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise argparse.ArgumentTypeError(f"cannot write {text}")
     return path

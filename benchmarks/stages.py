@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pocket_diffusion import Pipeline
+from pocket_diffusion import Pipeline, PocketDiffusionError
 from pocket_diffusion.bundle import COMPONENTS
 from pocket_diffusion.session import GraphSession
 
@@ -43,26 +43,6 @@ class Workload:
     provider: str
     threads: int | None
 
-    @classmethod
-    def resolve(cls, arguments: argparse.Namespace) -> "Workload":
-        """Settle what the options of `workload_parser` leave to the bundle.
-
-        Raises:
-            PocketDiffusionError: there is no such bundle or provider.
-
-        """
-        pipeline = Pipeline.load(arguments.bundle, provider=arguments.provider, threads=arguments.threads)
-        defaults = pipeline.bundle.manifest.defaults
-        width, height = arguments.size or (defaults.width, defaults.height)
-        return cls(
-            bundle=arguments.bundle,
-            width=width,
-            height=height,
-            steps=arguments.steps or defaults.steps,
-            provider=pipeline.provider,
-            threads=arguments.threads,
-        )
-
     def load_pipeline(self) -> Pipeline:
         """Return a pipeline with no graph loaded yet."""
         return Pipeline.load(self.bundle, provider=self.provider, threads=self.threads)
@@ -79,6 +59,25 @@ class Workload:
             "bytes_on_disk": sum(record.size for record in manifest.files.values()),
         }
         return {"bundle": bundle, "workload": {name: fact for name, fact in asdict(self).items() if name != "bundle"}}
+
+
+def parse_workload(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, Workload]:
+    """Read the command line and settle what it leaves to the bundle; a fault in it ends the program with status 2."""
+    arguments = parser.parse_args()
+    try:
+        pipeline = Pipeline.load(arguments.bundle, provider=arguments.provider, threads=arguments.threads)
+    except PocketDiffusionError as error:
+        parser.error(str(error))
+    defaults = pipeline.bundle.manifest.defaults
+    width, height = arguments.size or (defaults.width, defaults.height)
+    return arguments, Workload(
+        bundle=arguments.bundle,
+        width=width,
+        height=height,
+        steps=arguments.steps or defaults.steps,
+        provider=pipeline.provider,
+        threads=arguments.threads,
+    )
 
 
 def open_session(pipeline: Pipeline, component: str) -> GraphSession:

@@ -3,7 +3,8 @@
 import datetime
 import gc
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from pocket_diffusion.bundle import (
 from pocket_diffusion.errors import ParityError
 from pocket_export.checkpoint import Checkpoint, read_checkpoint
 from pocket_export.parity import measure_parity
-from pocket_export.parts import PARTS, Part
+from pocket_export.parts import PARTS, Part, check_tensors
 from pocket_export.targets import Recipe, recipe
 from pocket_export.tokenizer_files import TokenizerFiles
 from pocket_export.trace import trace
@@ -65,15 +66,17 @@ def export(
     with BundleWriter(Path(output), force=force) as writer:
         report("reading the checkpoint", 0.0)
         checkpoint = read_checkpoint(os.fspath(source), None if tokenizer is None else Path(tokenizer))
+        check_tensors(checkpoint)
         numbers = sum(
             t.numel() for part in (checkpoint.text_encoder, checkpoint.unet, checkpoint.vae) for t in part.values()
         )
         writer.require_space(numbers * _BYTES[weights])
 
-        components, done = {}, 0
+        components: dict[str, Component] = {}
+        done = 0
         for make in PARTS:
             part = make(checkpoint)
-            components[part.name] = _export_part(part, how, writer, lambda what, d=done: report(what, d / numbers))
+            components[part.name] = _export_part(part, how, writer, partial(_report_share, report, done / numbers))
             done += part.parameters
             del part
             gc.collect()  # before the next network is built: two of them need not fit
@@ -84,6 +87,10 @@ def export(
         writer.publish(_manifest(checkpoint, components, target, weights, writer))
     report("done", 1.0)
     return Bundle.open(output)
+
+
+def _report_share(report: OnProgress, done: float, what: str) -> None:
+    report(what, done)
 
 
 def _export_part(part: Part, how: Recipe, writer: BundleWriter, report: Callable[[str], None]) -> Component:
@@ -132,7 +139,7 @@ def _write_graph(model: ir.Model, folder: Path, component: Component) -> None:
         raise ParityError(f"{component.graph} is no valid graph: {error}") from None
 
 
-def _tensor_specs(values: list[ir.Value], like: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
+def _tensor_specs(values: Sequence[ir.Value], like: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
     """Describe a graph's inputs or outputs: our names for the sizes, the graph's types."""
     return tuple(
         TensorSpec(name=spec.name, dtype=str(value.dtype.numpy().name), shape=spec.shape)  # type: ignore[union-attr, arg-type] # the exporter gives every one a type; msgspec checks that we know it

@@ -16,6 +16,7 @@ from pocket_models import VAE, TextEncoder, UNet
 Network = TypeVar("Network", bound=nn.Module)
 
 _NAMED = 3  # how many tensors an error names
+_SHOWN = 100  # and how much of a name that is not ours
 
 
 class PictureEncoder(nn.Module):
@@ -82,7 +83,7 @@ def text_encoder(checkpoint: Checkpoint) -> Part:
     config = checkpoint.text_encoder_config
     return Part(
         "text_encoder",
-        _build(lambda: TextEncoder(config), checkpoint.text_encoder, checkpoint.name),
+        _build(lambda: TextEncoder(config), checkpoint.text_encoder),
         (_spec("ids", "batch", config.max_position_embeddings, dtype="int64"),),
         _spec("context", "batch", config.max_position_embeddings, config.hidden_size),
         id_limit=config.vocab_size,
@@ -95,7 +96,7 @@ def unet(checkpoint: Checkpoint) -> Part:
     latents = ("batch", config.in_channels, "height", "width")
     return Part(
         "unet",
-        _build(lambda: UNet(config), checkpoint.unet, checkpoint.name),
+        _build(lambda: UNet(config), checkpoint.unet),
         (
             _spec("latents", *latents),
             _spec("timestep", "batch"),
@@ -132,27 +133,43 @@ PARTS: tuple[Callable[[Checkpoint], Part], ...] = (text_encoder, vae_encoder, va
 """In the order in which they are exported: what fails early should fail before the long work."""
 
 
+def check_tensors(checkpoint: Checkpoint) -> None:
+    """Compare a checkpoint's tensors with what its configs ask for, all of them before the long work.
+
+    Raises:
+        TensorMismatchError: with the first few faults, by the tensors' names.
+
+    """
+    with torch.device("meta"):
+        networks = (
+            (TextEncoder(checkpoint.text_encoder_config), checkpoint.text_encoder),
+            (VAE(checkpoint.vae_config), checkpoint.vae),
+            (UNet(checkpoint.unet_config), checkpoint.unet),
+        )
+    for network, tensors in networks:
+        _check_fit(network, tensors, checkpoint.name)
+
+
 def _vae(checkpoint: Checkpoint) -> VAE:
-    return _build(lambda: VAE(checkpoint.vae_config), checkpoint.vae, checkpoint.name)
+    return _build(lambda: VAE(checkpoint.vae_config), checkpoint.vae)
 
 
 def _spec(name: str, *shape: int | str, dtype: str = "float32") -> TensorSpec:
     return TensorSpec(name=name, dtype="int64" if dtype == "int64" else "float32", shape=shape)
 
 
-def _build(make: Callable[[], Network], tensors: Tensors, source: str) -> Network:
+def _build(make: Callable[[], Network], tensors: Tensors) -> Network:
     """Make a network without memory of its own and give it the checkpoint's tensors, float32 ones as they are."""
     with torch.device("meta"):
         network = make()
-    _check_tensors(network, tensors, source)
     network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
     return network.eval().requires_grad_(requires_grad=False)
 
 
-def _check_tensors(network: nn.Module, tensors: Tensors, source: str) -> None:
+def _check_fit(network: nn.Module, tensors: Tensors, source: str) -> None:
     expected = network.state_dict()
     faults = [f"{name} is missing" for name in expected.keys() - tensors.keys()]
-    faults += [f"{name} belongs nowhere" for name in tensors.keys() - expected.keys()]
+    faults += [f"{name[:_SHOWN]!r} belongs nowhere" for name in tensors.keys() - expected.keys()]
     for name in expected.keys() & tensors.keys():
         found, wanted = list(tensors[name].shape), list(expected[name].shape)
         if found != wanted:

@@ -18,7 +18,7 @@ class AttentionProduct(nn.Module):
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Map `[batch, queries, channels]` and twice `[batch, keys, channels]` to `[batch, queries, channels]`."""
-        query, key, value = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (query, key, value))
+        query, key, value = (torch.unflatten(x, -1, (self.heads, -1)).transpose(1, 2) for x in (query, key, value))
         out = functional.scaled_dot_product_attention(query, key, value, is_causal=self.causal)
         return out.transpose(1, 2).flatten(2)
 
@@ -111,8 +111,9 @@ class SpatialTransformer(nn.Module):
         for block in self.transformer_blocks:
             tokens = block(tokens, context)
         if self.linear:
-            return x + self.proj_out(tokens).transpose(1, 2).unflatten(2, (height, width))
-        return x + self.proj_out(tokens.transpose(1, 2).unflatten(2, (height, width)))
+            return x + torch.unflatten(self.proj_out(tokens).transpose(1, 2), 2, (height, width))
+        update: Tensor = self.proj_out(torch.unflatten(tokens.transpose(1, 2), 2, (height, width)))
+        return x + update
 
 
 class PixelAttention(nn.Module):
@@ -132,4 +133,4 @@ class PixelAttention(nn.Module):
         height, width = x.shape[-2:]
         tokens = self.group_norm(x).flatten(2).transpose(1, 2)
         tokens = self.to_out(self.product(self.to_q(tokens), self.to_k(tokens), self.to_v(tokens)))
-        return x + torch.transpose(tokens, 1, 2).unflatten(2, (height, width))
+        return x + torch.unflatten(tokens.transpose(1, 2), 2, (height, width))

@@ -6,9 +6,27 @@ result = Pipeline.load().generate("a lake under snowy mountains at sunset", seed
 result.save("lake.png")
 """
 
+import importlib
+from typing import TYPE_CHECKING
+
 from pocket_diffusion.errors import Cancelled, PocketDiffusionError
-from pocket_diffusion.pipeline import Pipeline
-from pocket_diffusion.result import Result
 from pocket_diffusion.version import __version__
 
+if TYPE_CHECKING:
+    from pocket_diffusion.pipeline import Pipeline
+    from pocket_diffusion.result import Result
+
 __all__ = ["Cancelled", "Pipeline", "PocketDiffusionError", "Result", "__version__"]
+
+_LAZY = {"Pipeline": "pipeline", "Result": "result"}
+
+
+def __getattr__(name: str) -> object:
+    """Import what needs NumPy and Pillow when it is first asked for, so that `pocket-diffusion --help` is quick."""
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

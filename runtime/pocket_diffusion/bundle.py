@@ -21,10 +21,10 @@ Probability = Annotated[float, msgspec.Meta(gt=0, lt=1)]
 
 
 class Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Immutable, and refuses fields it does not know."""
+    """Immutable, and refuses fields it does not know. Type checkers want `frozen=True` repeated below it."""
 
 
-class FileRecord(Strict):
+class FileRecord(Strict, frozen=True):
     """What a file of the bundle must be."""
 
     size: NotNegative
@@ -32,7 +32,7 @@ class FileRecord(Strict):
     sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 
 
-class TensorSpec(Strict):
+class TensorSpec(Strict, frozen=True):
     """A named input or output of a graph."""
 
     name: str
@@ -41,7 +41,7 @@ class TensorSpec(Strict):
     """Fixed sizes as numbers, dynamic ones by name."""
 
 
-class ParityFigure(Strict):
+class ParityFigure(Strict, frozen=True):
     """ONNX Runtime against PyTorch on the same inputs, both from the source's weights."""
 
     inputs: dict[str, tuple[int, ...]]
@@ -53,18 +53,18 @@ class ParityFigure(Strict):
     """The relative error at which the export would have been refused."""
 
 
-class Component(Strict):
+class Component(Strict, frozen=True):
     """One network: an ONNX graph with its weights in a file of its own."""
 
     graph: str
     weights: str
     inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
+    outputs: Annotated[tuple[TensorSpec, ...], msgspec.Meta(min_length=1)]
     parameters: Positive
     parity: tuple[ParityFigure, ...]
 
 
-class TokenizerSpec(Strict):
+class TokenizerSpec(Strict, frozen=True):
     """CLIP's two files and the ids that frame a prompt."""
 
     vocab: str
@@ -75,7 +75,7 @@ class TokenizerSpec(Strict):
     pad_id: NotNegative
 
 
-class NoiseSchedule(Strict):
+class NoiseSchedule(Strict, frozen=True):
     """How noise was added in training (Ho et al. 2020, section 2) and how timesteps are picked when drawing."""
 
     train_timesteps: Annotated[int, msgspec.Meta(gt=0, le=100_000)] = 1000
@@ -89,7 +89,7 @@ class NoiseSchedule(Strict):
     steps_offset: Annotated[int, msgspec.Meta(ge=0, le=1)] = 1
 
 
-class LatentSpec(Strict):
+class LatentSpec(Strict, frozen=True):
     """The space that the U-Net works in."""
 
     channels: Positive
@@ -99,7 +99,7 @@ class LatentSpec(Strict):
     """What the VAE's latents are multiplied with for the U-Net."""
 
 
-class Defaults(Strict):
+class Defaults(Strict, frozen=True):
     """What is drawn when nothing else is asked for."""
 
     width: Positive
@@ -109,7 +109,7 @@ class Defaults(Strict):
     sampler: str = "ddpm"
 
 
-class Provenance(Strict):
+class Provenance(Strict, frozen=True):
     """Where the weights came from and what made the graphs."""
 
     source: str
@@ -122,7 +122,7 @@ class Provenance(Strict):
     tools: dict[str, str]
 
 
-class Manifest(Strict):
+class Manifest(Strict, frozen=True):
     """All that the runtime must know; the content of `bundle.json`."""
 
     format_version: Literal[1]
@@ -182,14 +182,17 @@ class Bundle:
 
     def _fault(self, name: str, *, hashed: bool) -> str | None:
         path, record = self.path(name), self.manifest.files[name]
-        if not path.is_file():
-            return f"{name} is missing"
-        if not path.resolve().is_relative_to(self.root.resolve()):
-            return f"{name} is a link out of the bundle"
-        if path.stat().st_size != record.size:
-            return f"{name} has {path.stat().st_size} bytes, not {record.size}"
-        if hashed and sha256_of(path) != record.sha256:
-            return f"{name} is not the file that was written: its sha256 differs"
+        try:
+            if not path.is_file():
+                return f"{name} is missing"
+            if not path.resolve().is_relative_to(self.root.resolve()):
+                return f"{name} is a link out of the bundle"
+            if path.stat().st_size != record.size:
+                return f"{name} has {path.stat().st_size} bytes, not {record.size}"
+            if hashed and sha256_of(path) != record.sha256:
+                return f"{name} is not the file that was written: its sha256 differs"
+        except OSError as error:
+            return f"{name} cannot be read ({error.strerror})"
         return None
 
 
@@ -214,7 +217,7 @@ def read_manifest(root: Path) -> Manifest:
                 f"pocket-diffusion reads version {FORMAT_VERSION}; update pocket-diffusion or export again"
             )
         manifest = msgspec.json.decode(text, type=Manifest)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         refuse(f"not understood: {error}; export the bundle again")
     for name in manifest.files:
         if not _is_inside(name):
@@ -224,7 +227,10 @@ def read_manifest(root: Path) -> Manifest:
     needed += [manifest.tokenizer.vocab, manifest.tokenizer.merges]
     for name in needed:
         if name not in manifest.files:
-            refuse(f"uses {name!r} but does not list it under files")
+            refuse(f"uses {name!r} but does not list it under files; export the bundle again")
+    betas, timesteps = manifest.schedule.trained_betas, manifest.schedule.train_timesteps
+    if betas is not None and len(betas) != timesteps:
+        refuse(f"has {len(betas)} trained_betas for {timesteps} train_timesteps; export the bundle again")
     return manifest
 
 
@@ -236,15 +242,16 @@ def sha256_of(path: Path) -> str:
 
 def _is_inside(name: str) -> bool:
     path = PurePosixPath(name)
-    clean = "\\" not in name and ":" not in name and "\0" not in name
+    clean = "\\" not in name and ":" not in name and name.isprintable()
     return clean and bool(path.parts) and not path.is_absolute() and ".." not in path.parts
 
 
 def _read_manifest_text(root: Path) -> bytes:
     try:
         return (root / MANIFEST_NAME).read_bytes()
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a path with a NUL
         hint = "make one with `pocket-diffusion export SOURCE OUTPUT`"
-        if root.is_file():
+        if isinstance(error, NotADirectoryError):
             hint = "a bundle is a folder; if this is a checkpoint, " + hint
-        raise BundleNotFoundError(f"no bundle at {root} ({MANIFEST_NAME}: {error.strerror}); {hint}") from None
+        why = getattr(error, "strerror", None) or error
+        raise BundleNotFoundError(f"no bundle at {root} ({MANIFEST_NAME}: {why}); {hint}") from None

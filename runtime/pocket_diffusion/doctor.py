@@ -53,7 +53,7 @@ def _examine_onnxruntime(report: Report, provider: str) -> None:
         report.faults.append("onnxruntime-gpu is installed but has no CUDA provider; install it again")
     if ort.__version__ not in flavours.values() and flavours:
         report.faults.append(
-            f"the onnxruntime that Python imports is {ort.__version__} at {Path(ort.__file__).parent}, "
+            f"the onnxruntime that Python imports is {ort.__version__} at {Path(str(ort.__file__)).parent}, "
             "not the one that pip installed"
         )
     if provider == "cuda" and "onnxruntime-gpu" not in flavours:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, PngImagePlugin
+from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from pocket_diffusion.errors import InvalidRequestError, OutputError
 
@@ -31,7 +31,12 @@ def open_picture(picture: Picture, name: str = "picture") -> Image.Image:
 
     """
     if isinstance(picture, Image.Image):
-        return _to_rgb(picture)
+        try:
+            return _to_rgb(picture)
+        except Exception as error:  # as below: Pillow's pictures may still have to be decoded
+            raise InvalidRequestError(f"the {name} is damaged or cannot be converted ({error})") from None
+    if not isinstance(picture, str | os.PathLike):
+        raise InvalidRequestError(f"the {name} must be a path or a Pillow image, not {type(picture).__name__}")
     path = Path(picture)
     try:
         with warnings.catch_warnings():
@@ -44,10 +49,10 @@ def open_picture(picture: Picture, name: str = "picture") -> Image.Image:
                         f"at most {MAX_PIXELS:,} in all are read; reduce it"
                     )
                 frames = getattr(image, "n_frames", 1)
-                if frames > 1:
+                if frames > 1 and image.format != "MPO":  # in which cameras put a preview beside the photograph
                     raise InvalidRequestError(f"{path}: the {name} is animated ({frames} frames); give a still one")
                 return _to_rgb(image)
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise InvalidRequestError(
             f"{path}: the {name} is not a picture that can be read ({', '.join(INPUT_FORMATS)})"
         ) from None
@@ -71,7 +76,7 @@ def fitting_size(picture: Image.Image, width: int, height: int) -> tuple[int, in
     """
     ratio = picture.width * picture.height / (width * height)
     scale = 1.0 if 0.25 <= ratio <= 2.25 else ratio**-0.5
-    return tuple(max(int(side * scale) // 8 * 8, 64) for side in picture.size)  # type: ignore[return-value] # two sides
+    return max(int(picture.width * scale) // 8 * 8, 64), max(int(picture.height * scale) // 8 * 8, 64)
 
 
 def to_array(picture: Image.Image, width: int, height: int) -> NDArray[np.float32]:
@@ -111,7 +116,7 @@ def save_picture(picture: Image.Image, path: Path, parameters: str, metadata: Ma
         options["quality"] = 95
     temporary = None
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".picture-", delete=False) as file:
             temporary = Path(file.name)
             picture.save(file, **options)
             file.flush()
@@ -139,17 +144,17 @@ def check_output_format(path: Path) -> None:
 def _to_rgb(image: Image.Image) -> Image.Image:
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        return Image.fromarray(_to_8_bits(np.asarray(image, np.float64))).convert("RGB")
+        return Image.fromarray(_to_8_bits(np.asarray(image))).convert("RGB")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return image.convert("RGB")
 
 
-def _to_8_bits(grey: NDArray[np.float64]) -> NDArray[np.uint8]:
+def _to_8_bits(grey: NDArray[Any]) -> NDArray[np.uint8]:
     """Bring grey levels of 16 bits (or floats in 0…1) to 8; Pillow would cut off all above 255."""
-    full = 1.0 if grey.max(initial=0) <= 1 else 65535.0
-    return (np.nan_to_num(grey).clip(0, full) / full * 255).round().astype(np.uint8)
+    full = 1.0 if grey.dtype.kind == "f" and grey.max(initial=0) <= 1 else 65535.0
+    return (np.nan_to_num(grey.astype(np.float64)).clip(0, full) / full * 255).round().astype(np.uint8)
 
 
 def _umask() -> int:

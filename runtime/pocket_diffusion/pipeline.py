@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from pocket_diffusion.bundle import Bundle
 from pocket_diffusion.canvas import Canvas, prepare_canvas
+from pocket_diffusion.errors import InvalidRequestError
 from pocket_diffusion.guidance import classifier_free, is_guided
 from pocket_diffusion.images import Picture, to_pictures
 from pocket_diffusion.noise import NoiseGenerator
@@ -157,10 +158,13 @@ class Pipeline:
 
         They are a sample of the VAE's distribution made with `noise` (of the latents' shape), or its mean.
         """
-        mean, log_variance = np.split(self._session("vae_encoder").run(picture=picture), 2, axis=1)
+        latents, log_variance = np.split(self._session("vae_encoder").run(picture=picture), 2, axis=1)
         if noise is not None:
-            mean = mean + np.exp(np.float32(0.5) * log_variance.clip(*_LOG_VARIANCE_LIMITS)) * noise
-        return mean * np.float32(self.bundle.manifest.latents.scaling_factor)
+            if noise.shape != latents.shape:
+                raise InvalidRequestError(f"noise must be {list(latents.shape)}, not {list(noise.shape)}")
+            deviation = np.exp(np.float32(0.5) * log_variance.clip(*_LOG_VARIANCE_LIMITS))
+            latents = latents + deviation * noise.astype(np.float32)
+        return latents * np.float32(self.bundle.manifest.latents.scaling_factor)
 
     def decode_latents(self, latents: Latents) -> NDArray[np.float32]:
         """Return pictures `[n, 3, h, w]` in -1…1 (not cut off) of scaled latents `[n, 4, h/8, w/8]`."""

@@ -16,13 +16,15 @@ class PromptTruncatedWarning(UserWarning):
     """A prompt was longer than the text encoder reads; the rest was dropped."""
 
 
-def check_prompt(text: str, name: str = "prompt") -> None:
+def check_prompt(text: object, name: str = "prompt") -> None:
     """Refuse what cannot be a prompt; an empty one is for the caller to judge.
 
     Raises:
-        InvalidRequestError: too long, or not text.
+        InvalidRequestError: not text, or too long.
 
     """
+    if not isinstance(text, str):
+        raise InvalidRequestError(f"the {name} must be text, not {type(text).__name__}")
     if len(text) > MAX_CHARACTERS:
         raise InvalidRequestError(
             f"the {name} has {len(text):,} characters; at most {MAX_CHARACTERS:,} are read; shorten it"
@@ -40,15 +42,15 @@ def encode(text: str, tokenizer: ClipTokenizer, name: str = "prompt") -> NDArray
 
     """
     check_prompt(text, name)
-    kept, dropped = tokenizer.split_at_limit(text)
+    dropped = tokenizer.beyond_limit(text).strip()
     if dropped:
-        shown = dropped.strip() if len(dropped) <= _SHOWN else dropped.strip()[:_SHOWN] + "…"
+        shown = dropped if len(dropped) <= _SHOWN else dropped[:_SHOWN] + "…"
         warnings.warn(
-            f"the {name} is longer than {tokenizer.spec.max_tokens} tokens; dropped: {shown!r}",
+            f"the {name} is longer than {tokenizer.spec.max_tokens} tokens; dropped: {shown!r}; shorten it",
             PromptTruncatedWarning,
             stacklevel=3,
         )
-    return tokenizer.frame(tokenizer.tokens(kept))
+    return tokenizer.frame(tokenizer.tokens(text))
 
 
 def _encodable(text: str) -> bool:

@@ -1,9 +1,12 @@
 """What is to be drawn: every option checked in one place, defaults filled in, before any work."""
 
 import math
+import numbers
+import operator
+import reprlib
 import secrets
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, SupportsIndex
 
 from PIL import Image
 
@@ -127,30 +130,22 @@ def resolve_request(
     fallback = (defaults.width, defaults.height)
     if source is not None:
         fallback = fitting_size(source, *fallback)
-    width, height = fallback[0] if width is None else width, fallback[1] if height is None else height
-    for name, side in (("width", width), ("height", height)):
-        _check_whole(name, side, MIN_SIDE, MAX_SIDE)
-        if side % manifest.latents.downscale:
-            lower = side // manifest.latents.downscale * manifest.latents.downscale
-            raise InvalidRequestError(
-                f"{name} must be a multiple of {manifest.latents.downscale}, not {side}; the nearest are "
-                f"{max(lower, MIN_SIDE)} and {lower + manifest.latents.downscale}"
-            )
-
-    steps = defaults.steps if steps is None else steps
-    _check_whole("steps", steps, 1, manifest.schedule.train_timesteps)
+    width = _side("width", fallback[0] if width is None else width, manifest.latents.downscale)
+    height = _side("height", fallback[1] if height is None else height, manifest.latents.downscale)
+    steps = _whole("steps", defaults.steps if steps is None else steps, 1, manifest.schedule.train_timesteps)
     guidance_scale = defaults.guidance_scale if guidance_scale is None else guidance_scale
-    _check_real("guidance_scale", guidance_scale, 0.0, MAX_GUIDANCE)
+    guidance_scale = _real("guidance_scale", guidance_scale, 0.0, MAX_GUIDANCE)
     sampler = defaults.sampler if sampler is None else sampler
-    if sampler not in SAMPLERS:
+    if not isinstance(sampler, str) or sampler not in SAMPLERS:
         raise InvalidRequestError(f"sampler {sampler!r} is not known; choose one of: {', '.join(SAMPLERS)}")
-    _check_whole("count", count, 1, MAX_COUNT)
-    seed = secrets.randbelow(MAX_SEED + 2 - count) if seed is None else seed
-    _check_whole("seed", seed, 0, MAX_SEED + 1 - count)
-    _check_real("strength", strength, 0.0, 1.0)
+    count = _whole("count", count, 1, MAX_COUNT)
+    last_seed = MAX_SEED + 1 - count
+    seed = _whole("seed", secrets.randbelow(last_seed + 1) if seed is None else seed, 0, last_seed)
+    strength = _real("strength", strength, 0.0, 1.0)
     if source is not None and int(steps * strength) == 0:
+        enough = math.ceil(1000 / steps) / 1000  # rounded up: 1/7 printed with six digits would not be enough
         raise InvalidRequestError(
-            f"strength {strength:g} of {steps} steps leaves nothing to draw; at least {1 / steps:g} is needed"
+            f"strength {strength:g} of {steps} steps leaves nothing to draw; at least {enough:g} is needed"
         )
     return Request(
         prompt=prompt,
@@ -158,20 +153,42 @@ def resolve_request(
         width=width,
         height=height,
         steps=steps,
-        guidance_scale=float(guidance_scale),
+        guidance_scale=guidance_scale,
         sampler=sampler,
         seeds=tuple(range(seed, seed + count)),
         image=source,
         mask=None if mask is None else open_picture(mask, "mask"),
-        strength=float(strength),
+        strength=strength,
     )
 
 
-def _check_whole(name: str, value: object, low: int, high: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise InvalidRequestError(f"{name} must be a whole number from {low} to {high}, not {value!r}")
+def _side(name: str, value: SupportsIndex, multiple: int) -> int:
+    side = _whole(name, value, MIN_SIDE, MAX_SIDE)
+    if side % multiple:
+        lower = side // multiple * multiple
+        raise InvalidRequestError(
+            f"{name} must be a multiple of {multiple}, not {side}; the nearest are {lower} and {lower + multiple}"
+        )
+    return side
 
 
-def _check_real(name: str, value: object, low: float, high: float) -> None:
-    if not isinstance(value, int | float) or not math.isfinite(value) or not low <= value <= high:
-        raise InvalidRequestError(f"{name} must be a number from {low:g} to {high:g}, not {value!r}")
+def _whole(name: str, value: SupportsIndex, low: int, high: int) -> int:
+    """Return a whole number of any type, NumPy's among them, as Python's."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = low - 1
+    if isinstance(value, bool) or not low <= number <= high:
+        raise InvalidRequestError(f"{name} must be a whole number from {low} to {high}, not {reprlib.repr(value)}")
+    return number
+
+
+def _real(name: str, value: object, low: float, high: float) -> float:
+    """Return a real number of any type, NumPy's among them, as Python's."""
+    try:
+        number = float(value) if isinstance(value, numbers.Real) else math.nan
+    except OverflowError:
+        number = math.inf
+    if isinstance(value, bool) or not low <= number <= high:  # no comparison holds for NaN
+        raise InvalidRequestError(f"{name} must be a number from {low:g} to {high:g}, not {reprlib.repr(value)}")
+    return number

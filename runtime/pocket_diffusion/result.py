@@ -1,5 +1,6 @@
 """What `Pipeline.generate` returns."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +27,7 @@ class Result:
     model: str
     """The bundle's name."""
 
-    def save(self, path: Path, index: int = 0) -> None:
+    def save(self, path: str | os.PathLike[str], index: int = 0) -> None:
         """Write a picture whole or not at all; a PNG carries how it was made.
 
         Raises:

@@ -29,10 +29,11 @@ def spaced_timesteps(schedule: NoiseSchedule, steps: int) -> NDArray[np.int64]:
     count = schedule.train_timesteps
     if not 1 <= steps <= count:
         raise ValueError(f"steps must be from 1 to {count}, not {steps}")
+    timesteps: NDArray[np.float64]
     if schedule.timestep_spacing == "linspace":
         timesteps = np.linspace(0, count - 1, steps).round()[::-1]
     elif schedule.timestep_spacing == "leading":
-        timesteps = (np.arange(steps) * (count // steps))[::-1] + schedule.steps_offset
+        timesteps = (np.arange(steps, dtype=np.float64) * (count // steps))[::-1] + schedule.steps_offset
     else:
         timesteps = np.round(np.arange(count, 0, -count / steps)) - 1
     # With as many steps as timesteps the offset would lead one past the end.

@@ -2,7 +2,7 @@
 
 import importlib.metadata
 import os
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import ModuleType
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ from pocket_diffusion.errors import (
     ProviderUnavailableError,
     RuntimeUnavailableError,
 )
+from pocket_diffusion.graph_file import weight_files
 
 Provider = Literal["cpu", "cuda"]
 PROVIDERS = ("auto", "cpu", "cuda")
@@ -44,7 +45,8 @@ def onnxruntime() -> ModuleType:
             f'{why}; run `pip install "pocket-diffusion[cpu]"`, or `[cuda]` on a machine with an NVIDIA GPU'
         ) from None
     onnxruntime.set_default_logger_severity(3)  # warnings of ONNX Runtime are for whoever builds graphs
-    return onnxruntime
+    module: ModuleType = onnxruntime
+    return module
 
 
 def installed_flavours() -> dict[str, str]:
@@ -91,8 +93,8 @@ def check_threads(threads: int | None) -> None:
         InvalidRequestError: not from 1 to `MAX_THREADS`.
 
     """
-    if threads is not None and not 1 <= threads <= MAX_THREADS:
-        raise InvalidRequestError(f"threads must be from 1 to {MAX_THREADS}, not {threads}")
+    if threads is not None and not (isinstance(threads, int) and 1 <= threads <= MAX_THREADS):
+        raise InvalidRequestError(f"threads must be a whole number from 1 to {MAX_THREADS}, not {threads!r}")
 
 
 class GraphSession:
@@ -110,21 +112,28 @@ class GraphSession:
         """
         self.name = name
         self._spec = component
+        _check_weight_files(folder, component)
         self._session = _open(folder / component.graph, provider, threads)
         if provider == "cuda" and _CUDA not in self._session.get_providers():
             raise ProviderUnavailableError(
-                "CUDA was asked for, but ONNX Runtime fell back to the CPU (driver, CUDA or cuDNN missing or of another "
-                "version); use --provider cpu; `pocket-diffusion doctor` tells more"
+                "CUDA was to be used, but ONNX Runtime fell back to the CPU (driver, CUDA or cuDNN missing or of "
+                "another version); use --provider cpu; `pocket-diffusion doctor` tells more"
             )
-        found = {node.name for node in self._session.get_inputs()}
-        if found != {spec.name for spec in self._spec.inputs}:
-            raise BundleDamagedError(f"{self._spec.graph} has the inputs {sorted(found)}, not those of the manifest")
+        for kind, found, specs in (
+            ("inputs", self._session.get_inputs(), component.inputs),
+            ("outputs", self._session.get_outputs(), component.outputs),
+        ):
+            names = sorted(node.name for node in found)
+            if names != sorted(spec.name for spec in specs):
+                raise BundleDamagedError(
+                    f"{component.graph} has the {kind} {names}, not those of the manifest; export the bundle again"
+                )
 
     def run(self, **inputs: NDArray[Any]) -> NDArray[np.float32]:
         """Compute the graph's output as float32; inputs are converted to the graph's precision.
 
         Raises:
-            ValueError: an input is missing, unknown, of the wrong kind or of a shape that does not fit.
+            InvalidRequestError: an input is missing, unknown, of the wrong kind or of a shape that does not fit.
             InferenceError: ONNX Runtime failed.
 
         """
@@ -168,10 +177,32 @@ def _open(graph: Path, provider: Provider, threads: int | None) -> Any:  # noqa:
         ) from None
 
 
+def _check_weight_files(folder: Path, component: Component) -> None:
+    """Refuse a graph that keeps weights anywhere but in its own file.
+
+    Raises:
+        BundleDamagedError: it does, or it is no graph.
+
+    """
+    path = folder / component.graph
+    try:
+        named = weight_files(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise BundleDamagedError(
+            f"{path} is no ONNX graph ({error}); export the bundle again or fetch a fresh copy"
+        ) from None
+    for name in sorted(named):
+        if PurePosixPath(component.graph).parent / name != PurePosixPath(component.weights):
+            raise BundleDamagedError(
+                f"{path} keeps weights in {name!r}; only {component.weights!r} is allowed; do not use a bundle that "
+                "does this"
+            )
+
+
 def _check_inputs(name: str, specs: tuple[TensorSpec, ...], inputs: dict[str, NDArray[Any]]) -> None:
     expected = {spec.name for spec in specs}
     if set(inputs) != expected:
-        raise ValueError(f"{name} takes {sorted(expected)}, not {sorted(inputs)}")
+        raise InvalidRequestError(f"{name} takes {sorted(expected)}, not {sorted(inputs)}")
     sizes: dict[str, int] = {}
     for spec in specs:
         array = inputs[spec.name]
@@ -179,9 +210,11 @@ def _check_inputs(name: str, specs: tuple[TensorSpec, ...], inputs: dict[str, ND
         for found, wanted in zip(array.shape, spec.shape, strict=False):
             fits &= found == (sizes.setdefault(wanted, found) if isinstance(wanted, str) else wanted) and found > 0
         if not fits:
-            raise ValueError(f"{name}: {spec.name} must be {list(spec.shape)}, not {list(array.shape)} ({sizes})")
+            raise InvalidRequestError(
+                f"{name}: {spec.name} must be {list(spec.shape)}, not {list(array.shape)} ({sizes})"
+            )
         if spec.dtype == "int64" and array.dtype.kind not in "iu":
-            raise ValueError(f"{name}: {spec.name} holds whole numbers, not {array.dtype}")
+            raise InvalidRequestError(f"{name}: {spec.name} holds whole numbers, not {array.dtype}")
 
 
 def _shapes(arrays: dict[str, NDArray[Any]]) -> str:

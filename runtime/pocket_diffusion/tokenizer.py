@@ -10,6 +10,7 @@ from pocket_diffusion.bundle import TokenizerSpec
 from pocket_diffusion.errors import BundleFormatError
 
 _WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+_START, _END = _SPECIAL = ("<|startoftext|>", "<|endoftext|>")
 
 
 class ClipTokenizer:
@@ -28,14 +29,11 @@ class ClipTokenizer:
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         return ids
 
-    def split_at_limit(self, text: str) -> tuple[str, str]:
-        """Return the part of a text that is read, and the part beyond the token limit."""
-        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+    def beyond_limit(self, text: str) -> str:
+        """Return the part of a text that `frame` has no room for."""
+        offsets: list[tuple[int, int]] = self._tokenizer.encode(text, add_special_tokens=False).offsets
         room = self.spec.max_tokens - 2
-        if len(encoding.ids) <= room:
-            return text, ""
-        cut = encoding.offsets[room][0]
-        return text[:cut], text[cut:]
+        return text[offsets[room][0] :] if len(offsets) > room else ""
 
     def frame(self, tokens: list[int]) -> NDArray[np.int64]:
         """Return `[1, max_tokens]`: start, as many tokens as fit, end, padding."""
@@ -50,11 +48,14 @@ def _clip_bpe(vocab: Path, merges: Path) -> Tokenizer:
         model = models.BPE.from_file(
             str(vocab),
             str(merges),
-            unk_token="<|endoftext|>",
+            unk_token=_END,
             end_of_word_suffix="</w>",
         )
     except Exception as error:  # the library raises bare Exception
         raise BundleFormatError(f"{vocab.name} and {merges.name} are not CLIP's two files: {error}") from None
+    for token in _SPECIAL:
+        if model.token_to_id(token) is None:
+            raise BundleFormatError(f"{vocab.name} lacks {token!r}, which CLIP's has; export the bundle again")
     tokenizer = Tokenizer(model)
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
@@ -65,7 +66,5 @@ def _clip_bpe(vocab: Path, merges: Path) -> Tokenizer:
             pre_tokenizers.ByteLevel(add_prefix_space=False),
         ]
     )
-    tokenizer.add_special_tokens(
-        [AddedToken(t, normalized=False, special=True) for t in ("<|startoftext|>", "<|endoftext|>")]
-    )
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in _SPECIAL])
     return tokenizer

@@ -27,13 +27,8 @@ def relative_error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     return float((ours - theirs).norm() / theirs.norm())
 
 
-def published_text_encoder(config: TextEncoderConfig) -> CLIPTextModel:
-    published = CLIPTextModel(CLIPTextConfig(**config.to_diffusers())).eval()
-    # transformers 5 dropped the published prefix from its attributes, but still writes it into files.
-    return published
-
-
 def published_text_state(model: CLIPTextModel) -> dict[str, torch.Tensor]:
+    # transformers 5 dropped the published prefix from its attributes, but still writes it into files.
     return {
         name if name.startswith("text_model.") else f"text_model.{name}": tensor
         for name, tensor in model.state_dict().items()
@@ -45,7 +40,7 @@ def published_text_state(model: CLIPTextModel) -> dict[str, torch.Tensor]:
 def test_text_encoder_equals_transformers(act: str) -> None:
     torch.manual_seed(0)
     config = TextEncoderConfig(**{**TEXT.__dict__, "hidden_act": act})
-    theirs = published_text_encoder(config)
+    theirs = CLIPTextModel(CLIPTextConfig(**config.to_diffusers())).eval()
     ours = TextEncoder(config).eval()
     ours.load_state_dict(published_text_state(theirs))
     ids = torch.randint(0, 1000, (2, 77))

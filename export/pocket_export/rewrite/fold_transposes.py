@@ -1,5 +1,7 @@
 """Weights that the graph would transpose at each run are stored transposed."""
 
+from functools import partial
+
 import numpy as np
 import onnx_ir as ir
 
@@ -13,19 +15,21 @@ def fold_transposes(model: ir.Model) -> ir.Model:
         tensor = source.const_value if source is not None and source.is_initializer() else None
         if source is None or tensor is None:
             continue
+        output = node.outputs[0]
         axes = tuple(node.attributes["perm"].as_ints())
         folded = ir.LazyTensor(
-            lambda tensor=tensor, axes=axes, name=node.outputs[0].name: ir.tensor(
-                np.ascontiguousarray(tensor.numpy().transpose(axes)), name=name
-            ),
+            partial(_transpose, tensor, axes, output.name),
             dtype=tensor.dtype,
-            shape=ir.Shape([tensor.shape[axis] for axis in axes]),
-            name=node.outputs[0].name,
+            shape=ir.Shape([tensor.shape.numpy()[axis] for axis in axes]),
+            name=output.name,
         )
-        output = node.outputs[0]
         output.name = None
         ir.convenience.replace_all_uses_with(output, add_initializer(model, folded))
         model.graph.remove(node, safe=True)
         if not source.uses():
             del model.graph.initializers[source.name or ""]
     return model
+
+
+def _transpose(tensor: ir.TensorProtocol, axes: tuple[int, ...], name: str | None) -> ir.TensorProtocol:
+    return ir.tensor(np.ascontiguousarray(tensor.numpy().transpose(axes)), name=name)

@@ -1,5 +1,7 @@
 """Weights stored in half the space: float16 in the file, float32 where they are used."""
 
+from functools import partial
+
 import numpy as np
 import onnx_ir as ir
 
@@ -13,12 +15,17 @@ def store_float16(model: ir.Model) -> ir.Model:
     for value, tensor in large_float_initializers(model):
         if np.abs(tensor.numpy()).max() > _LARGEST:
             continue
+        name = f"{value.name}.fp16"
         stored = ir.LazyTensor(
-            lambda tensor=tensor, name=value.name: ir.tensor(tensor.numpy().astype(np.float16), name=f"{name}.fp16"),
+            partial(_halve, tensor, name),
             dtype=ir.DataType.FLOAT16,
-            shape=tensor.shape,
-            name=f"{value.name}.fp16",
+            shape=ir.Shape(tensor.shape.numpy()),
+            name=name,
         )
         cast = ir.node("Cast", [add_initializer(model, stored)], {"to": ir.DataType.FLOAT})
         replace_initializer(model, value, cast)
     return model
+
+
+def _halve(tensor: ir.TensorProtocol, name: str) -> ir.TensorProtocol:
+    return ir.tensor(tensor.numpy().astype(np.float16), name=name)

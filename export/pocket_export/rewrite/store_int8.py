@@ -1,5 +1,7 @@
 """Weights stored in a quarter of the space: int8 with one scale a channel, float32 where they are used."""
 
+from functools import partial
+
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
@@ -17,15 +19,12 @@ def store_int8(model: ir.Model) -> ir.Model:
         axis = _output_axis(value)
         if axis is None:
             continue
-        weights = tensor.numpy()
-        scale = _scale(weights, axis)
+        scale, name = _scale(tensor.numpy(), axis), f"{value.name}.int8"
         stored = ir.LazyTensor(
-            lambda weights=weights, scale=scale, axis=axis, name=value.name: ir.tensor(
-                _quantize(weights, scale, axis), name=f"{name}.int8"
-            ),
+            partial(_quantize, tensor, scale, axis, name),
             dtype=ir.DataType.INT8,
-            shape=tensor.shape,
-            name=f"{value.name}.int8",
+            shape=ir.Shape(tensor.shape.numpy()),
+            name=name,
         )
         inputs = [add_initializer(model, stored), add_initializer(model, ir.tensor(scale, name=f"{value.name}.scale"))]
         replace_initializer(model, value, ir.node("DequantizeLinear", inputs, {"axis": axis}))
@@ -55,7 +54,8 @@ def _scale(weights: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
     return np.where(largest > 0, largest / 127, 1).astype(np.float32)
 
 
-def _quantize(weights: NDArray[np.float32], scale: NDArray[np.float32], axis: int) -> NDArray[np.int8]:
+def _quantize(tensor: ir.TensorProtocol, scale: NDArray[np.float32], axis: int, name: str) -> ir.TensorProtocol:
+    weights = tensor.numpy()
     shape = [1] * weights.ndim
     shape[axis] = -1
-    return (weights / scale.reshape(shape)).round().clip(-127, 127).astype(np.int8)
+    return ir.tensor((weights / scale.reshape(shape)).round().clip(-127, 127).astype(np.int8), name=name)

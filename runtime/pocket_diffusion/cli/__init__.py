@@ -37,13 +37,16 @@ class LazyGroup(click.Group):
         return plugin.load() if plugin else None
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=LazyGroup, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="pocket-diffusion")
-def cli() -> None:
+@click.pass_context
+def cli(context: click.Context) -> None:
     """Stable Diffusion on small machines, without PyTorch.
 
     A first picture, from the model that comes along: pocket-diffusion generate "a lake at sunset"
     """
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
 
 
 def main() -> None:

@@ -1,5 +1,7 @@
 """`pocket-diffusion generate`: a picture from a prompt."""
 
+import os
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -56,7 +58,12 @@ def generate(
     elif options["image"] is None:
         raise InvalidRequestError("--strength goes with --image; give one, or leave --strength out")
     several = options["count"] > 1
-    destination = _check_destination(output, several=several)
+    try:
+        destination = _check_destination(output, several=several)
+    except OSError as error:  # a name that is too long, a loop of links
+        if isinstance(error, OutputError):
+            raise
+        raise OutputError(f"{output} cannot be written: {error.strerror}; choose another place with -o") from None
 
     started = time.perf_counter()
     pipeline = Pipeline.load(model, provider=provider, threads=threads)
@@ -77,7 +84,7 @@ class _Progress:
     """A bar with an estimate of the time left, made when the number of steps is known."""
 
     def __init__(self, *, hidden: bool) -> None:
-        self._hidden = hidden
+        self._hidden = hidden or not sys.stderr.isatty()  # in a log, a bar is noise
         self._bar: Any = None
 
     def __enter__(self) -> "_Progress":
@@ -92,9 +99,7 @@ class _Progress:
         if self._hidden:
             return
         if self._bar is None:
-            self._bar = click.progressbar(
-                length=total, label="drawing", show_pos=True, file=click.get_text_stream("stderr")
-            )
+            self._bar = click.progressbar(length=total, label="drawing", show_pos=True, file=sys.stderr)
             self._bar.render_progress()
         self._bar.update(1)
 
@@ -102,17 +107,21 @@ class _Progress:
 def _check_destination(output: Path | None, *, several: bool) -> Path:
     """Refuse a place that cannot be written before the work, not after it."""
     if output is None:
-        return _free_name(Path("pictures" if several else "picture.png"))
+        output = _free_name(Path("pictures" if several else "picture.png"))
     if several:
-        if output.exists() and not output.is_dir():
+        destination = output
+        folder = next(path for path in (output.absolute(), *output.absolute().parents) if path.exists())
+        if folder == output.absolute() and not folder.is_dir():
             raise OutputError(f"{output} is a file; with --count > 1, -o names a folder")
-        return output
-    if output.is_dir():
-        return _free_name(output / "picture.png")
-    check_output_format(output)
-    if not output.absolute().parent.is_dir():
-        raise OutputError(f"{output.parent} is no folder; make it first, or choose another place with -o")
-    return output
+    else:
+        destination = _free_name(output / "picture.png") if output.is_dir() else output
+        check_output_format(destination)
+        folder = destination.absolute().parent
+    if not folder.is_dir():
+        raise OutputError(f"{folder} is no folder; make it first, or choose another place with -o")
+    if not os.access(folder, os.W_OK):
+        raise OutputError(f"{folder} cannot be written to; choose another place with -o")
+    return destination
 
 
 def _free_name(path: Path) -> Path:

@@ -39,11 +39,9 @@ def inspect(bundle: Path, *, as_json: bool) -> None:
     for name in COMPONENTS:
         component = manifest.component(name)
         size = sum(manifest.files[file].size for file in (component.graph, component.weights))
-        worst = max(component.parity, key=lambda figure: figure.relative_error)
-        click.echo(
-            f"{name:<14} {component.parameters / 1e6:>10.2f} M {_megabytes(size):>10}   "
-            f"{worst.relative_error:.1e} relative ({worst.tolerance:.0e})"
-        )
+        worst = max(component.parity, key=lambda figure: figure.relative_error, default=None)
+        error = f"{worst.relative_error:.1e} relative ({worst.tolerance:.0e})" if worst else "not measured"
+        click.echo(f"{name:<14} {component.parameters / 1e6:>10.2f} M {_megabytes(size):>10}   {error}")
 
 
 def _megabytes(size: int) -> str:

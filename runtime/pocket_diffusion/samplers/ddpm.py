@@ -15,7 +15,7 @@ class DDPMSampler:
     """diffusers' `DDPMScheduler` with `variance_type="fixed_small"` and no clipping."""
 
     def __init__(self, schedule: NoiseSchedule, steps: int) -> None:
-        """Raises ValueError unless 1 ≤ steps ≤ the schedule's training timesteps."""
+        """Pick the timesteps; raises ValueError unless 1 ≤ steps ≤ the schedule's training timesteps."""
         self.timesteps = spaced_timesteps(schedule, steps)
         self._predicts_velocity = schedule.prediction_type == "v_prediction"
         self._alpha_bar = cumulative_alphas(schedule)
@@ -57,7 +57,7 @@ class DDPMSampler:
         signal, noise = _float32(alpha_bar**0.5), _float32((1 - alpha_bar) ** 0.5)
         if self._predicts_velocity:  # Salimans & Ho 2022, appendix D
             return signal * latents - noise * prediction
-        return (latents - noise * prediction) / signal
+        return np.divide(latents - noise * prediction, signal, dtype=np.float32)
 
 
 def _float32(x: float) -> np.float32:

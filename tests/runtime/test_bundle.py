@@ -1,0 +1,230 @@
+"""A bundle is understood and whole, or refused by the name of what is wrong."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pocket_diffusion import PocketDiffusionError
+from pocket_diffusion.bundle import Bundle, Manifest, _is_inside, read_manifest, sha256_of
+from pocket_diffusion.errors import BundleDamagedError, BundleFormatError, BundleNotFoundError
+
+
+def flip_last_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def test_the_embedded_bundle_is_whole() -> None:
+    from pocket_diffusion.pipeline import DEFAULT_BUNDLE
+
+    assert Bundle.open(DEFAULT_BUNDLE).damaged_files() == {}
+
+
+def test_a_changed_byte_is_found_by_verify_and_names_the_file(
+    bundle: Path, manifest: Manifest, run_cli: Callable[..., Any]
+) -> None:
+    name = manifest.unet.weights
+    flip_last_byte(bundle / name)
+    assert list(Bundle.open(bundle).damaged_files()) == [name]
+    outcome = run_cli("verify", bundle)
+    assert outcome.code == 1
+    assert name in outcome.error
+    assert "sha256" in outcome.error
+    assert outcome.out == ""
+
+
+def remove(path: Path) -> None:
+    path.unlink()
+
+
+def replace_by_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def append(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + b"\0")
+
+
+def link_out(path: Path) -> None:
+    outside = path.parents[1] / "outside"
+    shutil.move(path, outside)
+    path.symlink_to(outside)
+
+
+@pytest.mark.parametrize(
+    ("damage", "why"),
+    [
+        (remove, "is missing"),
+        (replace_by_folder, "is missing"),
+        (append, "bytes, not"),
+        (link_out, "a link out of the bundle"),
+    ],
+)
+def test_a_damaged_file_is_refused_by_name(
+    bundle: Path, manifest: Manifest, run_cli: Callable[..., Any], damage: Callable[[Path], None], why: str
+) -> None:
+    name = manifest.vae_decoder.weights
+    damage(bundle / name)
+    with pytest.raises(BundleDamagedError, match=why) as caught:
+        Bundle.open(bundle)
+    assert isinstance(caught.value, ValueError)
+    assert isinstance(caught.value, PocketDiffusionError)
+    assert name in str(caught.value)
+    assert "export the bundle again" in str(caught.value)
+    outcome = run_cli("generate", "a lake", "-m", bundle)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert name in outcome.error
+    assert run_cli("verify", bundle).code == 1
+
+
+def test_a_link_inside_the_bundle_is_followed(bundle: Path, manifest: Manifest) -> None:
+    weights = bundle / manifest.unet.weights
+    weights.rename(bundle / "elsewhere")
+    weights.symlink_to("elsewhere")
+    assert Bundle.open(bundle).damaged_files() == {}
+
+
+def test_files_that_cannot_be_looked_at_are_a_fault_not_a_crash(
+    bundle: Path, edit_manifest: Callable[..., None], run_cli: Callable[..., Any]
+) -> None:
+    name = "x" * 300  # longer than a file system's names
+    edit_manifest(lambda data: data["files"].update({name: {"size": 1, "sha256": "0" * 64}}))
+    with pytest.raises(BundleDamagedError, match="cannot be read"):
+        Bundle.open(bundle)
+    assert run_cli("verify", bundle).code == 1
+
+
+def set_version(data: dict[str, Any]) -> None:
+    data["format_version"] = 2
+
+
+def set_future_version(data: dict[str, Any]) -> None:
+    set_version(data)
+    data["something_new"] = {}
+
+
+def set_text_version(data: dict[str, Any]) -> None:
+    data["format_version"] = "1"
+
+
+def drop_version(data: dict[str, Any]) -> None:
+    del data["format_version"]
+
+
+def add_field(data: dict[str, Any]) -> None:
+    data["unet"]["flavour"] = "vanilla"
+
+
+def drop_field(data: dict[str, Any]) -> None:
+    del data["latents"]["scaling_factor"]
+
+
+def set_architecture(data: dict[str, Any]) -> None:
+    data["architecture"] = "stable-diffusion-9"
+
+
+def set_hash(data: dict[str, Any]) -> None:
+    next(iter(data["files"].values()))["sha256"] = "abc"
+
+
+def set_few_betas(data: dict[str, Any]) -> None:
+    data["schedule"]["trained_betas"] = [0.1, 0.2]
+
+
+def set_big_beta(data: dict[str, Any]) -> None:
+    data["schedule"]["beta_end"] = 1.5
+
+
+def set_no_outputs(data: dict[str, Any]) -> None:
+    data["unet"]["outputs"] = []
+
+
+def unlist_weights(data: dict[str, Any]) -> None:
+    del data["files"][data["unet"]["weights"]]
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (set_version, r"format version 2 is not known; .* reads version 1; update"),
+        (set_future_version, r"format version 2 is not known"),
+        (set_text_version, r"format version \"1\" is not known"),
+        (drop_version, r"format_version"),
+        (add_field, r"unknown field `flavour`.*unet"),
+        (drop_field, r"`scaling_factor`"),
+        (set_architecture, r"stable-diffusion-9.*architecture"),
+        (set_hash, r"sha256"),
+        (set_few_betas, r"2 trained_betas for"),
+        (set_big_beta, r"beta_end"),
+        (set_no_outputs, r"outputs"),
+        (unlist_weights, r"does not list it under files"),
+    ],
+)
+def test_a_manifest_that_is_not_understood_is_refused_by_the_field(
+    bundle: Path,
+    edit_manifest: Callable[..., None],
+    run_cli: Callable[..., Any],
+    change: Callable[[dict[str, Any]], None],
+    why: str,
+) -> None:
+    edit_manifest(change)
+    with pytest.raises(BundleFormatError, match=why) as caught:
+        Bundle.open(bundle)
+    assert isinstance(caught.value, ValueError)
+    for command in ("inspect", "verify"):
+        outcome = run_cli(command, bundle)
+        assert (outcome.code, outcome.out) == (2, "")
+        assert "bundle.json" in outcome.error
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"[]", b"\xff\xfe", b'{"a":' * 100_000, b"null", b"{}"])
+def test_a_manifest_that_is_no_json_object_is_refused(bundle: Path, text: bytes) -> None:
+    (bundle / "bundle.json").write_bytes(text)
+    with pytest.raises(BundleFormatError, match="bundle.json"):
+        Bundle.open(bundle)
+
+
+@pytest.mark.parametrize(
+    "name", ["../x", "a/../../x", "/etc/passwd", "", ".", "C:\\x", "a\\..\\b", "a\0b", "a\nb", "a\x1b[2Jb"]
+)
+def test_a_manifest_that_names_a_file_outside_is_refused(
+    bundle: Path, edit_manifest: Callable[..., None], run_cli: Callable[..., Any], name: str
+) -> None:
+    edit_manifest(lambda data: data["files"].update({name: {"size": 1, "sha256": "0" * 64}}))
+    with pytest.raises(BundleFormatError, match="names a file outside the bundle"):
+        read_manifest(bundle)
+    outcome = run_cli("verify", bundle)
+    assert outcome.code == 2
+    assert "\x1b" not in outcome.error
+
+
+@given(st.text(alphabet=st.sampled_from("./\\ab:~ \0\n"), max_size=12) | st.text())
+def test_no_path_that_is_let_in_leads_out(name: str) -> None:
+    if _is_inside(name):
+        root = "/bundles/one"
+        inside = os.path.normpath(f"{root}/{name}")
+        assert inside.startswith(root + "/")
+
+
+@pytest.mark.parametrize("place", ["nothing here", "a file", "a folder", "a\0b"])
+def test_no_bundle_there(tmp_path: Path, place: str) -> None:
+    (tmp_path / "a file").touch()
+    (tmp_path / "a folder").mkdir()
+    with pytest.raises(BundleNotFoundError, match="no bundle at") as caught:
+        Bundle.open(tmp_path / place)
+    assert isinstance(caught.value, FileNotFoundError)
+    assert "pocket-diffusion export" in str(caught.value)
+    assert ("a bundle is a folder" in str(caught.value)) == (place == "a file")
+
+
+def test_sha256_is_that_of_the_content(tmp_path: Path) -> None:
+    (tmp_path / "abc").write_bytes(b"abc")
+    assert sha256_of(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

@@ -1,0 +1,269 @@
+"""Graphs from strangers are refused before they are run, and inputs before they reach ONNX Runtime."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pocket_diffusion import Pipeline, PocketDiffusionError, session
+from pocket_diffusion.bundle import Manifest, read_manifest
+from pocket_diffusion.errors import (
+    BundleDamagedError,
+    InferenceError,
+    InvalidRequestError,
+    ProviderUnavailableError,
+    RuntimeUnavailableError,
+)
+from pocket_diffusion.graph_file import weight_files
+from pocket_diffusion.session import GraphSession, check_threads, choose_provider
+
+
+def load_unet(bundle: Path) -> GraphSession:
+    return GraphSession(bundle, "unet", read_manifest(bundle).unet, "cpu")
+
+
+def move_weights(bundle: Path, manifest: Manifest, location: str) -> Path:
+    """Let the U-Net's graph name another file, of as many characters; return the file it now means, made readable."""
+    graph = bundle / manifest.unet.graph
+    old = PurePosixPath(manifest.unet.weights).name.encode()
+    assert len(location.encode()) == len(old)
+    content = graph.read_bytes()
+    assert old in content
+    graph.write_bytes(content.replace(old, location.encode()))
+    outside = graph.parent / location
+    outside.write_bytes((bundle / manifest.unet.weights).read_bytes())
+    return outside
+
+
+@pytest.mark.parametrize("form", ["../{}", "/tmp/{}", "./{}"])
+def test_a_graph_whose_weights_lie_elsewhere_is_refused_and_they_are_never_mapped(
+    bundle: Path, manifest: Manifest, edit_manifest: Callable[..., None], run_cli: Callable[..., Any], form: str
+) -> None:
+    length = len(PurePosixPath(manifest.unet.weights).name) - len(form.format(""))
+    location = form.format("pdtest.weights_of_another_file"[:length])
+    outside = move_weights(bundle, manifest, location)
+    try:
+        edit_manifest(lambda _: None)  # sizes and sha256s that agree
+        with pytest.raises(BundleDamagedError, match="only .* is allowed; do not use a bundle") as caught:
+            load_unet(bundle)
+        assert location in str(caught.value)
+        assert outside.name not in Path("/proc/self/maps").read_text()
+        outcome = run_cli("generate", "a lake", "-m", bundle, "--steps", 1, "--width", 64, "--height", 64)
+        assert outcome.code == 2
+        assert location in outcome.error
+    finally:
+        outside.unlink()
+
+
+def test_the_paths_of_weights_are_those_that_the_graph_names(bundle: Path, manifest: Manifest) -> None:
+    for name in ("text_encoder", "unet", "vae_encoder", "vae_decoder"):
+        component = manifest.component(name)
+        graph = (bundle / component.graph).read_bytes()
+        assert weight_files(graph) == {PurePosixPath(component.weights).name}
+
+
+def message(field: int, content: bytes) -> bytes:
+    """Encode one field that holds bytes."""
+
+    def varint(number: int) -> bytes:
+        encoded = b""
+        while number > 0x7F:
+            encoded += bytes([number & 0x7F | 0x80])
+            number >>= 7
+        return encoded + bytes([number])
+
+    return varint(field << 3 | 2) + varint(len(content)) + content
+
+
+TENSOR = message(13, message(2, b"/etc/passwd") + message(1, b"location"))  # the value before the key
+ATTRIBUTE = message(5, TENSOR)
+
+
+@pytest.mark.parametrize(
+    "graph",
+    [
+        message(7, message(5, TENSOR)),
+        message(7, message(15, message(1, TENSOR))),
+        message(7, message(1, message(5, ATTRIBUTE))),
+        message(7, message(1, message(5, message(6, message(5, TENSOR))))),
+        message(25, message(7, message(5, ATTRIBUTE))),
+        message(20, message(2, message(5, TENSOR))),
+        b"\x08\x0a" + message(2, b"producer") + message(7, message(5, b"\x08\x03\x25abcd\x21abcdefgh" + TENSOR)),
+    ],
+    ids=["initializer", "sparse", "constant", "subgraph", "function", "training", "among other fields"],
+)
+def test_weights_outside_are_found_wherever_a_tensor_can_be(graph: bytes) -> None:
+    assert weight_files(graph) == {"/etc/passwd"}
+
+
+@pytest.mark.parametrize("damage", [b"", b"\xff" * 5000, b"\x00", b"not a graph", "half", "last byte"], ids=repr)
+def test_garbage_for_a_graph_is_an_error(
+    bundle: Path, manifest: Manifest, edit_manifest: Callable[..., None], damage: bytes | str
+) -> None:
+    graph = bundle / manifest.unet.graph
+    content = graph.read_bytes()
+    if isinstance(damage, bytes):
+        graph.write_bytes(damage)
+    else:
+        graph.write_bytes(content[: len(content) // 2] if damage == "half" else content[:-1])
+    edit_manifest(lambda _: None)
+    with pytest.raises(BundleDamagedError, match=graph.name):
+        load_unet(bundle)
+
+
+@pytest.mark.parametrize("kept", [0, 1, 0.5])
+def test_truncated_weights_that_the_manifest_agrees_with_are_an_error_not_a_crash(
+    bundle: Path, manifest: Manifest, edit_manifest: Callable[..., None], kept: float
+) -> None:
+    weights = bundle / manifest.unet.weights
+    content = weights.read_bytes()
+    weights.write_bytes(content[: int(kept * len(content)) if kept != 1 else -1])
+    edit_manifest(lambda _: None)
+    code = (
+        "import sys; from pocket_diffusion import Pipeline\n"
+        "pipeline = Pipeline.load(sys.argv[1], provider='cpu')\n"
+        "try: pipeline.generate('a lake', width=64, height=64, steps=1)\n"
+        "except Exception as error: print(type(error).__name__)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(bundle)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "BundleDamagedError\n"), done.stderr
+
+
+def test_a_graph_that_is_not_the_one_described_is_refused(
+    bundle: Path, edit_manifest: Callable[..., None]
+) -> None:
+    def rename(data: dict[str, Any], kind: str) -> None:
+        data["unet"][kind][0]["name"] = "other"
+
+    for kind in ("inputs", "outputs"):
+        edit_manifest(lambda data, kind=kind: rename(data, kind))
+        with pytest.raises(BundleDamagedError, match=f"has the {kind}"):
+            load_unet(bundle)
+
+
+def unet_inputs(manifest: Manifest) -> dict[str, np.ndarray]:
+    sizes = {"batch": 1, "height": 8, "width": 8, "tokens": manifest.tokenizer.max_tokens}
+    return {
+        spec.name: np.zeros([sizes.get(side, side) if isinstance(side, str) else side for side in spec.shape], "f4")
+        for spec in manifest.unet.inputs
+    }
+
+
+def test_inputs_that_fit_are_computed_as_float32(pipeline: Pipeline, manifest: Manifest) -> None:
+    inputs = unet_inputs(manifest)
+    output = pipeline._session("unet").run(**inputs)
+    assert output.shape == inputs["latents"].shape
+    assert output.dtype == np.float32
+    same = pipeline._session("unet").run(**{name: array.astype(np.float64) for name, array in inputs.items()})
+    np.testing.assert_array_equal(output, same)
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "why"),
+    [
+        ("latents", np.zeros((1, 4, 8), "f4"), "latents must be"),
+        ("latents", np.zeros((1, 9, 8, 8), "f4"), "latents must be"),
+        ("latents", np.zeros((0, 4, 8, 8), "f4"), "latents must be"),
+        ("latents", np.zeros((2, 4, 8, 8), "f4"), "must be"),  # a batch of two beside batches of one
+        ("context", np.zeros((1, 77, 3), "f4"), "context must be"),
+        ("mystery", np.zeros(1, "f4"), "takes"),
+    ],
+)
+def test_inputs_that_do_not_fit_are_refused(
+    pipeline: Pipeline, manifest: Manifest, name: str, array: np.ndarray, why: str
+) -> None:
+    with pytest.raises(InvalidRequestError, match=why) as caught:
+        pipeline._session("unet").run(**{**unet_inputs(manifest), name: array})
+    assert isinstance(caught.value, ValueError)
+
+
+def test_ids_must_be_whole_numbers(pipeline: Pipeline, manifest: Manifest) -> None:
+    with pytest.raises(InvalidRequestError, match="whole numbers"):
+        pipeline._session("text_encoder").run(ids=np.zeros((1, manifest.tokenizer.max_tokens), "f4"))
+
+
+def test_a_failure_while_computing_is_one_line_with_the_shapes(
+    pipeline: Pipeline, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("out of memory\nat line 7")
+
+    unet = load_unet(pipeline.bundle.root)
+    monkeypatch.setattr(unet, "_session", SimpleNamespace(run=fail))
+    with pytest.raises(InferenceError, match=r"unet failed at latents \[1, .*out of memory; .*smaller size") as caught:
+        unet.run(**unet_inputs(manifest))
+    assert "\n" not in str(caught.value)
+    assert caught.value.exit_code == 1
+
+
+@pytest.mark.parametrize("threads", [0, -1, 10**4, "4", 1.5])
+def test_threads_that_make_no_sense_are_refused(threads: Any) -> None:
+    with pytest.raises(InvalidRequestError, match="threads must be a whole number from 1 to 1024"):
+        check_threads(threads)
+
+
+def test_threads_are_honoured() -> None:
+    for threads in (1, 3):
+        unet = Pipeline.load(provider="cpu", threads=threads)._session("unet")
+        assert unet._session.get_session_options().intra_op_num_threads == threads
+
+
+@pytest.mark.parametrize(
+    ("asked", "has_cuda", "target", "chosen"),
+    [
+        ("cpu", True, "cuda", "cpu"),
+        ("auto", False, "cpu", "cpu"),
+        ("auto", False, "cuda", "cpu"),
+        ("auto", True, "cpu", "cpu"),
+        ("auto", True, "cuda", "cuda"),
+        ("cuda", True, "cpu", "cuda"),
+    ],
+)
+def test_auto_means_cuda_where_machine_and_bundle_agree(
+    monkeypatch: pytest.MonkeyPatch, asked: str, has_cuda: bool, target: Any, chosen: str
+) -> None:
+    names = ["CPUExecutionProvider"] + ["CUDAExecutionProvider"] * has_cuda
+    monkeypatch.setattr(session, "available_providers", lambda: names)
+    assert choose_provider(asked, target) == chosen
+
+
+def test_an_unknown_provider_is_refused_with_those_allowed() -> None:
+    with pytest.raises(InvalidRequestError, match="'tpu' is not known; choose one of auto, cpu, cuda"):
+        Pipeline.load(provider="tpu")
+
+
+def test_cuda_where_there_is_none_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "available_providers", lambda: ["CPUExecutionProvider"])
+    with pytest.raises(ProviderUnavailableError, match=r"pocket-diffusion\[cuda\]") as caught:
+        Pipeline.load(provider="cuda")
+    assert isinstance(caught.value, ValueError)
+
+
+def test_a_session_that_fell_back_silently_is_refused(
+    pipeline: Pipeline, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fallen = SimpleNamespace(get_providers=lambda: ["CPUExecutionProvider"])
+    monkeypatch.setattr(session, "_open", lambda *_: fallen)
+    with pytest.raises(ProviderUnavailableError, match="fell back to the CPU"):
+        GraphSession(pipeline.bundle.root, "unet", manifest.unet, "cuda")
+
+
+def test_a_missing_onnxruntime_says_which_extra_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.setattr(session, "installed_flavours", dict)
+    with pytest.raises(RuntimeUnavailableError, match=r'not installed; run `pip install "pocket-diffusion\[cpu\]"') as e:
+        Pipeline.load()
+    assert isinstance(e.value, ImportError)
+    assert isinstance(e.value, PocketDiffusionError)
+
+
+def test_an_onnxruntime_that_does_not_load_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.setattr(session, "installed_flavours", lambda: {"onnxruntime": "1"})
+    with pytest.raises(RuntimeUnavailableError, match="does not load"):
+        session.onnxruntime()
