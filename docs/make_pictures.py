@@ -1,0 +1,67 @@
+"""Draw the README's pictures with the embedded model: `python docs/make_pictures.py`."""
+
+from pathlib import Path
+
+from PIL import Image, ImageDraw
+
+from pocket_diffusion import Pipeline
+
+FOLDER = Path(__file__).parent / "pictures"
+SAMPLES = (
+    "a lake under snowy mountains at sunset",
+    "a sailboat on the sea at noon",
+    "a cactus in the desert at sunrise",
+    "a hot air balloon over green hills",
+    "a house in a pine forest at night",
+    "snowy mountains under a cloudy sky",
+)
+CAPTION_HEIGHT, GAP = 18, 4
+
+
+def side_by_side(columns: list[tuple[str, list[Image.Image]]]) -> Image.Image:
+    """Put columns of pictures beside each other, each under its caption."""
+    side, rows = columns[0][1][0].width, len(columns[0][1])
+    grid = Image.new("RGB", (len(columns) * (side + GAP) - GAP, CAPTION_HEIGHT + rows * (side + GAP) - GAP), "white")
+    pen = ImageDraw.Draw(grid)
+    for i, (caption, pictures) in enumerate(columns):
+        left = i * (side + GAP)
+        pen.text((left + side / 2, CAPTION_HEIGHT / 2), caption, "black", anchor="mm", font_size=9)
+        for row, picture in enumerate(pictures):
+            grid.paste(picture, (left, CAPTION_HEIGHT + row * (side + GAP)))
+    return grid
+
+
+def samples(pipeline: Pipeline) -> Image.Image:
+    """Two seeds of each prompt."""
+    return side_by_side([(prompt, pipeline.generate(prompt, seed=1, count=2).images) for prompt in SAMPLES])
+
+
+def tasks(pipeline: Pipeline) -> Image.Image:
+    """Negative prompt, image to image, inpainting: each beside what it started from."""
+    lake = pipeline.generate("a lake", seed=5).images[0]
+    not_night = pipeline.generate("a lake", negative_prompt="at night, under a cloudy sky", seed=5).images[0]
+    hills = pipeline.generate("green hills at noon under a clear sky", seed=3).images[0]
+    sunset = pipeline.generate("hills at sunset", image=hills, strength=0.7, seed=3).images[0]
+    mask = Image.new("L", hills.size)
+    mask.paste(255, (40, 48, 112, 120))
+    house = pipeline.generate("a house in green hills at noon", image=hills, mask=mask, strength=1.0, seed=4).images[0]
+    columns = [
+        ("a lake", lake),
+        ("not: night, clouds", not_night),
+        ("hills at noon", hills),
+        ("redrawn: at sunset", sunset),
+        ("the mask", mask.convert("RGB")),
+        ("painted in: a house", house),
+    ]
+    return side_by_side([(caption, [picture]) for caption, picture in columns])
+
+
+def main() -> None:
+    """Write both pictures."""
+    pipeline = Pipeline.load()
+    samples(pipeline).save(FOLDER / "samples.png", optimize=True)
+    tasks(pipeline).save(FOLDER / "tasks.png", optimize=True)
+
+
+if __name__ == "__main__":
+    main()
