@@ -1,7 +1,9 @@
-"""What kind of model a checkpoint holds: its configs, from config files or tensor shapes, or its name if we refuse it."""
+"""What kind of model a checkpoint holds: its configs, from files or tensor shapes, or its name if we refuse it."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
+
+import msgspec
 
 from pocket_diffusion.bundle import NoiseSchedule
 from pocket_diffusion.errors import UnsupportedModelError
@@ -16,13 +18,16 @@ _CLIP_HEAD_CHANNELS = 64  # likewise; every published CLIP has it
 
 # The first that matches names the model.
 _REFUSED: tuple[tuple[str, Callable[[str], bool]], ...] = (
-    ("a LoRA", lambda n: n.startswith("lora_") or ".lora" in n or "lora_A" in n),
-    ("a textual inversion", lambda n: n.startswith("string_to_param") or n == "emb_params"),
-    ("a Flux model", lambda n: "double_blocks." in n),
-    ("a Stable Diffusion 3 model", lambda n: "joint_blocks." in n),
+    ("a LoRA", lambda n: n.startswith(("lora_", "lycoris_")) or ".lora" in n or "_lora." in n),
+    (
+        "a textual inversion",
+        lambda n: n.startswith(("string_to_", "<")) or n in ("emb_params", "clip_l", "clip_g"),
+    ),
+    ("a ControlNet", lambda n: n.startswith(("control_model.", "controlnet_"))),
+    ("a Flux model", lambda n: "double_blocks." in n or n.startswith("single_transformer_blocks.")),
+    ("a Stable Diffusion 3 model", lambda n: "joint_blocks." in n or ".add_q_proj." in n),
     ("a Stable Diffusion XL model", lambda n: n.startswith("conditioner.embedders.") or ".label_emb." in n),
     ("a Stable Diffusion 2 model", lambda n: n.startswith("cond_stage_model.model.")),
-    ("a ControlNet", lambda n: n.startswith(("control_model.", "controlnet_"))),
 )
 
 
@@ -45,7 +50,7 @@ def check_compvis(name: str, tensors: Tensors) -> None:
         elif any(n.startswith("text_model.") for n in tensors):
             what = "a text encoder alone"
         else:
-            what = f"no diffusion model that is known (it has {min(tensors)!r}, for one)"
+            what = f"no diffusion model that is known (it has {min(tensors)[:100]!r}, for one)"
         raise UnsupportedModelError(f"{name} is {what}; {_WANTED}")
     for part, prefix in (("VAE", "first_stage_model."), ("text encoder", "cond_stage_model.transformer.")):
         if not any(n.startswith(prefix) for n in tensors):
@@ -201,7 +206,13 @@ def read_text_encoder_config(name: str, config: Mapping[str, Any]) -> TextEncode
 
 
 def read_schedule(name: str, config: Mapping[str, Any]) -> NoiseSchedule:
-    """Read a diffusers `scheduler/scheduler_config.json`: the schedule, whatever sampler it was saved with."""
+    """Read a diffusers `scheduler/scheduler_config.json`: the schedule, whatever sampler it was saved with.
+
+    Raises:
+        UnsupportedModelError: it asks for what this version cannot do.
+        msgspec.ValidationError: its numbers make no sense.
+
+    """
     known = {
         "prediction_type": ("epsilon", "v_prediction"),
         "beta_schedule": ("linear", "scaled_linear"),
@@ -214,18 +225,18 @@ def read_schedule(name: str, config: Mapping[str, Any]) -> NoiseSchedule:
         if key in config and config[key] not in allowed:
             choices = ", ".join(map(str, allowed))
             raise UnsupportedModelError(f"{name}: the scheduler has {key} {config[key]!r}; known are: {choices}")
-    betas = config.get("trained_betas")
     # Where a key is missing, diffusers' own default holds, which is not Stable Diffusion's.
-    return NoiseSchedule(
-        train_timesteps=config.get("num_train_timesteps", 1000),
-        beta_start=config.get("beta_start", 0.0001),
-        beta_end=config.get("beta_end", 0.02),
-        beta_schedule=config.get("beta_schedule", "linear"),
-        trained_betas=None if betas is None else tuple(betas),
-        prediction_type=config.get("prediction_type", "epsilon"),
-        timestep_spacing=config.get("timestep_spacing", "leading"),
-        steps_offset=config.get("steps_offset", 0),
-    )
+    schedule = {
+        "train_timesteps": config.get("num_train_timesteps", 1000),
+        "beta_start": config.get("beta_start", 0.0001),
+        "beta_end": config.get("beta_end", 0.02),
+        "beta_schedule": config.get("beta_schedule", "linear"),
+        "trained_betas": config.get("trained_betas"),
+        "prediction_type": config.get("prediction_type", "epsilon"),
+        "timestep_spacing": config.get("timestep_spacing", "leading"),
+        "steps_offset": config.get("steps_offset", 0),
+    }
+    return msgspec.convert(schedule, NoiseSchedule)
 
 
 def _require(where: str, config: Mapping[str, Any], **required: object) -> None:

@@ -3,9 +3,10 @@
 A source is a CompVis file (.ckpt, .safetensors), a diffusers folder, or the id of one on a hub.
 """
 
+import contextlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,10 @@ import torch
 
 from pocket_diffusion.bundle import Defaults, NoiseSchedule
 from pocket_diffusion.errors import CheckpointError, CheckpointNotFoundError, UnsupportedModelError
+from pocket_diffusion.samplers import SAMPLERS
 from pocket_export import architecture, key_mapping
 from pocket_export.key_mapping import Tensors
-from pocket_export.tensor_file import read_tensor_file, safetensors_metadata
+from pocket_export.tensor_file import WEIGHT_ENDINGS, read_tensor_file, safetensors_metadata
 from pocket_export.tokenizer_files import TokenizerFiles, find_tokenizer
 from pocket_models import TextEncoderConfig, UNetConfig, VAEConfig
 
@@ -70,7 +72,7 @@ def read_checkpoint(source: str, tokenizer: Path | None = None) -> Checkpoint:
         checkpoint = _read_folder(path, tokenizer)
     elif path.exists():
         checkpoint = _read_single_file(path, tokenizer)
-    elif _HUB_ID.fullmatch(source) and not path.suffix:
+    elif _HUB_ID.fullmatch(source) and path.suffix.lower() not in WEIGHT_ENDINGS:
         checkpoint = replace(_read_folder(_fetch(source), tokenizer), name=source)
     else:
         raise CheckpointNotFoundError(
@@ -110,20 +112,29 @@ def _read_single_file(path: Path, tokenizer: Path | None) -> Checkpoint:
 
 
 def _read_folder(root: Path, tokenizer: Path | None) -> Checkpoint:
+    if not (root / "model_index.json").exists() and (root / "config.json").exists():
+        kind = _read_json(root / "config.json", "").get("_class_name", "part of a model")
+        raise UnsupportedModelError(f"{root} holds {kind!r} alone; wanted is a whole {architecture.PIPELINES[0]}")
     index = _read_json(root / "model_index.json", f"{root} is no diffusers folder")
     kind = index.get("_class_name")
     if kind not in architecture.PIPELINES:
-        raise UnsupportedModelError(f"{root} holds a {kind}; wanted is a {architecture.PIPELINES[0]}")
+        raise UnsupportedModelError(f"{root} holds a {kind!r}; wanted is a {architecture.PIPELINES[0]!r}")
 
     def config(part: str, name: str = "config.json") -> dict[str, Any]:
         return _read_json(root / part / name, f"{root} has no {part}")
 
-    unet_config = architecture.read_unet_config(str(root), config("unet"))
-    vae_config = architecture.read_vae_config(str(root), config("vae"))
-    text_encoder_config = architecture.read_text_encoder_config(str(root), config("text_encoder"))
+    with _blamed_on(root / "unet" / "config.json"):
+        unet_config = architecture.read_unet_config(str(root), config("unet"))
+    with _blamed_on(root / "vae" / "config.json"):
+        vae_config = architecture.read_vae_config(str(root), config("vae"))
+    with _blamed_on(root / "text_encoder" / "config.json"):
+        text_encoder_config = architecture.read_text_encoder_config(str(root), config("text_encoder"))
+    schedule = NoiseSchedule()
+    if (root / "scheduler" / "scheduler_config.json").exists():
+        with _blamed_on(root / "scheduler" / "scheduler_config.json"):
+            schedule = architecture.read_schedule(str(root), config("scheduler", "scheduler_config.json"))
     names = {str(path.relative_to(root)) for part in _WEIGHT_STEMS for path in (root / part).glob("*")}
     files = {part: root / _choose_weights(part, names, root) for part in _WEIGHT_STEMS}
-    has_schedule = (root / "scheduler" / "scheduler_config.json").exists()
     return Checkpoint(
         name=root.resolve().name,
         files=tuple(files.values()),
@@ -133,13 +144,24 @@ def _read_folder(root: Path, tokenizer: Path | None) -> Checkpoint:
         text_encoder_config=text_encoder_config,
         unet_config=unet_config,
         vae_config=vae_config,
-        schedule=architecture.read_schedule(str(root), config("scheduler", "scheduler_config.json"))
-        if has_schedule
-        else NoiseSchedule(),
+        schedule=schedule,
         tokenizer=find_tokenizer([tokenizer or root / "tokenizer"]),
         defaults=_read_defaults(root, config("unet").get("sample_size", 64), vae_config.downscale),
         license=_read_license(root),
     )
+
+
+@contextlib.contextmanager
+def _blamed_on(path: Path) -> Iterator[None]:
+    """Name the file when what it says makes no sense."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except KeyError as error:
+        raise CheckpointError(f"{path} is damaged: it does not say {error}; fetch it again") from None
+    except (AttributeError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be used: {error}; fetch it again") from None
 
 
 def _choose_weights(part: str, names: Iterable[str], where: object) -> str:
@@ -150,19 +172,21 @@ def _choose_weights(part: str, names: Iterable[str], where: object) -> str:
         stem = "pytorch_model" if part == "text_encoder" and suffix.endswith(".bin") else _WEIGHT_STEMS[part]
         if f"{part}/{stem}{suffix}" in available:
             return f"{part}/{stem}{suffix}"
+    suffixes = ", ".join(_WEIGHT_SUFFIXES)
     raise CheckpointNotFoundError(
-        f"{where}: {part} has no weights ({_WEIGHT_STEMS[part]} with one of {', '.join(_WEIGHT_SUFFIXES)}); fetch it whole"
+        f"{where}: {part} has no weights ({_WEIGHT_STEMS[part]} with one of {suffixes}); fetch it whole"
     )
 
 
 def _fetch(hub_id: str) -> Path:
     """Download what is needed of a diffusers folder on a hub (or find it in the hub's cache)."""
     import huggingface_hub
-    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.errors import HfHubHTTPError
 
     repo, _, revision = hub_id.partition("@")
     try:
-        names = huggingface_hub.HfApi().list_repo_files(repo, revision=revision or None)
+        info = huggingface_hub.HfApi().model_info(repo, revision=revision or None)
+        names = [file.rfilename for file in info.siblings or ()]
         if "model_index.json" not in names:
             raise UnsupportedModelError(f"{hub_id} is no diffusers folder (it has no model_index.json)")
         weights = [_choose_weights(part, names, hub_id) for part in _WEIGHT_STEMS]
@@ -173,9 +197,15 @@ def _fetch(hub_id: str) -> Path:
         )
     except CheckpointError:
         raise
-    except (OSError, ValueError, HFValidationError, RuntimeError) as error:
+    except Exception as error:  # the client's and its HTTP library's errors have no common root
+        if not isinstance(error, HfHubHTTPError):  # no answer, but perhaps it was fetched before
+            with contextlib.suppress(Exception):
+                return Path(huggingface_hub.snapshot_download(repo, revision=revision or None, local_files_only=True))
         reason = " ".join(str(error).split())[:200]
-        raise CheckpointNotFoundError(f"{hub_id} cannot be fetched, and is no local path either: {reason}") from None
+        raise CheckpointNotFoundError(
+            f"{hub_id} is no local path and cannot be fetched from the hub ({reason}); "
+            "check its name and your connection"
+        ) from None
 
 
 def _read_json(path: Path, missing: str) -> dict[str, Any]:
@@ -192,16 +222,22 @@ def _read_json(path: Path, missing: str) -> dict[str, Any]:
 
 def _read_defaults(root: Path, sample_size: Any, downscale: int) -> Defaults:  # noqa: ANN401 - a number or a pair, says the JSON
     """Return the size the U-Net was trained at, and what a `generation_config.json` adds."""
-    height, width = sample_size if isinstance(sample_size, list) else (sample_size, sample_size)
-    chosen: dict[str, Any] = {"width": width * downscale, "height": height * downscale}
+    with _blamed_on(root / "unet" / "config.json"):
+        height, width = sample_size if isinstance(sample_size, list) else (sample_size, sample_size)
+        trained = Defaults(width=int(width) * downscale, height=int(height) * downscale)
     path = root / "generation_config.json"
-    if path.exists():
-        wanted = _read_json(path, "")
-        chosen |= {key: wanted[key] for key in Defaults.__struct_fields__ if key in wanted}
-    try:
-        return msgspec.convert(chosen, Defaults)
-    except msgspec.ValidationError as error:
-        raise CheckpointError(f"{root}: the default settings cannot be used: {error}") from None
+    if not path.exists():
+        return trained
+    wanted = _read_json(path, f"{root} has no default settings")
+    chosen = msgspec.structs.asdict(trained)
+    chosen |= {key: wanted[key] for key in Defaults.__struct_fields__ if key in wanted}
+    with _blamed_on(path):
+        defaults = msgspec.convert(chosen, Defaults)
+        if defaults.width % downscale or defaults.height % downscale:
+            raise ValueError(f"{defaults.width} x {defaults.height} are no multiples of {downscale}")
+        if defaults.sampler not in SAMPLERS:
+            raise ValueError(f"sampler {defaults.sampler!r} is not known; there are: {', '.join(SAMPLERS)}")
+    return defaults
 
 
 def _read_license(root: Path) -> str | None:

@@ -37,7 +37,8 @@ def export(source: str, output: Path, *, quiet: bool, **options: object) -> None
         from pocket_export.export import export as run
     except ImportError as error:
         raise ExportToolsMissingError(
-            f'exporting needs PyTorch and its company ({error.name} is missing); run `pip install "pocket-diffusion[export]"`'
+            f"exporting needs PyTorch and its company ({error.name} is missing); "
+            'run `pip install "pocket-diffusion[export]"`'
         ) from None
     started = time.perf_counter()
 

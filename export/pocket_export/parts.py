@@ -107,7 +107,7 @@ def unet(checkpoint: Checkpoint) -> Part:
 
 
 def vae_encoder(checkpoint: Checkpoint) -> Part:
-    """A picture to the mean and log variance of its latents."""
+    """Picture to the mean and log variance of its latents."""
     config = checkpoint.vae_config
     return Part(
         "vae_encoder",

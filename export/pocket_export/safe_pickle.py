@@ -4,7 +4,6 @@
 (`*/data/0`, `*/data/1`, …). The storages are mapped from the file, not read.
 """
 
-import collections
 import io
 import mmap
 import pickle
@@ -19,9 +18,20 @@ from pocket_diffusion.errors import CheckpointError, UnsafeCheckpointError
 
 _MAX_PICKLE_BYTES = 64 * 2**20  # SD 1.5's is 0.2 MB
 _LOCAL_HEADER_BYTES = 30
+_SHOWN = 100  # how much of a name from the file an error shows
+_REASON = 200  # and how much of another library's complaint
 
 # Training frameworks leave their own objects beside the weights. They are replaced by empty ones.
-_LEFTOVER_PACKAGES = ("pytorch_lightning", "lightning", "lightning_fabric", "omegaconf", "ldm", "numpy", "argparse")
+_LEFTOVER_PACKAGES = (
+    "pytorch_lightning",
+    "lightning",
+    "lightning_fabric",
+    "omegaconf",
+    "ldm",
+    "numpy",
+    "argparse",
+    "pathlib",
+)
 
 _STORAGE_DTYPES = {
     "DoubleStorage": torch.float64,
@@ -35,6 +45,29 @@ _STORAGE_DTYPES = {
     "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
 }
+
+
+# What such objects are made of, beyond those packages. Replaced too: no tensor is made of them.
+_LEFTOVER_NAMES = frozenset(
+    {
+        "__builtin__.set",
+        "builtins.set",
+        "_codecs.encode",
+        "collections.defaultdict",
+        "torch.device",
+        "torch.nn.modules.container.ParameterDict",
+        "typing.Any",
+        *(f"torch.{name}" for name in ("float16", "bfloat16", "float32", "float64", "int32", "int64")),
+        *(f"{module}.{name}" for module in ("__builtin__", "builtins") for name in ("bool", "dict", "int", "list")),
+    }
+)
+
+
+class _StateDict(dict[Any, Any]):
+    """Stands for `collections.OrderedDict`, without the attributes that PyTorch hangs on one."""
+
+    def __setstate__(self, _: object) -> None:
+        """Ignore the attributes."""
 
 
 class _StorageType(NamedTuple):
@@ -73,7 +106,10 @@ def read_torch_file(path: Path) -> Any:  # noqa: ANN401 - whatever containers th
             entries = {info.filename: info for info in archive.infolist()}
             pickles = [name for name in entries if name.rpartition("/")[2] == "data.pkl"]
             if len(pickles) != 1:
-                raise CheckpointError(f"{path} is a zip file, but not one that PyTorch wrote: it has no data.pkl")
+                raise CheckpointError(
+                    f"{path} is a zip file, but not one that PyTorch wrote: it has {len(pickles)} data.pkl, not 1; "
+                    "give the .ckpt or .safetensors itself"
+                )
             if entries[pickles[0]].file_size > _MAX_PICKLE_BYTES:
                 raise CheckpointError(
                     f"{path}: its pickle has over {_MAX_PICKLE_BYTES >> 20} MB; no checkpoint needs that"
@@ -85,7 +121,8 @@ def read_torch_file(path: Path) -> Any:  # noqa: ANN401 - whatever containers th
     except CheckpointError:
         raise
     except Exception as error:  # damaged pickles fail in every way there is
-        raise CheckpointError(f"{path} is damaged ({type(error).__name__}: {error}); fetch it again") from None
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:_REASON]
+        raise CheckpointError(f"{path} is damaged ({reason}); fetch it again") from None
 
 
 class _Storages:
@@ -121,7 +158,7 @@ class _TensorUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401
         """Return what stands for a global. Nothing of `module` is ever imported."""
         if module == "collections" and name == "OrderedDict":
-            return collections.OrderedDict
+            return _StateDict
         if module == "torch" and name in _STORAGE_DTYPES:
             return _StorageType(_STORAGE_DTYPES[name])
         if module == "torch" and name == "Size":
@@ -130,10 +167,11 @@ class _TensorUnpickler(pickle.Unpickler):
             return _rebuild_tensor
         if module == "torch._utils" and name == "_rebuild_parameter":
             return _rebuild_parameter
-        if module.partition(".")[0] in _LEFTOVER_PACKAGES:
+        if module.partition(".")[0] in _LEFTOVER_PACKAGES or f"{module}.{name}" in _LEFTOVER_NAMES:
             return Leftover
+        called = ascii(f"{module}.{name}"[:_SHOWN])[1:-1]  # a name from a hostile file must not steer the terminal
         raise UnsafeCheckpointError(
-            f"{self._path} asks to call {module}.{name}, which no checkpoint needs; refused, and nothing of it was run; "
+            f"{self._path} asks to call {called}, which no checkpoint needs; refused, and nothing of it was run; "
             "get the model as .safetensors from a source you trust"
         )
 

@@ -13,7 +13,12 @@ from pocket_export.safe_pickle import read_torch_file
 
 Tensors = dict[str, torch.Tensor]
 
+_WANTED = "wanted is a Stable Diffusion 1.x checkpoint"
+_SHOWN = 100  # how much of a name from the file an error shows
+_REASON = 200  # and how much of another library's complaint
 _TORCH_ENDINGS = (".ckpt", ".bin", ".pt", ".pth")
+WEIGHT_ENDINGS = (".safetensors", *_TORCH_ENDINGS)
+_PICKLE_PROTOCOLS = (b"\x02", b"\x03", b"\x04", b"\x05")
 _MAX_HEADER_BYTES = 100 * 2**20  # what the safetensors library allows
 
 
@@ -59,19 +64,21 @@ def _recognise(path: Path, start: bytes) -> str:
         raise CheckpointError(f"{path} is a git-lfs pointer, not the weights; run `git lfs pull` where it came from")
     if start.lstrip()[:100].lower().startswith((b"<!doctype", b"<html", b"<?xml")):
         raise CheckpointError(f"{path} is a web page, not weights; the download needs a login or another address")
-    if start[8:9] == b"{" or path.suffix.lower() == ".safetensors":
+    if start[8:9] == b"{":
         return "safetensors"
-    if start[:1] == b"\x80":
+    if start[:1] == b"\x80" and start[1:2] in _PICKLE_PROTOCOLS:
         raise UnsafeCheckpointError(
-            f"{path} is a bare pickle (PyTorch wrote such files before version 1.6); refused, and nothing of it was run; "
-            "get the model as .safetensors"
+            f"{path} is a bare pickle (PyTorch wrote such files before version 1.6); refused, and nothing of it was "
+            "run; get the model as .safetensors"
         )
+    if path.suffix.lower() == ".safetensors":
+        return "safetensors"
     raise CheckpointError(f"{path} is neither a .safetensors file nor a PyTorch checkpoint; fetch it again")
 
 
 def _flatten(path: Path, content: Any) -> Tensors:  # noqa: ANN401 - whatever containers the file held
     if not isinstance(content, Mapping):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}, not tensors by name")
+        raise CheckpointError(f"{path} holds no tensors by name, but one {type(content).__name__}; {_WANTED}")
     if isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
     tensors: Tensors = {}
@@ -81,7 +88,7 @@ def _flatten(path: Path, content: Any) -> Tensors:  # noqa: ANN401 - whatever co
         elif isinstance(value, Mapping):
             tensors |= {f"{name}.{inner}": t for inner, t in value.items() if isinstance(t, torch.Tensor)}
     if not tensors:
-        raise CheckpointError(f"{path} holds no tensors")
+        raise CheckpointError(f"{path} holds no tensors; {_WANTED}")
     return tensors
 
 
@@ -89,9 +96,13 @@ def _read_safetensors(path: Path) -> Tensors:
     _check_header(path)
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
-    except (safetensors.SafetensorError, OSError, ValueError, TypeError) as error:
-        raise CheckpointError(f"{path} is damaged ({error}); fetch it again") from None
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
+    except (safetensors.SafetensorError, OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:_REASON]
+        raise CheckpointError(f"{path} is damaged ({reason}); fetch it again") from None
+    if not tensors:
+        raise CheckpointError(f"{path} holds no tensors; {_WANTED}")
+    return tensors
 
 
 def _check_header(path: Path) -> None:
@@ -107,7 +118,7 @@ def _check_header(path: Path) -> None:
         if len(content) != len(pairs):
             names = [name for name, _ in pairs]
             double = next(name for name in names if names.count(name) > 1)
-            raise CheckpointError(f"{path} is damaged: its header names {double!r} twice; fetch it again")
+            raise CheckpointError(f"{path} is damaged: its header names {double[:_SHOWN]!r} twice; fetch it again")
         return content
 
     try:

@@ -8,8 +8,8 @@ from types import TracebackType
 
 import msgspec
 
-from pocket_diffusion.bundle import MANIFEST_NAME, FileRecord, Manifest, sha256_of
-from pocket_diffusion.errors import OutputError, OutputExistsError
+from pocket_diffusion.bundle import MANIFEST_NAME, FileRecord, Manifest, read_manifest, sha256_of
+from pocket_diffusion.errors import BundleFormatError, OutputError, OutputExistsError, PocketDiffusionError
 
 
 class BundleWriter:
@@ -22,8 +22,9 @@ class BundleWriter:
     def __init__(self, output: Path, *, force: bool) -> None:
         self._output = output.absolute()
         self._force = force
-        self.folder = self._output.with_name(f".{self._output.name}.partial")
+        self.folder = self._output.parent / f".{self._output.name}.partial"
         self._lock = -1
+        self._published = False
 
     def __enter__(self) -> "BundleWriter":
         """Take the place.
@@ -33,32 +34,34 @@ class BundleWriter:
             OutputError: the place cannot be written.
 
         """
-        self._check_output()
         try:
+            self._check_output()
             self.folder.mkdir(exist_ok=True)
-            self._lock = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
+            self._lock = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except (OutputError, OutputExistsError):
+            raise
         except OSError as error:
             raise OutputError(f"{self._output} cannot be written: {error.strerror}; choose another place") from None
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            self._lock_folder()
+            for leftover in self.folder.iterdir():  # of an export that was killed
+                shutil.rmtree(leftover) if leftover.is_dir() and not leftover.is_symlink() else leftover.unlink()
+        except BaseException:
             os.close(self._lock)
-            raise OutputExistsError(
-                f"another export is writing {self._output}; wait for it, or choose another place"
-            ) from None
-        for leftover in self.folder.iterdir():  # of an export that was killed
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Leave nothing half-written; tell a full disk from other troubles by its own words."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        if not self._published:  # else the folder has a new name, and the old one may be another export's by now
+            shutil.rmtree(self.folder, ignore_errors=True)
         os.close(self._lock)
-        if isinstance(error, OSError) and not isinstance(error, OutputError | OutputExistsError) and error.errno:
+        if isinstance(error, OSError) and not isinstance(error, PocketDiffusionError) and error.errno:
             raise OutputError(
-                f"{self._output} cannot be written: {error.strerror}; nothing was left there; make room or choose another place"
+                f"{self._output} cannot be written: {error.strerror}; nothing was left there; "
+                "make room or choose another place"
             ) from error
 
     def require_space(self, needed: int) -> None:
@@ -111,6 +114,7 @@ class BundleWriter:
             if replaced.exists():
                 replaced.rename(self._output)
             raise
+        self._published = True
         _sync(self._output.parent)
         shutil.rmtree(replaced, ignore_errors=True)
 
@@ -126,6 +130,30 @@ class BundleWriter:
             raise OutputExistsError(f"{self._output} exists and is no bundle; choose another place")
         if not self._force:
             raise OutputExistsError(f"{self._output} exists; use --force to replace it, or choose another place")
+        try:
+            manifest = read_manifest(self._output)
+        except BundleFormatError:
+            raise OutputExistsError(
+                f"{self._output} exists, and its {MANIFEST_NAME} is not one that this version knows; remove it first, "
+                "or choose another place"
+            ) from None
+        for path in self._output.rglob("*"):
+            name = path.relative_to(self._output).as_posix()
+            if not path.is_dir() and name not in (MANIFEST_NAME, *manifest.files):
+                raise OutputExistsError(
+                    f"{self._output} holds {name!r}, which is no part of a bundle and would be lost; "
+                    "move it away first, or choose another place"
+                )
+
+    def _lock_folder(self) -> None:
+        """Refuse a folder that another export has locked, or has just renamed or removed."""
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            mine = os.path.samestat(os.fstat(self._lock), self.folder.stat())
+        except OSError:
+            mine = False
+        if not mine:
+            raise OutputExistsError(f"another export is writing {self._output}; wait for it, or choose another place")
 
 
 def _sync(path: Path) -> None:

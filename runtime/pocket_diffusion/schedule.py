@@ -35,6 +35,6 @@ def spaced_timesteps(schedule: NoiseSchedule, steps: int) -> NDArray[np.int64]:
     elif schedule.timestep_spacing == "leading":
         timesteps = (np.arange(steps, dtype=np.float64) * (count // steps))[::-1] + schedule.steps_offset
     else:
-        timesteps = np.round(np.arange(count, 0, -count / steps)) - 1
+        timesteps = np.round(np.arange(count, 0, -count / steps))[:steps] - 1  # rounding can make arange one longer
     # With as many steps as timesteps the offset would lead one past the end.
     return np.minimum(timesteps, count - 1).astype(np.int64)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pocket_diffusion import Pipeline
+from pocket_diffusion.result import Result
 
 PROMPT, NEGATIVE = "a lake under snowy mountains at sunset", "people, text"
 STEPS, GUIDANCE, STRENGTH = 6, 5.0, 0.7
@@ -77,7 +78,7 @@ def draw_theirs(
     return results[0].numpy(), results[1]
 
 
-def draw_ours(bundle: Path, task: str, size: tuple[int, int], **seeds: int) -> Any:
+def draw_ours(bundle: Path, task: str, size: tuple[int, int], **seeds: int) -> Result:
     given = TASKS[task][1](*size)
     if "mask_image" in given:
         given["mask"] = given.pop("mask_image")

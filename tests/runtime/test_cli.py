@@ -1,0 +1,248 @@
+"""The command line: exit codes, one line on stderr, nothing half-written."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from PIL import Image
+
+import pocket_diffusion
+from pocket_diffusion import Pipeline, session
+from pocket_diffusion.bundle import Manifest
+from pocket_diffusion.pipeline import DEFAULT_BUNDLE
+
+SMALL = ("--width", 64, "--height", 64, "--steps", 1, "--provider", "cpu", "--seed", 7)
+RunCli = Callable[..., SimpleNamespace]
+
+
+@pytest.fixture
+def cwd(tmp_path: Path) -> Path:
+    return tmp_path / "cwd"
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def test_a_picture_is_drawn_and_reported(run_cli: RunCli, cwd: Path) -> None:
+    outcome = run_cli("generate", "a lake 🏔️", *SMALL)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert outcome.out.startswith("picture.png  (64x64, seed 7, ")
+    assert files(cwd) == ["picture.png"]
+
+
+def test_quiet_says_nothing(run_cli: RunCli, cwd: Path) -> None:
+    outcome = run_cli("generate", "a lake", *SMALL, "--quiet", "-o", "a.webp")
+    assert (outcome.code, outcome.out, outcome.err) == (0, "", "")
+    assert files(cwd) == ["a.webp"]
+
+
+def test_what_nobody_named_replaces_nothing(run_cli: RunCli, cwd: Path) -> None:
+    (cwd / "picture.png").write_text("mine")
+    (cwd / "folder").mkdir()
+    (cwd / "folder" / "picture.png").write_text("mine too")
+    assert run_cli("generate", "a lake", *SMALL).code == 0
+    assert run_cli("generate", "a lake", *SMALL, "-o", "folder").code == 0
+    assert (cwd / "picture.png").read_text() == "mine"
+    assert (cwd / "folder" / "picture.png").read_text() == "mine too"
+    assert files(cwd) == ["folder", "folder/picture-2.png", "folder/picture.png", "picture-2.png", "picture.png"]
+
+
+def test_several_pictures_go_to_a_folder_by_their_seeds(run_cli: RunCli, cwd: Path) -> None:
+    assert run_cli("generate", "a lake", *SMALL, "--count", 2, "-o", "new/folder").code == 0
+    assert files(cwd) == ["new", "new/folder", "new/folder/7.png", "new/folder/8.png"]
+
+
+def test_image_and_mask_are_taken_from_files(run_cli: RunCli, cwd: Path) -> None:
+    Image.new("RGB", (64, 64), "red").save(cwd / "in.png")
+    options = ("--image", "in.png", "--mask", "in.png", "--strength", 1)
+    assert run_cli("generate", "a lake", *SMALL, *options, "-o", "out.png").code == 0
+    with Image.open(cwd / "out.png") as image:
+        assert json.loads(image.text["pocket-diffusion"])["task"] == "inpainting"
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (["--steps", "0"], "steps must be a whole number from 1"),
+        (["--steps", "many"], "'many' is not a valid integer"),
+        (["--width", "7"], "width must be a whole number from 64"),
+        (["--guidance", "nan"], "guidance_scale must be a number"),
+        (["--seed", "-1"], "seed must be"),
+        (["--count", "0"], "count must be"),
+        (["--sampler", "euler9"], "choose one of: ddpm"),
+        (["--provider", "tpu"], "'auto', 'cpu', 'cuda'"),
+        (["--threads", "0"], "threads must be a whole number from 1 to 1024"),
+        (["--threads", "10000"], "threads must be"),
+        (["--mask", "m.png"], "a mask needs the image"),
+        (["--strength", "0.5"], "--strength goes with --image"),
+        (["--image", "missing.png"], "there is no such image"),
+        (["--no-such-option"], "No such option"),
+        (["--model", "nowhere"], "no bundle at nowhere"),
+        (["-o", "a.bmp"], "choose such an ending"),
+        (["-o", "missing/a.png"], "is no folder; make it first"),
+        (["-o", "file/a.png"], "is no folder"),
+        (["-o", "file", "--count", "2"], "is a file; with --count > 1, -o names a folder"),
+        (["-o", "file/folder", "--count", "2"], "is no folder"),
+        (["-o", "x" * 300 + ".png"], "cannot be written"),
+    ],
+    ids=" ".join,
+)
+def test_a_wrong_request_is_one_line_and_draws_nothing(
+    run_cli: RunCli, cwd: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], why: str
+) -> None:
+    def refuse(*_: object) -> None:
+        pytest.fail("work was begun")
+
+    monkeypatch.setattr(Pipeline, "_denoise", refuse)
+    (cwd / "file").touch()
+    outcome = run_cli("generate", "a lake", *options)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert why in outcome.error
+    assert files(cwd) == ["file"]
+
+
+@pytest.mark.parametrize("prompt", ["", "x" * 30_000, "a \udce9 lake"], ids=["empty", "long", "surrogate"])
+def test_a_prompt_that_cannot_be_drawn_is_refused(run_cli: RunCli, cwd: Path, prompt: str) -> None:
+    outcome = run_cli("generate", prompt)
+    assert outcome.code == 2
+    assert "the prompt" in outcome.error
+    assert files(cwd) == []
+
+
+def test_a_prompt_beyond_the_limit_is_warned_about_in_one_line(run_cli: RunCli) -> None:
+    outcome = run_cli("generate", ", " * 400, *SMALL)
+    assert outcome.code == 0
+    (line,) = outcome.err.splitlines()
+    assert line.startswith("warning: the prompt is longer than")
+
+
+def pocket(*arguments: object, cwd: Path) -> "subprocess.Popen[bytes]":
+    code = "import sys; from pocket_diffusion.cli import main; sys.argv[0] = 'pocket-diffusion'; main()"
+    command = [sys.executable, "-c", code, *(os.fsencode(str(argument)) for argument in arguments)]
+    return subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def test_bytes_that_are_no_text_on_the_real_command_line(tmp_path: Path) -> None:
+    process = pocket("generate", "a \udce9 lake", cwd=tmp_path)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, len(err.splitlines())) == (2, b"", 1)
+    assert b"not text" in err
+
+
+def test_ctrl_c_ends_in_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pocket_diffusion import Pipeline; from pocket_diffusion.cli import main\n"
+        "draw = Pipeline._denoise\n"
+        "def announce(*rest): print('drawing', flush=True); return draw(*rest)\n"
+        "Pipeline._denoise = announce; main()"
+    )
+    command = ["generate", "a lake", "--steps", "1000", "--width", "256", "--height", "256", "--provider", "cpu"]
+    (tmp_path / "cwd").mkdir()
+    with subprocess.Popen(
+        [sys.executable, "-c", code, *command],
+        cwd=tmp_path / "cwd", stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        assert process.stdout.readline() == "drawing\n"
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    # click ends the terminal's ^C with a line break of its own
+    assert [line for line in err.splitlines() if line] == ["error: interrupted; nothing half-written was left"]
+    assert files(tmp_path / "cwd") == []
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_a_bug_is_one_line_unless_it_is_looked_for(
+    run_cli: RunCli, monkeypatch: pytest.MonkeyPatch, debug: bool
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("oh")
+
+    monkeypatch.setattr(Pipeline, "load", fail)
+    if debug:
+        monkeypatch.setenv("POCKET_DIFFUSION_DEBUG", "1")
+        with pytest.raises(ZeroDivisionError):
+            run_cli("generate", "a lake")
+        return
+    outcome = run_cli("generate", "a lake")
+    assert outcome.code == 1
+    assert "unexpected ZeroDivisionError: oh (this is a bug" in outcome.error
+
+
+def test_a_missing_onnxruntime_says_which_extra_to_install(run_cli: RunCli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.setattr(session, "installed_flavours", dict)
+    outcome = run_cli("generate", "a lake")
+    assert outcome.code == 1
+    assert 'pip install "pocket-diffusion[cpu]"' in outcome.error
+
+
+def test_a_disk_that_fills_up_is_one_line_and_leaves_nothing(
+    run_cli: RunCli, cwd: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fill)
+    outcome = run_cli("generate", "a lake", *SMALL)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert "picture.png cannot be written: No space left on device" in outcome.error
+    assert files(cwd) == []
+
+
+def test_version(run_cli: RunCli) -> None:
+    outcome = run_cli("--version")
+    assert (outcome.code, outcome.out) == (0, f"pocket-diffusion, version {pocket_diffusion.__version__}\n")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["-h"], []])
+def test_help_lists_the_commands(run_cli: RunCli, arguments: list[str]) -> None:
+    outcome = run_cli(*arguments)
+    assert (outcome.code, outcome.err) == (0, "")
+    listed = [line.split()[0] for line in outcome.out.split("Commands:\n")[1].splitlines()]
+    assert {"generate", "export", "inspect", "verify", "doctor"} <= set(listed)
+
+
+def test_an_unknown_command_is_one_line(run_cli: RunCli) -> None:
+    outcome = run_cli("paint")
+    assert outcome.code == 2
+    assert "No such command 'paint'" in outcome.error
+    assert "--help" in outcome.error
+
+
+def test_inspect_shows_what_is_in_a_bundle(run_cli: RunCli, manifest: Manifest) -> None:
+    outcome = run_cli("inspect", DEFAULT_BUNDLE)
+    assert (outcome.code, outcome.err) == (0, "")
+    for fact in (manifest.architecture, manifest.provenance.source, f"weights stored as {manifest.weights}", "unet"):
+        assert fact in outcome.out
+    worst = max(figure.relative_error for figure in manifest.unet.parity)
+    assert f"{worst:.1e} relative" in outcome.out
+
+
+def test_inspect_json_is_the_manifest(run_cli: RunCli) -> None:
+    outcome = run_cli("inspect", DEFAULT_BUNDLE, "--json")
+    shown, written = json.loads(outcome.out), json.loads((DEFAULT_BUNDLE / "bundle.json").read_bytes())
+    assert shown["files"] == written["files"]
+    assert shown["unet"] == written["unet"]
+
+
+def test_inspect_shows_a_bundle_whose_parity_was_not_measured(
+    run_cli: RunCli, bundle: Path, edit_manifest: Callable[..., None]
+) -> None:
+    edit_manifest(lambda data: data["unet"].update(parity=[]))
+    assert "not measured" in run_cli("inspect", bundle).out
+
+
+def test_verify_of_a_whole_bundle(run_cli: RunCli, manifest: Manifest) -> None:
+    outcome = run_cli("verify", DEFAULT_BUNDLE)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert f"all {len(manifest.files)} files are what bundle.json says" in outcome.out

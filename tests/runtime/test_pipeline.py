@@ -1,0 +1,223 @@
+"""Drawing with the embedded bundle, at its smallest and in few steps."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pocket_diffusion import Cancelled, Pipeline, PocketDiffusionError, Result
+from pocket_diffusion.bundle import Manifest
+from pocket_diffusion.errors import InvalidRequestError
+from pocket_diffusion.pipeline import DEFAULT_BUNDLE, OtherTargetWarning
+from pocket_diffusion.prompt import PromptTruncatedWarning
+
+SMALL = {"width": 64, "height": 64, "steps": 2, "guidance_scale": 4.0, "seed": 7}
+
+
+def gradient() -> Image.Image:
+    return Image.fromarray(np.arange(64 * 64 * 3).reshape(64, 64, 3).astype(np.uint8))
+
+
+def left_half() -> Image.Image:
+    mask = Image.new("L", (64, 64))
+    mask.paste(255, (0, 0, 32, 64))
+    return mask
+
+
+@pytest.fixture(scope="module")
+def drawn(pipeline: Pipeline) -> Result:
+    return pipeline.generate("a lake", **SMALL)
+
+
+def pixels(result: Result) -> list[bytes]:
+    return [image.tobytes() for image in result.images]
+
+
+def test_the_result_says_what_was_drawn_and_how(pipeline: Pipeline, drawn: Result, manifest: Manifest) -> None:
+    (image,) = drawn.images
+    assert (image.size, image.mode) == ((64, 64), "RGB")
+    assert drawn.seeds == [7]
+    side = 64 // manifest.latents.downscale
+    assert drawn.latents.shape == (1, manifest.latents.channels, side, side)
+    assert drawn.latents.dtype == np.float32
+    assert set(drawn.timings) == {"load", "encode", "denoise", "decode", "total"}
+    assert drawn.timings["total"] >= drawn.timings["denoise"] > 0
+    assert drawn.request.steps == 2
+    assert drawn.model == pipeline.name
+
+
+def test_one_seed_one_picture(pipeline: Pipeline, drawn: Result) -> None:
+    assert pixels(pipeline.generate("a lake", **SMALL)) == pixels(drawn)
+    assert pixels(pipeline.generate("a lake", **{**SMALL, "seed": 8})) != pixels(drawn)
+
+
+@pytest.mark.parametrize("change", [{"prompt": "a desert"}, {"negative_prompt": "people"}, {"guidance_scale": 9}])
+def test_what_is_asked_for_changes_the_latents(pipeline: Pipeline, drawn: Result, change: dict[str, object]) -> None:
+    changed = pipeline.generate(**{"prompt": "a lake", **SMALL, **change})
+    assert np.abs(changed.latents - drawn.latents).max() > 1e-4
+
+
+@pytest.mark.parametrize("prompt", ["🏔️🌅 👩‍👩‍👧‍👦", "山水画", "a\nlake"])
+def test_prompts_in_any_script_are_drawn(pipeline: Pipeline, prompt: str) -> None:
+    assert len(pipeline.generate(prompt, **{**SMALL, "steps": 1}).images) == 1
+
+
+def test_a_prompt_beyond_the_limit_is_drawn_with_a_warning(pipeline: Pipeline) -> None:
+    with pytest.warns(PromptTruncatedWarning, match="dropped"):
+        pipeline.generate(", " * pipeline.tokenizer.spec.max_tokens, **{**SMALL, "steps": 1})
+
+
+def test_several_pictures_are_those_of_successive_seeds(pipeline: Pipeline, drawn: Result) -> None:
+    several = pipeline.generate("a lake", **{**SMALL, "seed": 6}, count=2)
+    assert several.seeds == [6, 7]
+    assert several.images[1].tobytes() == drawn.images[0].tobytes()
+    assert several.images[0].tobytes() != drawn.images[0].tobytes()
+
+
+def test_a_seed_that_was_drawn_draws_the_picture_again(pipeline: Pipeline) -> None:
+    first = pipeline.generate("a lake", **{**SMALL, "seed": None})
+    assert pixels(pipeline.generate("a lake", **{**SMALL, "seed": first.seeds[0]})) == pixels(first)
+
+
+@pytest.mark.parametrize(("scale", "batch"), [(1.0, 1), (1.5, 2)])
+def test_guidance_of_one_skips_the_unconditional_prediction(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, scale: float, batch: int
+) -> None:
+    seen = []
+    predict = pipeline.predict_noise
+    monkeypatch.setattr(pipeline, "predict_noise", lambda latents, *rest: seen.append(len(latents)) or predict(
+        latents, *rest
+    ))  # fmt: skip
+    pipeline.generate("a lake", **{**SMALL, "guidance_scale": scale})
+    assert seen == [batch, batch]
+
+
+def test_on_step_is_called_after_each_step(pipeline: Pipeline, drawn: Result) -> None:
+    calls = []
+    pipeline.generate("a lake", **SMALL, on_step=lambda *call: calls.append(call))
+    assert [call[:2] for call in calls] == [(1, 2), (2, 2)]
+    np.testing.assert_array_equal(calls[-1][2], drawn.latents)
+
+
+def test_on_step_counts_the_steps_that_strength_leaves(pipeline: Pipeline) -> None:
+    calls = []
+    options = {**SMALL, "steps": 4, "image": gradient(), "strength": 0.5}
+    pipeline.generate("a lake", **options, on_step=lambda done, total, _: calls.append((done, total)))
+    assert calls == [(1, 2), (2, 2)]
+
+
+def test_cancelled_passes_through_and_the_pipeline_goes_on(pipeline: Pipeline, drawn: Result) -> None:
+    calls = []
+
+    def stop(*call: object) -> None:
+        calls.append(call)
+        raise Cancelled("enough")
+
+    with pytest.raises(Cancelled, match="enough") as caught:
+        pipeline.generate("a lake", **SMALL, on_step=stop)
+    assert isinstance(caught.value, PocketDiffusionError)
+    assert len(calls) == 1
+    assert pixels(pipeline.generate("a lake", **SMALL)) == pixels(drawn)
+
+
+def test_a_little_strength_stays_nearer_to_the_picture_than_a_lot(pipeline: Pipeline) -> None:
+    original = pipeline.encode_image(np.asarray(gradient(), "f4").transpose(2, 0, 1)[None] / 127.5 - 1)
+    distances = [
+        np.linalg.norm(
+            pipeline.generate("x", **{**SMALL, "steps": 10}, image=gradient(), strength=s).latents - original
+        )
+        for s in (0.1, 1.0)
+    ]
+    assert distances[0] < distances[1]
+
+
+def test_inpainting_keeps_what_the_mask_leaves_black(pipeline: Pipeline) -> None:
+    black = Image.new("L", (64, 64))
+    kept = pipeline.generate("a lake", **SMALL, image=gradient(), mask=black, strength=1.0).latents
+    half = pipeline.generate("a lake", **SMALL, image=gradient(), mask=left_half(), strength=1.0).latents
+    middle = half.shape[-1] // 2
+    np.testing.assert_allclose(half[..., middle:], kept[..., middle:], atol=1e-5)
+    assert np.abs(half[..., :middle] - kept[..., :middle]).max() > 1e-3
+
+
+def test_a_picture_of_one_pixel_is_drawn_from(pipeline: Pipeline) -> None:
+    result = pipeline.generate("a lake", **{**SMALL, "steps": 1}, image=Image.new("RGB", (1, 1)), strength=1)
+    assert result.images[0].size == (64, 64)
+
+
+@pytest.mark.parametrize("extra", [{}, {"image": True, "strength": 0.6}], ids=["text", "image"])
+def test_the_png_says_how_to_draw_it_again(pipeline: Pipeline, tmp_path: Path, extra: dict[str, object]) -> None:
+    if "image" in extra:
+        extra = {**extra, "image": gradient()}
+    result = pipeline.generate("a lake, 山", negative_prompt="people", **SMALL, **extra)
+    result.save(tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as image:
+        image.load()
+        data, text = json.loads(image.text["pocket-diffusion"]), image.text["parameters"]
+    assert text.startswith("a lake, 山\nNegative prompt: people\nSteps: 2, Sampler: DDPM, CFG scale: 4, Seed: 7, ")
+    assert data.pop("task") == ("image-to-image" if extra else "text-to-image")
+    assert data.pop("model") == pipeline.name
+    data.pop("version")
+    again = pipeline.generate(**data, image=extra.get("image"))
+    assert again.images[0].tobytes() == image.tobytes()
+
+
+def test_encode_prompt_gives_the_context(pipeline: Pipeline, manifest: Manifest) -> None:
+    context = pipeline.encode_prompt("a lake")
+    width = manifest.text_encoder.outputs[0].shape[-1]
+    assert (context.shape, context.dtype) == ((1, manifest.tokenizer.max_tokens, width), np.float32)
+
+
+def test_predict_noise_gives_what_looks_like_latents(pipeline: Pipeline, drawn: Result) -> None:
+    context = pipeline.encode_prompt("a lake")
+    noise = pipeline.predict_noise(drawn.latents, 500, context)
+    assert (noise.shape, noise.dtype) == (drawn.latents.shape, np.float32)
+    assert np.abs(noise - pipeline.predict_noise(drawn.latents, 1, context)).max() > 0
+
+
+def test_encode_image_scales_the_mean_and_adds_noise_by_the_deviation(
+    pipeline: Pipeline, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moments = np.concatenate([np.full((1, 4, 8, 8), 3), np.full((1, 4, 8, 8), 2 * np.log(5))], 1).astype(np.float32)
+    monkeypatch.setitem(pipeline._sessions, "vae_encoder", SimpleNamespace(run=lambda **_: moments))
+    scale = manifest.latents.scaling_factor
+    picture = np.zeros((1, 3, 64, 64), np.float32)
+    noise = np.full((1, 4, 8, 8), 2.0)
+    np.testing.assert_allclose(pipeline.encode_image(picture), 3 * scale, rtol=1e-6)
+    sampled = pipeline.encode_image(picture, noise=noise)
+    assert sampled.dtype == np.float32
+    np.testing.assert_allclose(sampled, 13 * scale, rtol=1e-6)
+    with pytest.raises(InvalidRequestError, match=r"noise must be \[1, 4, 8, 8\], not \[1, 4, 8, 1\]"):
+        pipeline.encode_image(picture, noise=noise[..., :1])
+
+
+def test_encode_image_and_decode_latents_fit_each_other(pipeline: Pipeline, manifest: Manifest) -> None:
+    latents = pipeline.encode_image(np.zeros((2, 3, 64, 72), np.float32))
+    assert latents.shape == (2, manifest.latents.channels, 8, 9)
+    pictures = pipeline.decode_latents(latents)
+    assert (pictures.shape, pictures.dtype) == ((2, 3, 64, 72), np.float32)
+
+
+def test_decode_latents_undoes_the_scaling(
+    pipeline: Pipeline, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(pipeline._sessions, "vae_decoder", SimpleNamespace(run=lambda latents: latents))
+    scaled = np.full((2, 4, 8, 8), manifest.latents.scaling_factor, np.float32)
+    np.testing.assert_allclose(pipeline.decode_latents(scaled), 1, rtol=1e-6)
+
+
+def test_a_bundle_for_another_target_is_warned_about(bundle: Path, edit_manifest: Callable[..., None]) -> None:
+    edit_manifest(lambda data: data.update(target="cuda"))
+    with pytest.warns(OtherTargetWarning, match="for cuda and runs slower on cpu; export it with --target cpu"):
+        Pipeline.load(bundle, provider="cpu")
+
+
+def test_graphs_are_loaded_when_they_are_needed() -> None:
+    fresh = Pipeline.load(DEFAULT_BUNDLE, provider="cpu")
+    assert fresh._sessions == {}
+    fresh.encode_prompt("a lake")
+    assert list(fresh._sessions) == ["text_encoder"]

@@ -1,0 +1,34 @@
+"""The names that people script against."""
+
+import inspect
+
+import pytest
+
+import pocket_diffusion
+from pocket_diffusion import Pipeline, errors
+
+
+def test_public_names() -> None:
+    assert pocket_diffusion.__all__ == ["Cancelled", "Pipeline", "PocketDiffusionError", "Result", "__version__"]
+    assert all(getattr(pocket_diffusion, name) for name in pocket_diffusion.__all__)
+    assert dir(pocket_diffusion) == pocket_diffusion.__all__
+    with pytest.raises(AttributeError, match="Pipelin"):
+        _ = pocket_diffusion.Pipelin
+
+
+def test_options_of_generate() -> None:
+    options = inspect.signature(Pipeline.generate).parameters
+    assert list(options) == [
+        "self", "prompt", "negative_prompt", "width", "height", "steps", "guidance_scale", "sampler", "seed", "count",
+        "image", "mask", "strength", "on_step",
+    ]  # fmt: skip
+    assert all(option.kind is option.KEYWORD_ONLY for option in list(options.values())[2:])
+
+
+def test_every_error_is_one_of_ours_and_knows_its_exit_code() -> None:
+    kinds = [kind for kind in vars(errors).values() if inspect.isclass(kind) and issubclass(kind, Exception)]
+    assert len(kinds) > 10
+    for kind in kinds:
+        assert issubclass(kind, errors.PocketDiffusionError)
+        assert kind.exit_code in (1, 2)
+        assert kind.__name__ in (errors.__doc__ or "")
