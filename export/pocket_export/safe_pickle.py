@@ -48,17 +48,17 @@ _STORAGE_DTYPES = {
 
 
 # What such objects are made of, beyond those packages. Replaced too: no tensor is made of them.
+_PLAIN_TYPES = ("bool", "bytes", "dict", "float", "int", "list", "long", "set", "str", "tuple", "unicode")
 _LEFTOVER_NAMES = frozenset(
     {
-        "__builtin__.set",
-        "builtins.set",
         "_codecs.encode",
         "collections.defaultdict",
         "torch.device",
         "torch.nn.modules.container.ParameterDict",
         "typing.Any",
         *(f"torch.{name}" for name in ("float16", "bfloat16", "float32", "float64", "int32", "int64")),
-        *(f"{module}.{name}" for module in ("__builtin__", "builtins") for name in ("bool", "dict", "int", "list")),
+        *(f"__builtin__.{name}" for name in _PLAIN_TYPES),
+        *(f"builtins.{name}" for name in _PLAIN_TYPES),
     }
 )
 

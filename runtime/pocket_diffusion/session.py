@@ -2,7 +2,7 @@
 
 import importlib.metadata
 import os
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
@@ -17,7 +17,6 @@ from pocket_diffusion.errors import (
     ProviderUnavailableError,
     RuntimeUnavailableError,
 )
-from pocket_diffusion.graph_file import weight_files
 
 Provider = Literal["cpu", "cuda"]
 PROVIDERS = ("auto", "cpu", "cuda")
@@ -112,7 +111,6 @@ class GraphSession:
         """
         self.name = name
         self._spec = component
-        _check_weight_files(folder, component)
         self._session = _open(folder / component.graph, provider, threads)
         if provider == "cuda" and _CUDA not in self._session.get_providers():
             raise ProviderUnavailableError(
@@ -168,6 +166,7 @@ def _open(graph: Path, provider: Provider, threads: int | None) -> Any:  # noqa:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.add_session_config_entry("session.disable_prepacking", "1")
         options.enable_mem_pattern = False  # halves the arena
+    # ONNX Runtime itself refuses weights outside the graph's folder since 1.24, the oldest version that we allow.
     try:
         return ort.InferenceSession(os.fspath(graph), options, providers=providers)
     except Exception as error:  # as above
@@ -175,28 +174,6 @@ def _open(graph: Path, provider: Provider, threads: int | None) -> Any:  # noqa:
             f"ONNX Runtime {ort.__version__} cannot load {graph}: {_first_line(error)}; "
             "`pocket-diffusion verify` tells whether the bundle is damaged"
         ) from None
-
-
-def _check_weight_files(folder: Path, component: Component) -> None:
-    """Refuse a graph that keeps weights anywhere but in its own file.
-
-    Raises:
-        BundleDamagedError: it does, or it is no graph.
-
-    """
-    path = folder / component.graph
-    try:
-        named = weight_files(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise BundleDamagedError(
-            f"{path} is no ONNX graph ({error}); export the bundle again or fetch a fresh copy"
-        ) from None
-    for name in sorted(named):
-        if PurePosixPath(component.graph).parent / name != PurePosixPath(component.weights):
-            raise BundleDamagedError(
-                f"{path} keeps weights in {name!r}; only {component.weights!r} is allowed; do not use a bundle that "
-                "does this"
-            )
 
 
 def _check_inputs(name: str, specs: tuple[TensorSpec, ...], inputs: dict[str, NDArray[Any]]) -> None:

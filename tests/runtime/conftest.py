@@ -29,8 +29,8 @@ class Outcome:
 
     @property
     def error(self) -> str:
-        """The one line on stderr."""
-        lines = self.err.splitlines()
+        """The one line on stderr, but for progress."""
+        lines = [line for line in self.err.splitlines() if not line.startswith("drawing: ")]
         assert len(lines) == 1, self.err
         assert lines[0].startswith("error: ")
         return lines[0]

@@ -33,9 +33,16 @@ def files(folder: Path) -> list[str]:
 
 def test_a_picture_is_drawn_and_reported(run_cli: RunCli, cwd: Path) -> None:
     outcome = run_cli("generate", "a lake 🏔️", *SMALL)
-    assert (outcome.code, outcome.err) == (0, "")
+    assert (outcome.code, outcome.err) == (0, "drawing: step 1 of 1, about 0 s left\n")
     assert outcome.out.startswith("picture.png  (64x64, seed 7, ")
     assert files(cwd) == ["picture.png"]
+
+
+def test_progress_in_a_log_is_a_line_every_tenth_of_the_way(run_cli: RunCli) -> None:
+    lines = run_cli("generate", "a lake", *SMALL, "--steps", 25).err.splitlines()
+    assert [line.split(",")[0] for line in lines] == [
+        f"drawing: step {n} of 25" for n in (3, 5, 8, 10, 13, 15, 18, 20, 23, 25)
+    ]
 
 
 def test_quiet_says_nothing(run_cli: RunCli, cwd: Path) -> None:
@@ -120,8 +127,9 @@ def test_a_prompt_that_cannot_be_drawn_is_refused(run_cli: RunCli, cwd: Path, pr
 def test_a_prompt_beyond_the_limit_is_warned_about_in_one_line(run_cli: RunCli) -> None:
     outcome = run_cli("generate", ", " * 400, *SMALL)
     assert outcome.code == 0
-    (line,) = outcome.err.splitlines()
-    assert line.startswith("warning: the prompt is longer than")
+    warning, progress = outcome.err.splitlines()
+    assert warning.startswith("warning: the prompt is longer than")
+    assert progress.startswith("drawing: ")
 
 
 def pocket(*arguments: object, cwd: Path) -> "subprocess.Popen[bytes]":

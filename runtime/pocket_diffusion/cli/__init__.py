@@ -12,6 +12,7 @@ from importlib.metadata import entry_points
 
 import click
 
+from pocket_diffusion.cli.text import one_line
 from pocket_diffusion.errors import PocketDiffusionError
 from pocket_diffusion.version import __version__
 
@@ -88,9 +89,9 @@ def _command_path(error: click.UsageError) -> str:
 
 
 def _fail(message: str, exit_code: int) -> None:
-    click.echo(f"error: {' '.join(message.split())}", err=True)
+    click.echo(f"error: {one_line(message)}", err=True)
     sys.exit(exit_code)
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    click.echo(f"warning: {' '.join(str(message).split())}", err=True)
+    click.echo(f"warning: {one_line(str(message))}", err=True)

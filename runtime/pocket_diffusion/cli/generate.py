@@ -81,13 +81,16 @@ def generate(
 
 
 class _Progress:
-    """A bar with an estimate of the time left, made when the number of steps is known."""
+    """A bar with an estimate of the time left; in a log, where a bar is noise, a line every tenth of the way."""
 
     def __init__(self, *, hidden: bool) -> None:
-        self._hidden = hidden or not sys.stderr.isatty()  # in a log, a bar is noise
+        self._hidden = hidden
+        self._started = time.perf_counter()
         self._bar: Any = None
 
     def __enter__(self) -> "_Progress":
+        if not self._hidden and sys.stderr.isatty():
+            click.echo("loading …\r", err=True, nl=False)  # the bar is drawn over it
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -98,10 +101,13 @@ class _Progress:
         """Be called after each step."""
         if self._hidden:
             return
-        if self._bar is None:
-            self._bar = click.progressbar(length=total, label="drawing", show_pos=True, file=sys.stderr)
-            self._bar.render_progress()
-        self._bar.update(1)
+        if sys.stderr.isatty():
+            if self._bar is None:
+                self._bar = click.progressbar(length=total, label="drawing", show_pos=True, file=sys.stderr)
+            self._bar.update(1)
+        elif 10 * done // total > 10 * (done - 1) // total:
+            left = (time.perf_counter() - self._started) / done * (total - done)
+            click.echo(f"drawing: step {done} of {total}, about {left:.0f} s left", err=True)
 
 
 def _check_destination(output: Path | None, *, several: bool) -> Path:

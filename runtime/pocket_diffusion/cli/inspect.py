@@ -6,6 +6,7 @@ import click
 import msgspec
 
 from pocket_diffusion.bundle import COMPONENTS, Bundle
+from pocket_diffusion.cli.text import one_line
 
 
 @click.command()
@@ -34,7 +35,7 @@ def inspect(bundle: Path, *, as_json: bool) -> None:
         ("created", f"{source.created} with " + ", ".join(f"{k} {v}" for k, v in source.tools.items())),
     ]
     for label, value in rows:
-        click.echo(f"{label:<16} {value}")
+        click.echo(f"{label:<16} {one_line(value)}")
     click.echo(f"\n{'component':<14} {'parameters':>12} {'on disk':>10}   error against PyTorch (limit)")
     for name in COMPONENTS:
         component = manifest.component(name)
