@@ -9,7 +9,7 @@ import msgspec
 
 from pocket_diffusion.errors import BundleDamagedError, BundleFormatError, BundleNotFoundError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION: Literal[1] = 1
 MANIFEST_NAME = "bundle.json"
 COMPONENTS = ("text_encoder", "unet", "vae_encoder", "vae_decoder")
 
