@@ -1,6 +1,9 @@
 """What kind of model a checkpoint holds: its configs, from files or tensor shapes, or its name if we refuse it."""
 
-from collections.abc import Callable, Mapping
+import contextlib
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -15,6 +18,9 @@ _WANTED = "wanted is a Stable Diffusion 1.x text-to-image model"
 
 _SD1_HEADS = 8  # shapes do not tell it; SD 1.x has 8 heads at every level
 _CLIP_HEAD_CHANNELS = 64  # likewise; every published CLIP has it
+_MOST = 100  # more levels or layers than any model has
+_SD2_CONTEXT = 1024  # SD 1.x has 768
+_RESNET_OUTPUT = r"resnets\.\d+\.(conv1|norm2|conv2)\.(weight|bias)"  # what is as wide as its level
 
 # The first that matches names the model.
 _REFUSED: tuple[tuple[str, Callable[[str], bool]], ...] = (
@@ -71,65 +77,68 @@ def check_channels(name: str, in_channels: int) -> None:
 
 
 def infer_unet_config(name: str, tensors: Tensors) -> UNetConfig:
-    """Infer the U-Net's config from the shapes of its tensors, under our names."""
-    try:
-        check_channels(name, tensors["conv_in.weight"].shape[1])
-        levels = _count(tensors, "down_blocks.")
-        attention = [f"down_blocks.{i}.attentions.0.proj_in.weight" for i in range(levels)]
-        cross = next(t for n, t in tensors.items() if n.endswith("attn2.to_k.weight"))
-        if cross.shape[1] == 1024:
+    """Infer the U-Net's config from the shapes of its tensors, under our names.
+
+    What several tensors tell is decided by most of them, so that a damaged one stands out when all are checked.
+    """
+    conv_in = tensors.get("conv_in.weight")
+    in_channels = conv_in.shape[1] if conv_in is not None and conv_in.ndim == 4 else UNetConfig.in_channels
+    check_channels(name, in_channels)
+    with _unknown(name, "U-Net"):
+        levels = range(_count(tensors, "down_blocks."))
+        context = _most_common(tensors, r".*\.attn2\.to_[kv]\.weight", axis=1)
+        if context == _SD2_CONTEXT:
             raise UnsupportedModelError(
-                f"{name} is a Stable Diffusion 2 model (its context has 1024 channels); {_WANTED}"
+                f"{name} is a Stable Diffusion 2 model (its context has {context} channels); {_WANTED}"
             )
-        widths = tuple(tensors[f"down_blocks.{i}.resnets.0.conv1.weight"].shape[0] for i in range(levels))
         return UNetConfig(
-            in_channels=tensors["conv_in.weight"].shape[1],
-            out_channels=tensors["conv_out.weight"].shape[0],
-            block_out_channels=widths,
+            in_channels=in_channels,
+            out_channels=in_channels,
+            block_out_channels=tuple(_most_common(tensors, rf"down_blocks\.{i}\.{_RESNET_OUTPUT}") for i in levels),
             layers_per_block=_count(tensors, "down_blocks.0.resnets."),
-            attention_levels=tuple(a in tensors for a in attention),
-            attention_heads=(_SD1_HEADS,) * levels,
-            cross_attention_dim=cross.shape[1],
-            use_linear_projection=any(a in tensors and tensors[a].ndim == 2 for a in attention),
+            attention_levels=tuple(any(n.startswith(f"down_blocks.{i}.attentions.") for n in tensors) for i in levels),
+            attention_heads=(_SD1_HEADS,) * len(levels),
+            cross_attention_dim=context,
+            use_linear_projection=any(t.ndim == 2 for n, t in tensors.items() if n.endswith(".proj_in.weight")),
         )
-    except (KeyError, StopIteration, IndexError) as error:
-        raise UnsupportedModelError(f"{name} has an unknown kind of U-Net ({error} is missing); {_WANTED}") from None
 
 
 def infer_vae_config(name: str, tensors: Tensors) -> VAEConfig:
-    """Infer the VAE's config from the shapes of its tensors, under our names."""
-    try:
-        levels = _count(tensors, "encoder.down_blocks.")
-        widths = (tensors[f"encoder.down_blocks.{i}.resnets.0.conv1.weight"].shape[0] for i in range(levels))
+    """Infer the VAE's config from the shapes of its tensors, under our names; see `infer_unet_config`."""
+    with _unknown(name, "VAE"):
+        levels = range(_count(tensors, "encoder.down_blocks."))
         return VAEConfig(
-            latent_channels=tensors["post_quant_conv.weight"].shape[0],
-            block_out_channels=tuple(widths),
+            block_out_channels=tuple(
+                _most_common(tensors, rf"encoder\.down_blocks\.{i}\.{_RESNET_OUTPUT}") for i in levels
+            ),
             layers_per_block=_count(tensors, "encoder.down_blocks.0.resnets."),
         )
-    except (KeyError, IndexError) as error:
-        raise UnsupportedModelError(f"{name} has an unknown kind of VAE ({error} is missing); {_WANTED}") from None
 
 
 def infer_text_encoder_config(name: str, tensors: Tensors) -> TextEncoderConfig:
-    """Infer the text encoder's config from the shapes of its tensors, under our names."""
-    try:
-        vocab_size, hidden = tensors["text_model.embeddings.token_embedding.weight"].shape
+    """Infer the text encoder's config from the shapes of its tensors, under our names; see `infer_unet_config`."""
+    embeddings = "text_model.embeddings"
+
+    def rows(embedding: str, default: int) -> int:
+        tensor = tensors.get(f"{embeddings}.{embedding}.weight")
+        return tensor.shape[0] if tensor is not None and tensor.ndim == 2 else default
+
+    with _unknown(name, "text encoder"):
+        hidden = _most_common(tensors, r".*layer_norm\d?\.(weight|bias)")
         return TextEncoderConfig(
-            vocab_size=vocab_size,
+            vocab_size=rows("token_embedding", TextEncoderConfig.vocab_size),
             hidden_size=hidden,
-            intermediate_size=tensors["text_model.encoder.layers.0.mlp.fc1.weight"].shape[0],
+            intermediate_size=_most_common(tensors, r".*\.mlp\.fc1\.(weight|bias)"),
             num_hidden_layers=_count(tensors, "text_model.encoder.layers."),
             num_attention_heads=max(hidden // _CLIP_HEAD_CHANNELS, 1),
-            max_position_embeddings=tensors["text_model.embeddings.position_embedding.weight"].shape[0],
+            max_position_embeddings=rows("position_embedding", TextEncoderConfig.max_position_embeddings),
         )
-    except (KeyError, ValueError) as error:
-        raise UnsupportedModelError(f"{name} has an unknown kind of text encoder ({error}); {_WANTED}") from None
 
 
 def read_unet_config(name: str, config: Mapping[str, Any]) -> UNetConfig:
     """Read a diffusers `unet/config.json`; raises UnsupportedModelError for what SD 1.x never has."""
     check_channels(name, config.get("in_channels", 4))
-    if config.get("cross_attention_dim") == 1024:
+    if config.get("cross_attention_dim") == _SD2_CONTEXT:
         raise UnsupportedModelError(f"{name} is a Stable Diffusion 2 model (its context has 1024 channels); {_WANTED}")
     _require(
         f"{name}: unet/config.json",
@@ -245,5 +254,27 @@ def _require(where: str, config: Mapping[str, Any], **required: object) -> None:
             raise UnsupportedModelError(f"{where} has {key} {config[key]!r}, not {value!r}; {_WANTED}")
 
 
+@contextlib.contextmanager
+def _unknown(name: str, part: str) -> Iterator[None]:
+    """Say what cannot be inferred."""
+    try:
+        yield
+    except LookupError as error:
+        raise UnsupportedModelError(f"{name} has an unknown kind of {part}: {error.args[0]}; {_WANTED}") from None
+
+
+def _most_common(tensors: Tensors, pattern: str, axis: int = 0) -> int:
+    """Return the size that most tensors of that name have along an axis."""
+    sizes = Counter(t.shape[axis] for n, t in tensors.items() if t.ndim > axis and re.fullmatch(pattern, n))
+    if not sizes:
+        raise LookupError(f"no tensor's name matches {pattern}")
+    return sizes.most_common(1)[0][0]
+
+
 def _count(tensors: Tensors, prefix: str) -> int:
-    return 1 + max((int(n[len(prefix) :].split(".")[0]) for n in tensors if n.startswith(prefix)), default=-1)
+    """Return how many numbered things there are below a prefix."""
+    numbers = (n.removeprefix(prefix).partition(".")[0] for n in tensors if n.startswith(prefix))
+    count = 1 + max((int(number) for number in numbers if number.isdecimal()), default=-1)
+    if not 0 < count <= _MOST:
+        raise LookupError(f"it has {count} of {prefix}*")
+    return count

@@ -1,5 +1,6 @@
 """The four networks of a bundle: how each is built from a checkpoint, called and traced."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -140,12 +141,17 @@ def check_tensors(checkpoint: Checkpoint) -> None:
         TensorMismatchError: with the first few faults, by the tensors' names.
 
     """
-    with torch.device("meta"):
-        networks = (
-            (TextEncoder(checkpoint.text_encoder_config), checkpoint.text_encoder),
-            (VAE(checkpoint.vae_config), checkpoint.vae),
-            (UNet(checkpoint.unet_config), checkpoint.unet),
-        )
+    try:
+        with torch.device("meta"):
+            networks = (
+                (TextEncoder(checkpoint.text_encoder_config), checkpoint.text_encoder),
+                (VAE(checkpoint.vae_config), checkpoint.vae),
+                (UNet(checkpoint.unet_config), checkpoint.unet),
+            )
+    except (ValueError, ArithmeticError) as error:
+        raise TensorMismatchError(
+            f"{checkpoint.name} has sizes that make no network: {error}; fetch it again"
+        ) from None
     for network, tensors in networks:
         _check_fit(network, tensors, checkpoint.name)
 
@@ -176,7 +182,7 @@ def _check_fit(network: nn.Module, tensors: Tensors, source: str) -> None:
             faults.append(f"{name} is {found}, not {wanted}")
         elif not tensors[name].is_floating_point():
             faults.append(f"{name} holds {tensors[name].dtype}, not floating-point numbers")
-        elif not bool(torch.isfinite(tensors[name]).all()):
+        elif not all(math.isfinite(end) for end in torch.aminmax(tensors[name])):  # a NaN anywhere becomes both
             faults.append(f"{name} holds NaN or infinity")
     if faults:
         faults.sort()

@@ -58,10 +58,10 @@ class BundleWriter:
         if not self._published:  # else the folder has a new name, and the old one may be another export's by now
             shutil.rmtree(self.folder, ignore_errors=True)
         os.close(self._lock)
-        if isinstance(error, OSError) and not isinstance(error, PocketDiffusionError) and error.errno:
+        if isinstance(error, OSError) and not isinstance(error, PocketDiffusionError):
+            reason = error.strerror or f"the disk is full or failing ({error})"  # NumPy gives no error number
             raise OutputError(
-                f"{self._output} cannot be written: {error.strerror}; nothing was left there; "
-                "make room or choose another place"
+                f"{self._output} cannot be written: {reason}; nothing was left there; make room or choose another place"
             ) from error
 
     def require_space(self, needed: int) -> None:

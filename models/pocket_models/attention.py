@@ -116,21 +116,15 @@ class SpatialTransformer(nn.Module):
         return x + update
 
 
-class PixelAttention(nn.Module):
+class PixelAttention(Attention):
     """One head of self-attention over all pixels: the middle of the VAE."""
 
     def __init__(self, channels: int, groups: int) -> None:
-        super().__init__()
+        super().__init__(channels, channels, heads=1, bias=True)
         self.group_norm = nn.GroupNorm(groups, channels, eps=1e-6)
-        self.to_q = nn.Linear(channels, channels)
-        self.to_k = nn.Linear(channels, channels)
-        self.to_v = nn.Linear(channels, channels)
-        self.product = AttentionProduct(heads=1)
-        self.to_out = nn.Sequential(nn.Linear(channels, channels))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override] # the published names put the norm beside the layers
         """Map `[batch, channels, height, width]` to the same shape."""
         height, width = x.shape[-2:]
         tokens = self.group_norm(x).flatten(2).transpose(1, 2)
-        tokens = self.to_out(self.product(self.to_q(tokens), self.to_k(tokens), self.to_v(tokens)))
-        return x + torch.unflatten(tokens.transpose(1, 2), 2, (height, width))
+        return x + torch.unflatten(super().forward(tokens, tokens).transpose(1, 2), 2, (height, width))

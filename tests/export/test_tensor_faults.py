@@ -15,6 +15,7 @@ from pocket_export.parts import check_tensors
 Tensors = dict[str, torch.Tensor]
 
 WEIGHT = "model.diffusion_model.middle_block.0.in_layers.2.weight"
+UNET = "model.diffusion_model."
 OURS = "mid_block.resnets.0.conv1.weight"
 
 
@@ -56,6 +57,30 @@ def test_refuses_a_checkpoint_with_an_extra_tensor(place: Path, mini_state: Tens
 def test_refuses_a_checkpoint_with_a_misshapen_tensor(place: Path, mini_state: Tensors) -> None:
     message = fault(replaced(mini_state, lambda t: t[:, :-1].contiguous()), place)
     assert f"{OURS} is [64, 63, 3, 3], not [64, 64, 3, 3]" in message
+
+
+def test_refuses_a_checkpoint_with_any_one_tensor_missing_or_misshapen_by_its_name(
+    place: Path, mini_state: Tensors
+) -> None:
+    """Also those that the model's sizes are inferred from."""
+    save_file(mini_state, place / "model.safetensors")
+    whole = read_checkpoint(str(place / "model.safetensors"))
+    parts = {"cond_stage_model.": whole.text_encoder, "first_stage_model.": whole.vae, UNET: whole.unet}
+    # Ours are in the order of the file's, part by part.
+    for prefix, ours in parts.items():
+        theirs = [n for n in mini_state if n.startswith(prefix) and not n.endswith("position_ids")]
+        for their_name, our_name in list(zip(theirs, ours, strict=True))[::3]:
+            if our_name.endswith("token_embedding.weight"):
+                continue  # with other rows it is that of another tokenizer
+            tensor = mini_state[their_name]
+            for state in (
+                {n: t for n, t in mini_state.items() if n != their_name},
+                mini_state | {their_name: torch.cat([tensor, tensor[:1]])},
+            ):
+                save_file(state, place / "model.safetensors")
+                with pytest.raises(TensorMismatchError) as caught:
+                    check_tensors(read_checkpoint(str(place / "model.safetensors")))
+                assert our_name in str(caught.value)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])

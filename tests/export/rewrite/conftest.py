@@ -1,0 +1,47 @@
+"""Small graphs, and ONNX Runtime to run them."""
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime
+import pytest
+from numpy.typing import NDArray
+
+Run = Callable[[ir.Model, NDArray[np.float32]], NDArray[np.float32]]
+Build = Callable[..., ir.Model]
+
+
+@pytest.fixture
+def build() -> Build:
+    """From nodes in ONNX's text form, `x` to `y`, and weights."""
+
+    def build(body: str, x: tuple[int, ...], **weights: NDArray[np.float32]) -> ir.Model:
+        shape = ",".join(map(str, x))
+        model = onnx.parser.parse_model(
+            f'<ir_version: 9, opset_import: ["": 20]> graph (float[{shape}] x) => (float y) {{ {body} }}'
+        )
+        for name, value in weights.items():
+            model.graph.initializer.append(onnx.numpy_helper.from_array(value, name))
+        onnx.checker.check_model(model)
+        return ir.from_proto(model)
+
+    return build
+
+
+@pytest.fixture
+def run() -> Run:
+    """As the runtime does on the CPU: without ONNX Runtime's own rewrites, which round int8 products further."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 3
+
+    def run(model: ir.Model, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        proto = ir.to_proto(model)
+        onnx.checker.check_model(proto)
+        session = onnxruntime.InferenceSession(proto.SerializeToString(), options, ["CPUExecutionProvider"])
+        output: NDArray[np.float32] = session.run(None, {"x": x})[0]
+        return output
+
+    return run

@@ -1,0 +1,98 @@
+"""Weights in int8 with a scale a channel, sums in float32."""
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from numpy.typing import NDArray
+
+from pocket_export.rewrite import store_int8
+
+Build = Callable[..., ir.Model]
+Run = Callable[[ir.Model, NDArray[np.float32]], NDArray[np.float32]]
+
+RANDOM = np.random.default_rng(0)
+
+
+def normal(*shape: int) -> NDArray[np.float32]:
+    return RANDOM.normal(size=shape).astype(np.float32)
+
+
+def stored(model: ir.Model) -> dict[str, ir.DataType]:
+    return {name: value.const_value.dtype for name, value in model.graph.initializers.items()}  # type: ignore[union-attr]
+
+
+def rounded(weights: NDArray[np.float32], axis: int) -> NDArray[np.float64]:
+    """Our own rounding: to multiples of a 127th of the largest number of each channel."""
+    others = tuple(i for i in range(weights.ndim) if i != axis)
+    step = np.abs(weights).max(axis=others, keepdims=True).astype(np.float64) / 127
+    return np.rint(weights / step) * step
+
+
+# Channels of very different sizes, so that a scale along the wrong axis shows.
+SPREAD = np.logspace(-3, 3, 64, dtype=np.float32)
+
+
+@pytest.mark.parametrize(
+    ("body", "weights", "axis"),
+    [
+        ("y = MatMul(x, w)", normal(64, 64) * SPREAD, 1),
+        ("y = Gemm <transB=1> (x, w)", normal(64, 64) * SPREAD[:, None], 0),
+        ("y = Gemm (x, w)", normal(64, 64) * SPREAD, 1),
+    ],
+)
+def test_products_are_those_of_weights_rounded_by_output_channel(
+    build: Build, run: Run, body: str, weights: NDArray[np.float32], axis: int
+) -> None:
+    x = normal(3, 64)
+    model = store_int8(build(body, x.shape, w=weights))
+    assert stored(model) == {"w.int8": ir.DataType.INT8, "w.scale": ir.DataType.FLOAT}
+    assert model.graph[0].op_type == "DequantizeLinear"
+    matrix = rounded(weights, axis)
+    theirs = x @ (matrix.T if "transB" in body else matrix)
+    ours = run(model, x)
+    # Relative to the channel: float32 sums of 64 terms against float64 ones.
+    channel = np.abs(theirs).max(axis=0)
+    assert (np.abs(ours - theirs) / channel).max() < 1e-4
+    # And what rounding does: each weight is off by at most a 254th of its channel's largest.
+    exact = x @ (weights.T if "transB" in body else weights)
+    largest = np.abs(weights).max(axis=1 - axis)
+    assert (np.abs(ours - exact) <= largest / 254 * np.abs(x).sum(axis=1, keepdims=True) * 1.001).all()
+
+
+def test_convolutions_are_those_of_weights_rounded_by_output_channel(build: Build, run: Run) -> None:
+    x, w = normal(1, 8, 9, 9), normal(64, 8, 3, 3) * SPREAD[:, None, None, None]
+    body = "y = Conv <pads=[1,1,1,1]> (x, w)"
+    model = store_int8(build(body, x.shape, w=w))
+    assert stored(model) == {"w.int8": ir.DataType.INT8, "w.scale": ir.DataType.FLOAT}
+    theirs = run(build(body, x.shape, w=rounded(w, 0).astype(np.float32)), x)
+    error = np.abs(run(model, x) - theirs).max(axis=(0, 2, 3)) / np.abs(theirs).max(axis=(0, 2, 3))
+    assert error.max() < 1e-5  # float32
+
+
+def test_a_channel_of_zeros_stays_zeros(build: Build, run: Run) -> None:
+    x, w = normal(3, 64), normal(64, 64)
+    w[:, 9] = 0
+    assert (run(store_int8(build("y = MatMul(x, w)", x.shape, w=w)), x)[:, 9] == 0).all()
+
+
+def test_weights_that_are_not_multiplied_with_are_stored_as_float16(build: Build, run: Run) -> None:
+    """Embeddings, and weights with a use that has no output channels."""
+    x, w, v = normal(64, 64), normal(64, 64), normal(64, 64)
+    model = store_int8(build("a = Add(x, w) y = MatMul(a, v)", x.shape, w=w, v=v))
+    assert stored(model) == {
+        "w.fp16": ir.DataType.FLOAT16,
+        "v.int8": ir.DataType.INT8,
+        "v.scale": ir.DataType.FLOAT,
+    }
+    theirs = (x + w.astype(np.float16)) @ rounded(v, 1)
+    np.testing.assert_allclose(run(model, x), theirs, rtol=1e-3, atol=1e-3)  # float32 sums of 64 terms
+
+
+def test_dequantizers_and_casts_stand_first(build: Build) -> None:
+    x, w = normal(64, 64), normal(64, 64)
+    model = store_int8(build("a = Add(x, w) b = MatMul(a, v) y = MatMul(b, u)", x.shape, w=w, v=w + 1, u=w - 1))
+    nodes = [node.op_type for node in model.graph]
+    assert sorted(nodes[:3]) == ["Cast", "DequantizeLinear", "DequantizeLinear"]
+    assert nodes[3:] == ["Add", "MatMul", "MatMul"]
