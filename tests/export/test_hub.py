@@ -16,6 +16,7 @@ from pocket_export.checkpoint import read_checkpoint
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 BESIDE = ("diffusion_pytorch_model.bin", "diffusion_pytorch_model.non_ema.safetensors")
+NOBODY = "http://127.0.0.1:9"
 MODEL = "someone/tiny-v1.5"
 
 
@@ -74,11 +75,19 @@ class _Answers(BaseHTTPRequestHandler):
             self.wfile.write(content)
 
 
+def set_endpoint(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    """Do what HF_ENDPOINT does when it is set before the import."""
+    constants = huggingface_hub.constants
+    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "ENDPOINT", url)
+
+
 @pytest.fixture
 def hub(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     with Hub(folder) as server:
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        set_endpoint(monkeypatch, f"http://127.0.0.1:{server.server_port}")
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
         huggingface_hub.utils.disable_progress_bars()
         yield server
@@ -112,7 +121,7 @@ def test_fetches_only_what_it_needs(hub: Hub, folder: Path) -> None:
 
 def test_reads_a_fetched_model_when_the_hub_has_gone(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     read_checkpoint(MODEL)
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    set_endpoint(monkeypatch, NOBODY)
     assert read_checkpoint(MODEL).name == MODEL
 
 
@@ -129,7 +138,7 @@ def test_says_what_the_hub_answered(hub: Hub, source: str, reason: str) -> None:
 
 
 def test_says_that_the_hub_cannot_be_reached(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    set_endpoint(monkeypatch, NOBODY)
     with pytest.raises(CheckpointNotFoundError, match=r"cannot be fetched from the hub .*Connection refused") as caught:
         read_checkpoint(MODEL)
     assert "\n" not in str(caught.value)

@@ -15,7 +15,8 @@ from pocket_export.parts import check_tensors
 Tensors = dict[str, torch.Tensor]
 
 WEIGHT = "model.diffusion_model.middle_block.0.in_layers.2.weight"
-UNET = "model.diffusion_model."
+UNET, VAE = "model.diffusion_model.", "first_stage_model."
+TEXT = "cond_stage_model.transformer.text_model."
 OURS = "mid_block.resnets.0.conv1.weight"
 
 
@@ -59,28 +60,31 @@ def test_refuses_a_checkpoint_with_a_misshapen_tensor(place: Path, mini_state: T
     assert f"{OURS} is [64, 63, 3, 3], not [64, 64, 3, 3]" in message
 
 
-def test_refuses_a_checkpoint_with_any_one_tensor_missing_or_misshapen_by_its_name(
-    place: Path, mini_state: Tensors
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        (UNET + "input_blocks.0.0.weight", "conv_in.weight"),
+        (UNET + "input_blocks.1.0.in_layers.2.weight", "down_blocks.0.resnets.0.conv1.weight"),
+        (UNET + "input_blocks.1.1.proj_in.weight", "down_blocks.0.attentions.0.proj_in.weight"),
+        (
+            UNET + "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight",
+            "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight",
+        ),
+        (UNET + "out.2.weight", "conv_out.weight"),
+        (VAE + "encoder.down.0.block.0.conv1.weight", "encoder.down_blocks.0.resnets.0.conv1.weight"),
+        (VAE + "post_quant_conv.weight", "post_quant_conv.weight"),
+        (TEXT + "encoder.layers.0.mlp.fc1.weight", "encoder.layers.0.mlp.fc1.weight"),
+        (TEXT + "encoder.layers.0.layer_norm1.weight", "encoder.layers.0.layer_norm1.weight"),
+    ],
+)
+def test_names_also_the_tensors_that_sizes_are_inferred_from(
+    place: Path, mini_state: Tensors, theirs: str, ours: str
 ) -> None:
-    """Also those that the model's sizes are inferred from."""
-    save_file(mini_state, place / "model.safetensors")
-    whole = read_checkpoint(str(place / "model.safetensors"))
-    parts = {"cond_stage_model.": whole.text_encoder, "first_stage_model.": whole.vae, UNET: whole.unet}
-    # Ours are in the order of the file's, part by part.
-    for prefix, ours in parts.items():
-        theirs = [n for n in mini_state if n.startswith(prefix) and not n.endswith("position_ids")]
-        for their_name, our_name in list(zip(theirs, ours, strict=True))[::3]:
-            if our_name.endswith("token_embedding.weight"):
-                continue  # with other rows it is that of another tokenizer
-            tensor = mini_state[their_name]
-            for state in (
-                {n: t for n, t in mini_state.items() if n != their_name},
-                mini_state | {their_name: torch.cat([tensor, tensor[:1]])},
-            ):
-                save_file(state, place / "model.safetensors")
-                with pytest.raises(TensorMismatchError) as caught:
-                    check_tensors(read_checkpoint(str(place / "model.safetensors")))
-                assert our_name in str(caught.value)
+    tensor = mini_state.pop(theirs)
+    assert f"{ours} is missing" in fault(mini_state, place)
+    longer = torch.cat([tensor, tensor[:1]])
+    message = fault(mini_state | {theirs: longer}, place)
+    assert f"{ours} is {list(longer.shape)}, not {list(tensor.shape)}" in message
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])

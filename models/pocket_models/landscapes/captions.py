@@ -23,7 +23,7 @@ _LAND_NOUNS = {
     "snowy mountains": ("snowy mountains", "snow-capped mountains", "snowy peaks", "mountains covered in snow"),
     "hills": ("hills", "green hills", "rolling hills", "grassy hills"),
     "dunes": ("dunes", "sand dunes", "a desert", "desert dunes", "a sandy desert"),
-    "beach": ("a beach", "a sandy beach", "the seaside", "a beach by the sea", "the sea and a beach"),
+    "beach": ("a beach", "a sandy beach", "the sea", "the seaside", "a beach by the sea"),
     "lake": ("a lake", "a calm lake", "a quiet lake", "a still lake"),
     "forest": ("a forest", "a pine forest", "pine woods", "a forest of pines", "the woods"),
 }

@@ -17,7 +17,7 @@ SIGNS = {
     "land": {
         "hills": r"hills",
         "dunes": r"dunes|desert",
-        "beach": r"beach|seaside",
+        "beach": r"beach|sea",
         "lake": r"lake",
         "forest": r"forest|woods",
     },

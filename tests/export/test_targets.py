@@ -1,0 +1,157 @@
+"""What the targets and storages of weights make of one checkpoint."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+
+from pocket_diffusion import Pipeline
+from pocket_diffusion.bundle import COMPONENTS, Bundle
+from pocket_diffusion.errors import ParityError
+from pocket_export import targets
+from pocket_export.export import export
+from pocket_export.targets import RECIPES
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle_cuda(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export(tiny_folder, tmp_path_factory.mktemp("cuda") / "bundle", target="cuda").root
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle_int8(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export(tiny_folder, tmp_path_factory.mktemp("int8") / "bundle", weights="int8").root
+
+
+BUNDLES = {
+    "tiny_bundle_fp32": ("cpu", "fp32"),
+    "tiny_bundle_fp16": ("cpu", "fp16"),
+    "tiny_bundle_int8": ("cpu", "int8"),
+    "tiny_bundle_cuda": ("cuda", "fp16"),
+}
+
+
+on_the_cpu = pytest.mark.filterwarnings("ignore::pocket_diffusion.pipeline.OtherTargetWarning")
+
+
+@pytest.fixture(params=BUNDLES)
+def made(request: pytest.FixtureRequest) -> tuple[Bundle, targets.Recipe]:
+    """Each kind of bundle, and the recipe that it was made with."""
+    bundle = Bundle.open(request.getfixturevalue(request.param))
+    assert (bundle.manifest.target, bundle.manifest.weights) == BUNDLES[request.param]
+    return bundle, RECIPES[BUNDLES[request.param]]
+
+
+def graph(root: Path, name: str) -> onnx.ModelProto:
+    return onnx.load(root / f"{name}.onnx", load_external_data=False)
+
+
+def weight_bytes(root: Path) -> int:
+    return sum((root / f"{name}.weights").stat().st_size for name in COMPONENTS)
+
+
+def test_the_manifest_carries_figures_within_their_tolerance(made: tuple[Bundle, targets.Recipe]) -> None:
+    bundle, recipe = made
+    for name in COMPONENTS:
+        figures = bundle.manifest.component(name).parity
+        assert len({tuple(figure.inputs.items()) for figure in figures}) == 2
+        for figure in figures:
+            assert 0 < figure.relative_error <= figure.tolerance == recipe.tolerance
+
+
+def test_graphs_are_valid_and_declared_as_they_are(made: tuple[Bundle, targets.Recipe]) -> None:
+    bundle, _ = made
+    assert not bundle.damaged_files()
+    for name in COMPONENTS:
+        onnx.checker.check_model(bundle.root / f"{name}.onnx")
+        component, proto = bundle.manifest.component(name), graph(bundle.root, name).graph
+        for specs, values in ((component.inputs, proto.input), (component.outputs, proto.output)):
+            assert [spec.name for spec in specs] == [value.name for value in values]
+            for spec, value in zip(specs, values, strict=True):
+                kind = value.type.tensor_type
+                assert onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type) == spec.dtype
+                fixed = [dim.dim_value if dim.HasField("dim_value") else None for dim in kind.shape.dim]
+                assert fixed == [size if isinstance(size, int) else None for size in spec.shape]
+
+
+@on_the_cpu
+def test_sizes_are_dynamic(made: tuple[Bundle, targets.Recipe]) -> None:
+    """At sizes that were neither traced nor measured, the smallest among them."""
+    pipeline = Pipeline.load(made[0].root, provider="cpu")
+    for batch, height, width, tokens in ((1, 1, 1, 77), (3, 9, 26, 231)):
+        latents = np.zeros((batch, 4, height, width), np.float32)
+        context = np.zeros((batch, tokens, 64), np.float32)
+        noise = pipeline.predict_noise(latents, np.full(batch, 500), context)
+        assert noise.shape == latents.shape
+        assert pipeline.decode_latents(latents).shape == (batch, 3, 8 * height, 8 * width)
+
+
+@pytest.mark.parametrize("bundle", BUNDLES)
+def test_no_trace_of_the_exporting_machine_is_left(request: pytest.FixtureRequest, bundle: str) -> None:
+    root: Path = request.getfixturevalue(bundle)
+    for name in COMPONENTS:
+        assert str(Path(__file__).parents[2]).encode() not in (root / f"{name}.onnx").read_bytes()
+
+
+def test_smaller_storage_is_smaller(tiny_bundle_fp32: Path, tiny_bundle_fp16: Path, tiny_bundle_int8: Path) -> None:
+    full, half, quarter = map(weight_bytes, (tiny_bundle_fp32, tiny_bundle_fp16, tiny_bundle_int8))
+    assert half < 0.55 * full
+    # The token embedding, most of this text encoder, stays in float16.
+    assert quarter < half
+    assert (tiny_bundle_int8 / "unet.weights").stat().st_size < 0.35 * (
+        tiny_bundle_fp32 / "unet.weights"
+    ).stat().st_size
+
+
+def test_a_cpu_graph_computes_in_float32(tiny_bundle_fp16: Path) -> None:
+    for name in COMPONENTS:
+        proto = graph(tiny_bundle_fp16, name).graph
+        casts = [node for node in proto.node if node.op_type == "Cast"]
+        halves = {t.name for t in proto.initializer if t.data_type == onnx.TensorProto.FLOAT16}
+        assert halves
+        assert halves <= {node.input[0] for node in casts if node.attribute[0].i == onnx.TensorProto.FLOAT}
+        first = [node.op_type for node in proto.node[: len(halves)]]
+        assert first == ["Cast"] * len(halves)
+
+
+def test_a_cuda_graph_computes_in_float16(tiny_bundle_cuda: Path) -> None:
+    for name in COMPONENTS:
+        proto = graph(tiny_bundle_cuda, name).graph
+        large = [t for t in proto.initializer if np.prod(t.dims) > 64]
+        assert {t.data_type for t in large} <= {onnx.TensorProto.FLOAT16, onnx.TensorProto.INT64, onnx.TensorProto.BOOL}
+        kinds = {v.name: v.type.tensor_type.elem_type for v in (*proto.value_info, *proto.output)}
+        # What the heavy operators make; the embedding of the timestep is float32, its cosines need it.
+        heavy = [node for node in proto.node if node.op_type in ("Conv", "MatMul", "Gemm", "MultiHeadAttention")]
+        assert heavy
+        assert {kinds[node.output[0]] for node in heavy} == {onnx.TensorProto.FLOAT16}
+        float32 = {node.op_type for node in proto.node if kinds[node.output[0]] == onnx.TensorProto.FLOAT}
+        assert float32 <= ({"Cast", "Concat", "Cos", "Mul", "Sin", "Unsqueeze"} if name == "unet" else set())
+
+
+@on_the_cpu
+@pytest.mark.parametrize(("bundle", "tolerance"), [("tiny_bundle_cuda", 2e-2), ("tiny_bundle_int8", 1e-1)])
+def test_predicts_what_diffusers_does(
+    tiny_pipeline: StableDiffusionPipeline, request: pytest.FixtureRequest, bundle: str, tolerance: float
+) -> None:
+    """On the CPU, which computes in float16 too; the tolerance is the recipe's."""
+    ours = Pipeline.load(request.getfixturevalue(bundle), provider="cpu")
+    generator = torch.Generator().manual_seed(3)
+    latents, context = torch.randn(2, 4, 11, 8, generator=generator), torch.randn(2, 77, 64, generator=generator)
+    with torch.no_grad():
+        theirs = tiny_pipeline.unet(latents, 321, context).sample.numpy()
+    difference = ours.predict_noise(latents.numpy(), np.full(2, 321), context.numpy()) - theirs
+    assert np.linalg.norm(difference) / np.linalg.norm(theirs) < tolerance
+
+
+def test_a_graph_that_misses_its_tolerance_is_not_written(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strict = replace(RECIPES["cpu", "fp16"], tolerance=0.0)
+    monkeypatch.setitem(RECIPES, ("cpu", "fp16"), strict)
+    with pytest.raises(ParityError, match=r"the graph of text_encoder is off by .*e-\d+ .*; no bundle was written"):
+        export(tiny_folder, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
