@@ -23,6 +23,7 @@ class BundleWriter:
         self._output = output.absolute()
         self._force = force
         self.folder = self._output.parent / f".{self._output.name}.partial"
+        self._replaced = self._output.parent / f".{self._output.name}.replaced"
         self._lock = -1
         self._published = False
 
@@ -44,9 +45,13 @@ class BundleWriter:
             raise OutputError(f"{self._output} cannot be written: {error.strerror}; choose another place") from None
         try:
             self._lock_folder()
-            for leftover in self.folder.iterdir():  # of an export that was killed
-                shutil.rmtree(leftover) if leftover.is_dir() and not leftover.is_symlink() else leftover.unlink()
         except BaseException:
+            os.close(self._lock)
+            raise
+        try:
+            self._clean_up_after_a_killed_export()
+        except BaseException:
+            shutil.rmtree(self.folder, ignore_errors=True)
             os.close(self._lock)
             raise
         return self
@@ -104,19 +109,18 @@ class BundleWriter:
         for path in (*self.folder.rglob("*"), self.folder):
             _sync(path)
         self._check_output()
-        replaced = self._output.with_name(f".{self._output.name}.replaced")
-        shutil.rmtree(replaced, ignore_errors=True)
+        shutil.rmtree(self._replaced, ignore_errors=True)
         if self._output.exists():
-            self._output.rename(replaced)
+            self._output.rename(self._replaced)
         try:
             self.folder.rename(self._output)
         except OSError:
-            if replaced.exists():
-                replaced.rename(self._output)
+            if self._replaced.exists():
+                self._replaced.rename(self._output)
             raise
         self._published = True
         _sync(self._output.parent)
-        shutil.rmtree(replaced, ignore_errors=True)
+        shutil.rmtree(self._replaced, ignore_errors=True)
 
     def _check_output(self) -> None:
         """Refuse an output that exists, but for an empty folder, or a bundle that is to be replaced."""
@@ -144,6 +148,13 @@ class BundleWriter:
                     f"{self._output} holds {name!r}, which is no part of a bundle and would be lost; "
                     "move it away first, or choose another place"
                 )
+
+    def _clean_up_after_a_killed_export(self) -> None:
+        for leftover in self.folder.iterdir():
+            shutil.rmtree(leftover) if leftover.is_dir() and not leftover.is_symlink() else leftover.unlink()
+        if self._replaced.exists() and not os.path.lexists(self._output):
+            self._replaced.rename(self._output)  # it was killed between the two renames of `publish`
+            self._check_output()
 
     def _lock_folder(self) -> None:
         """Refuse a folder that another export has locked, or has just renamed or removed."""

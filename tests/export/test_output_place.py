@@ -142,6 +142,15 @@ def test_a_bundle_stays_when_the_new_one_cannot_take_its_name(shelf: Path, monke
     assert not Bundle.open(shelf / "out").damaged_files()
 
 
+def test_a_bundle_comes_back_after_a_kill_between_the_two_renames(shelf: Path) -> None:
+    put_bundle(shelf / "out")
+    (shelf / "out").rename(shelf / ".out.replaced")
+    with pytest.raises(OutputExistsError, match="use --force"):
+        put_bundle(shelf / "out")
+    assert names(shelf) == {"out"}
+    assert not Bundle.open(shelf / "out").damaged_files()
+
+
 def test_an_empty_folder_may_be_filled(shelf: Path) -> None:
     (shelf / "out").mkdir()
     put_bundle(shelf / "out")
