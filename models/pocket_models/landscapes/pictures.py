@@ -42,7 +42,7 @@ def _paint_training_picture(index: int) -> Pictures:
 
 def to_tensor(pictures: Pictures) -> torch.Tensor:
     """Turn uint8 [batch, height, width, 3] into float32 [batch, 3, height, width], -1..1."""
-    return torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return torch.from_numpy(np.array(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def to_bytes(pictures: torch.Tensor) -> Pictures:

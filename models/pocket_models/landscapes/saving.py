@@ -30,6 +30,15 @@ _INDEX = {
     "vae": ["diffusers", "AutoencoderKL"],
 }
 
+_DEFAULTS = {"steps": 30, "guidance_scale": 4.0}
+"""What a picture is drawn with when nobody says otherwise; chosen by ``evaluate.py``, see CARD.md."""
+_CARD = """---
+license: mit
+---
+
+Flat-art landscapes of 128x128 pixels, trained by pocket_models.landscapes of Pocket Diffusion.
+"""
+
 
 def save_diffusers(folder: Path, painter: Painter, vae: VAE, scaling_factor: float, tokenizer: Path) -> None:
     """Write all components with float16 weights; ``folder`` appears whole, in place of an earlier one."""
@@ -45,6 +54,8 @@ def save_diffusers(folder: Path, painter: Painter, vae: VAE, scaling_factor: flo
     _save_component(unfinished / "text_encoder", "model", painter.text_encoder, text_config)
     _write_json(unfinished / "scheduler" / "scheduler_config.json", SCHEDULER_CONFIG)
     _write_json(unfinished / "model_index.json", _INDEX)
+    _write_json(unfinished / "generation_config.json", _DEFAULTS)
+    (unfinished / "README.md").write_text(_CARD, encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
     unfinished.rename(folder)
 
