@@ -51,12 +51,11 @@ def measure_negative_prompt(pipeline: Pipeline, probes: Probes, count: int) -> d
 def measure_image_to_image(
     pipeline: Pipeline, probes: Probes, prompts: Sequence[Prompt], pictures: Sequence[Image.Image]
 ) -> dict[str, float]:
-    """Redraw pictures at noon; the time should change, the land should stay."""
+    """Redraw pictures at noon with the default strength; the time should change, the land should stay."""
     redrawn, kept, changed = [], 0, 0
     for i, (prompt, picture) in enumerate(zip(prompts, pictures, strict=True)):
         land = prompt.asked.get("land", "hills")
-        options = {"image": picture, "strength": 0.75}
-        redrawn.append(pipeline.generate(f"{land} at noon", seed=i, **options).images[0])
+        redrawn.append(pipeline.generate(f"{land} at noon", seed=i, image=picture).images[0])
     for before, after in zip(probes.read(pictures), probes.read(redrawn), strict=True):
         kept += before["land"] == after["land"]
         changed += after["time"] == "noon"

@@ -1,5 +1,6 @@
 """Draw the README's pictures with the embedded model: `python docs/make_pictures.py`."""
 
+import textwrap
 from pathlib import Path
 
 from PIL import Image, ImageDraw
@@ -15,7 +16,7 @@ SAMPLES = (
     "a house in a pine forest at night",
     "snowy mountains under a cloudy sky",
 )
-CAPTION_HEIGHT, GAP = 18, 4
+CAPTION_HEIGHT, CAPTION_COLUMNS, GAP = 30, 24, 4
 
 
 def side_by_side(columns: list[tuple[str, list[Image.Image]]]) -> Image.Image:
@@ -25,7 +26,10 @@ def side_by_side(columns: list[tuple[str, list[Image.Image]]]) -> Image.Image:
     pen = ImageDraw.Draw(grid)
     for i, (caption, pictures) in enumerate(columns):
         left = i * (side + GAP)
-        pen.text((left + side / 2, CAPTION_HEIGHT / 2), caption, "black", anchor="mm", font_size=9)
+        text = textwrap.fill(caption, CAPTION_COLUMNS)
+        pen.multiline_text(
+            (left + side / 2, CAPTION_HEIGHT / 2), text, "black", anchor="mm", align="center", font_size=10
+        )
         for row, picture in enumerate(pictures):
             grid.paste(picture, (left, CAPTION_HEIGHT + row * (side + GAP)))
     return grid
@@ -41,17 +45,17 @@ def tasks(pipeline: Pipeline) -> Image.Image:
     lake = pipeline.generate("a lake", seed=5).images[0]
     not_night = pipeline.generate("a lake", negative_prompt="at night, under a cloudy sky", seed=5).images[0]
     hills = pipeline.generate("green hills at noon under a clear sky", seed=3).images[0]
-    sunset = pipeline.generate("hills at sunset", image=hills, strength=0.7, seed=3).images[0]
+    sunset = pipeline.generate("hills at sunset", image=hills, seed=3).images[0]
     mask = Image.new("L", hills.size)
     mask.paste(255, (40, 48, 112, 120))
     house = pipeline.generate("a house in green hills at noon", image=hills, mask=mask, strength=1.0, seed=4).images[0]
     columns = [
         ("a lake", lake),
-        ("not: night, clouds", not_night),
+        ("the same seed, negative: night, clouds", not_night),
         ("hills at noon", hills),
-        ("redrawn: at sunset", sunset),
+        ("redrawn: hills at sunset", sunset),
         ("the mask", mask.convert("RGB")),
-        ("painted in: a house", house),
+        ("painted in: a house in green hills", house),
     ]
     return side_by_side([(caption, [picture]) for caption, picture in columns])
 
