@@ -30,8 +30,8 @@ _INDEX = {
     "vae": ["diffusers", "AutoencoderKL"],
 }
 
-_DEFAULTS = {"steps": 30, "guidance_scale": 4.0}
-"""What a picture is drawn with when nobody says otherwise; chosen by ``evaluate.py``, see CARD.md."""
+_DEFAULTS = {"steps": 25, "guidance_scale": 4.0}
+"""What a picture is drawn with when nobody says otherwise; see CARD.md for how they were chosen."""
 _CARD = """---
 license: mit
 ---

@@ -34,8 +34,8 @@ _UNET = UNetConfig(
     cross_attention_dim=128,
     norm_num_groups=16,
 )
-_VAE_BUDGET = Budget(minutes=20, workers=2)
-_UNET_BUDGET = Budget(minutes=45, workers=2)
+_VAE_BUDGET = Budget(minutes=35, workers=2)
+_UNET_BUDGET = Budget(minutes=44, workers=2)
 _DECODER_BUDGET = Budget(minutes=10, workers=2)
 
 
