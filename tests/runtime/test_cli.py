@@ -147,7 +147,9 @@ def test_bytes_that_are_no_text_on_the_real_command_line(tmp_path: Path) -> None
 
 def test_ctrl_c_ends_in_one_line_and_leaves_nothing(tmp_path: Path) -> None:
     code = (
-        "import sys; from pocket_diffusion import Pipeline; from pocket_diffusion.cli import main\n"
+        # Shells have background jobs ignore Ctrl-C, and this test may be part of one.
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from pocket_diffusion import Pipeline; from pocket_diffusion.cli import main\n"
         "draw = Pipeline._denoise\n"
         "def announce(*rest): print('drawing', flush=True); return draw(*rest)\n"
         "Pipeline._denoise = announce; main()"
