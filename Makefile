@@ -6,7 +6,7 @@ PIP_FLAGS ?=
 DEV := .venv
 LIGHT := build/light
 
-PACKAGES := $(shell find runtime export models -name '*.py' -o -name '*.json' -o -name '*.onnx' -o -name '*.weights')
+PACKAGES := $(shell find runtime export models -type f -not -name '*.pyc')
 
 .PHONY: demo test lint clean
 

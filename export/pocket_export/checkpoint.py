@@ -16,6 +16,7 @@ import torch
 
 from pocket_diffusion.bundle import Defaults, NoiseSchedule
 from pocket_diffusion.errors import CheckpointError, CheckpointNotFoundError, UnsupportedModelError
+from pocket_diffusion.request import MAX_SIDE, MIN_SIDE
 from pocket_diffusion.samplers import SAMPLERS
 from pocket_export import architecture, key_mapping
 from pocket_export.key_mapping import Tensors
@@ -46,8 +47,8 @@ class Checkpoint:
 
     name: str
     """The source's, without the folders above it."""
-    files: tuple[Path, ...]
-    """Those with weights."""
+    files: dict[str, Path]
+    """Those with weights, by their names in the source."""
     text_encoder: Tensors
     unet: Tensors
     vae: Tensors
@@ -97,7 +98,7 @@ def _read_single_file(path: Path, tokenizer: Path | None) -> Checkpoint:
     side = 64 * vae_config.downscale
     return Checkpoint(
         name=path.name,
-        files=(path,),
+        files={path.name: path},
         text_encoder=text_encoder,
         unet=unet,
         vae=vae,
@@ -133,11 +134,12 @@ def _read_folder(root: Path, tokenizer: Path | None) -> Checkpoint:
     if (root / "scheduler" / "scheduler_config.json").exists():
         with _blamed_on(root / "scheduler" / "scheduler_config.json"):
             schedule = architecture.read_schedule(str(root), config("scheduler", "scheduler_config.json"))
-    names = {str(path.relative_to(root)) for part in _WEIGHT_STEMS for path in (root / part).glob("*")}
-    files = {part: root / _choose_weights(part, names, root) for part in _WEIGHT_STEMS}
+    names = {path.relative_to(root).as_posix() for part in _WEIGHT_STEMS for path in (root / part).glob("*")}
+    chosen = {part: _choose_weights(part, names, root) for part in _WEIGHT_STEMS}
+    files = {part: root / name for part, name in chosen.items()}
     return Checkpoint(
         name=root.resolve().name,
-        files=tuple(files.values()),
+        files={name: root / name for name in chosen.values()},
         text_encoder=key_mapping.published_text_encoder(read_tensor_file(files["text_encoder"])),
         unet=read_tensor_file(files["unet"]),
         vae=key_mapping.published_vae(read_tensor_file(files["vae"])),
@@ -224,20 +226,24 @@ def _read_defaults(root: Path, sample_size: Any, downscale: int) -> Defaults:  #
     """Return the size the U-Net was trained at, and what a `generation_config.json` adds."""
     with _blamed_on(root / "unet" / "config.json"):
         height, width = sample_size if isinstance(sample_size, list) else (sample_size, sample_size)
-        trained = Defaults(width=int(width) * downscale, height=int(height) * downscale)
+        chosen: dict[str, Any] = {"width": int(width) * downscale, "height": int(height) * downscale}
+        _check_defaults(msgspec.convert(chosen, Defaults), downscale)
     path = root / "generation_config.json"
-    if not path.exists():
-        return trained
-    wanted = _read_json(path, f"{root} has no default settings")
-    chosen = msgspec.structs.asdict(trained)
-    chosen |= {key: wanted[key] for key in Defaults.__struct_fields__ if key in wanted}
+    if path.exists():
+        wanted = _read_json(path, f"{root} has no default settings")
+        chosen |= {key: wanted[key] for key in Defaults.__struct_fields__ if key in wanted}
     with _blamed_on(path):
         defaults = msgspec.convert(chosen, Defaults)
-        if defaults.width % downscale or defaults.height % downscale:
-            raise ValueError(f"{defaults.width} x {defaults.height} are no multiples of {downscale}")
-        if defaults.sampler not in SAMPLERS:
-            raise ValueError(f"sampler {defaults.sampler!r} is not known; there are: {', '.join(SAMPLERS)}")
+        _check_defaults(defaults, downscale)
     return defaults
+
+
+def _check_defaults(defaults: Defaults, downscale: int) -> None:
+    for side in (defaults.width, defaults.height):
+        if side % downscale or not MIN_SIDE <= side <= MAX_SIDE:
+            raise ValueError(f"sides are multiples of {downscale} from {MIN_SIDE} to {MAX_SIDE}, not {side}")
+    if defaults.sampler not in SAMPLERS:
+        raise ValueError(f"sampler {defaults.sampler!r} is not known; there are: {', '.join(SAMPLERS)}")
 
 
 def _read_license(root: Path) -> str | None:

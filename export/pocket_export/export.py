@@ -26,6 +26,7 @@ from pocket_diffusion.bundle import (
     sha256_of,
 )
 from pocket_diffusion.errors import ParityError
+from pocket_diffusion.session import onnxruntime
 from pocket_export.checkpoint import Checkpoint, read_checkpoint
 from pocket_export.parity import measure_parity
 from pocket_export.parts import PARTS, Part, check_tensors
@@ -65,6 +66,7 @@ def export(
     """
     report = on_progress or (lambda _what, _done: None)
     how = recipe(target, weights)
+    onnxruntime()  # needed for the check at the end; better missed now than then
     with BundleWriter(Path(output), force=force) as writer:
         report("reading the checkpoint", 0.0)
         checkpoint = read_checkpoint(os.fspath(source), None if tokenizer is None else Path(tokenizer))
@@ -174,7 +176,7 @@ def _manifest(
         defaults=checkpoint.defaults,
         provenance=Provenance(
             source=checkpoint.name,
-            source_sha256={path.name: sha256_of(path) for path in checkpoint.files},
+            source_sha256={name: sha256_of(path) for name, path in checkpoint.files.items()},
             license=checkpoint.license,
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             tools={name: version(name) for name in ("pocket-diffusion", "torch", "onnx", "onnxscript")},

@@ -10,9 +10,9 @@ from pocket_diffusion.errors import ParityError
 from pocket_diffusion.session import GraphSession
 from pocket_export.parts import Part
 
-# Odd sizes in latents, so that every rounding on the way down is tried; the second without guidance's batch of two.
+# Odd sizes in latents, so that every rounding on the way down is tried; batches that were not traced either.
 _SIZES = (
-    {"batch": 2, "height": 15, "width": 20, "tokens": 77},
+    {"batch": 3, "height": 15, "width": 20, "tokens": 77},
     {"batch": 1, "height": 24, "width": 17, "tokens": 154},
 )
 

@@ -8,7 +8,6 @@ import io
 import mmap
 import pickle
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -76,6 +75,43 @@ class _StorageType(NamedTuple):
     dtype: torch.dtype
 
 
+class _StorageReference(NamedTuple):
+    """A storage as the pickle names it."""
+
+    dtype: torch.dtype
+    key: str
+    length: int
+
+
+class _TensorReference(NamedTuple):
+    """A tensor as the pickle describes it; it is built when the pickle has been read and can do no more."""
+
+    storage: _StorageReference
+    offset: int
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+
+
+class _RebuildTensor:
+    """Stands for `torch._utils._rebuild_tensor_v2`: no function, whose attributes a pickle could set."""
+
+    __slots__ = ()
+
+    def __call__(
+        self, storage: _StorageReference, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: object
+    ) -> _TensorReference:
+        return _TensorReference(storage, offset, size, stride)
+
+
+class _RebuildParameter:
+    """Stands for `torch._utils._rebuild_parameter`."""
+
+    __slots__ = ()
+
+    def __call__(self, tensor: _TensorReference, *_: object) -> _TensorReference:
+        return tensor
+
+
 class Leftover:
     """An object of a training framework, with nothing in it and nothing to call."""
 
@@ -117,7 +153,7 @@ def read_torch_file(path: Path) -> Any:  # noqa: ANN401 - whatever containers th
             content = archive.read(pickles[0])  # verifies the entry's checksum
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
             storages = _Storages(mapped, entries, pickles[0].removesuffix("data.pkl"))
-            return _TensorUnpickler(content, path, storages.load).load()
+            return storages.fill(_TensorUnpickler(content, path).load(), {})
     except CheckpointError:
         raise
     except Exception as error:  # damaged pickles fail in every way there is
@@ -133,12 +169,33 @@ class _Storages:
         self._entries = entries
         self._root = root
 
-    def load(self, dtype: torch.dtype, key: str, count: int) -> torch.Tensor:
+    def fill(self, content: Any, filled: dict[int, Any]) -> Any:  # noqa: ANN401
+        """Return the containers with tensors in the place of references; `filled` keeps what is shared shared."""
+        if isinstance(content, _TensorReference):
+            return self._tensor(content)
+        if not isinstance(content, dict):
+            return content
+        if id(content) not in filled:
+            filled[id(content)] = copy = {}
+            copy.update({name: self.fill(value, filled) for name, value in content.items()})
+        return filled[id(content)]
+
+    def _tensor(self, reference: _TensorReference) -> torch.Tensor:
+        (dtype, key, count), offset, size, stride = reference
+        if min((offset, *size, *stride), default=0) < 0 or any(
+            n > 1 and step == 0 for n, step in zip(size, stride, strict=True)
+        ):
+            raise ValueError("a tensor claims more than it holds")
+        if 0 in size:
+            return torch.empty(size, dtype=dtype)
+        if offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True)) >= count:
+            raise ValueError("a tensor reaches beyond its storage")
+        return self._storage(dtype, key, count).as_strided(size, stride, offset)
+
+    def _storage(self, dtype: torch.dtype, key: str, count: int) -> torch.Tensor:
         entry = self._entries[f"{self._root}data/{key}"]
         if entry.compress_type != zipfile.ZIP_STORED or entry.file_size < count * dtype.itemsize:
             raise ValueError(f"storage {key} is compressed or shorter than it says")
-        if count == 0:
-            return torch.empty(0, dtype=dtype)
         header = self._mapped[entry.header_offset : entry.header_offset + _LOCAL_HEADER_BYTES]
         name_length, extra_length = int.from_bytes(header[26:28], "little"), int.from_bytes(header[28:30], "little")
         start = entry.header_offset + _LOCAL_HEADER_BYTES + name_length + extra_length
@@ -148,12 +205,9 @@ class _Storages:
 class _TensorUnpickler(pickle.Unpickler):
     """Knows tensors and containers by name; replaces known leftovers; refuses everything else."""
 
-    def __init__(
-        self, content: bytes, path: Path, load_storage: Callable[[torch.dtype, str, int], torch.Tensor]
-    ) -> None:
+    def __init__(self, content: bytes, path: Path) -> None:
         super().__init__(io.BytesIO(content))
         self._path = path
-        self._load_storage = load_storage
 
     def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401
         """Return what stands for a global. Nothing of `module` is ever imported."""
@@ -164,9 +218,9 @@ class _TensorUnpickler(pickle.Unpickler):
         if module == "torch" and name == "Size":
             return tuple
         if module == "torch._utils" and name == "_rebuild_tensor_v2":
-            return _rebuild_tensor
+            return _RebuildTensor()
         if module == "torch._utils" and name == "_rebuild_parameter":
-            return _rebuild_parameter
+            return _RebuildParameter()
         if module.partition(".")[0] in _LEFTOVER_PACKAGES or f"{module}.{name}" in _LEFTOVER_NAMES:
             return Leftover
         called = ascii(f"{module}.{name}"[:_SHOWN])[1:-1]  # a name from a hostile file must not steer the terminal
@@ -175,24 +229,9 @@ class _TensorUnpickler(pickle.Unpickler):
             "get the model as .safetensors from a source you trust"
         )
 
-    def persistent_load(self, pid: Any) -> torch.Tensor:  # noqa: ANN401
+    def persistent_load(self, pid: Any) -> _StorageReference:  # noqa: ANN401
         """Return the storage that a tensor refers to."""
         kind, storage_type, key, _location, count = pid
         if kind != "storage" or not isinstance(storage_type, _StorageType) or not isinstance(key, str):
             raise ValueError("an unknown kind of storage")
-        return self._load_storage(storage_type.dtype, key, int(count))
-
-
-def _rebuild_tensor(
-    storage: torch.Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: object
-) -> torch.Tensor:
-    """Stand in for `torch._utils._rebuild_tensor_v2`; raises where the view leaves its storage."""
-    last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
-    if min((offset, *size, *stride), default=0) < 0 or (0 not in size and last >= storage.numel()):
-        raise ValueError("a tensor reaches beyond its storage")
-    return storage.as_strided(size, stride, offset)
-
-
-def _rebuild_parameter(tensor: torch.Tensor, *_: object) -> torch.Tensor:
-    """Stand in for `torch._utils._rebuild_parameter`."""
-    return tensor
+        return _StorageReference(storage_type.dtype, key, int(count))

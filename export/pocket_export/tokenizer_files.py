@@ -50,11 +50,12 @@ def _read(place: Path, vocab: bytes, merges: bytes) -> TokenizerFiles:
         size = 1 + max(ids.values())
         start, end = ids[_START], ids[_END]
         merges.decode()
+        pad = ids.get(_pad_token(place), end)
     except (ValueError, AttributeError, TypeError, KeyError) as error:
         raise CheckpointError(
             f"{place}: vocab.json or merges.txt is not CLIP's ({error!r}); fetch them again"
         ) from None
-    return TokenizerFiles(vocab, merges, size, start, end, ids.get(_pad_token(place), end))
+    return TokenizerFiles(vocab, merges, size, start, end, pad)
 
 
 def _split_tokenizer_json(path: Path) -> tuple[bytes, bytes]:
@@ -76,5 +77,5 @@ def _pad_token(place: Path) -> str:
         except (OSError, ValueError, AttributeError):
             continue
         if token is not None:
-            return str(token["content"] if isinstance(token, dict) else token)
+            return str(token.get("content", _END) if isinstance(token, dict) else token)
     return _END

@@ -9,7 +9,13 @@ from types import TracebackType
 import msgspec
 
 from pocket_diffusion.bundle import MANIFEST_NAME, FileRecord, Manifest, read_manifest, sha256_of
-from pocket_diffusion.errors import BundleFormatError, OutputError, OutputExistsError, PocketDiffusionError
+from pocket_diffusion.errors import (
+    BundleFormatError,
+    CheckpointError,
+    OutputError,
+    OutputExistsError,
+    PocketDiffusionError,
+)
 
 
 class BundleWriter:
@@ -101,10 +107,15 @@ class BundleWriter:
         """Write the manifest last, make sure that all of it is on the disk, and take the output's name.
 
         Raises:
+            CheckpointError: the manifest is none that the runtime would read.
             OutputExistsError: something has appeared there in the meantime.
 
         """
         content = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
+        try:
+            msgspec.json.decode(content, type=Manifest)  # what the runtime would refuse must not take a name
+        except msgspec.ValidationError as error:
+            raise CheckpointError(f"the source describes a model that cannot be drawn with: {error}") from None
         self.write(MANIFEST_NAME, content + b"\n")
         for path in (*self.folder.rglob("*"), self.folder):
             _sync(path)

@@ -1,4 +1,4 @@
-"""Stable Diffusion's networks as plain PyTorch modules: no files, no ONNX, no sampling.
+"""Stable Diffusion's networks as plain PyTorch modules: no files and no ONNX.
 
 Parameter names are those under which diffusers and transformers publish their weights, so that a
 diffusers folder loads without renaming and a trained model is saved as its `state_dict()`.

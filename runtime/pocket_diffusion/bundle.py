@@ -7,7 +7,12 @@ from typing import Annotated, Literal, NoReturn
 
 import msgspec
 
-from pocket_diffusion.errors import BundleDamagedError, BundleFormatError, BundleNotFoundError
+from pocket_diffusion.errors import (
+    BundleDamagedError,
+    BundleFileMissingError,
+    BundleFormatError,
+    BundleNotFoundError,
+)
 
 FORMAT_VERSION: Literal[1] = 1
 MANIFEST_NAME = "bundle.json"
@@ -113,7 +118,7 @@ class Provenance(Strict, frozen=True):
     """Where the weights came from and what made the graphs."""
 
     source: str
-    """The name of the source, without the folders above it."""
+    """The name of the source: a file or folder without those above it, or a hub id."""
     source_sha256: dict[str, str]
     """Of each weights file that was read."""
     license: str | None
@@ -168,7 +173,8 @@ class Bundle:
         for name in bundle.manifest.files:
             fault = bundle._fault(name, hashed=False)
             if fault:
-                raise BundleDamagedError(f"{bundle.root}: {fault}; export the bundle again or fetch a fresh copy")
+                kind = BundleFileMissingError if fault.endswith("is missing") else BundleDamagedError
+                raise kind(f"{bundle.root}: {fault}; export the bundle again or fetch a fresh copy")
         return bundle
 
     def path(self, name: str) -> Path:

@@ -2,9 +2,11 @@
 
 PocketDiffusionError
 ├── InvalidRequestError (ValueError)               a value that cannot be drawn with: steps, size, prompt, picture, …
+│   └── PictureNotFoundError (FileNotFoundError)   no picture at that path
 ├── BundleNotFoundError (FileNotFoundError)        no bundle at that path
 ├── BundleFormatError (ValueError)                 a bundle.json that this version does not understand
 ├── BundleDamagedError (ValueError)                a file of a bundle is missing or not what it was
+│   └── BundleFileMissingError (FileNotFoundError) a file that the manifest lists is not there
 ├── RuntimeUnavailableError (ImportError)          ONNX Runtime is not installed
 ├── ProviderUnavailableError (ValueError)          the execution provider asked for cannot be used here
 ├── InferenceError                                 ONNX Runtime failed while computing
@@ -40,6 +42,10 @@ class InvalidRequestError(PocketDiffusionError, ValueError):
     exit_code = 2
 
 
+class PictureNotFoundError(InvalidRequestError, FileNotFoundError):
+    """There is no picture at that path."""
+
+
 class BundleNotFoundError(PocketDiffusionError, FileNotFoundError):
     """There is no bundle at that path."""
 
@@ -56,6 +62,10 @@ class BundleDamagedError(PocketDiffusionError, ValueError):
     """A file of a bundle is missing or not what it was when the bundle was written."""
 
     exit_code = 2
+
+
+class BundleFileMissingError(BundleDamagedError, FileNotFoundError):
+    """A file that the manifest lists is not there."""
 
 
 class RuntimeUnavailableError(PocketDiffusionError, ImportError):

@@ -12,14 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
-from pocket_diffusion.errors import InvalidRequestError, OutputError
+from pocket_diffusion.errors import InvalidRequestError, OutputError, PictureNotFoundError
 
 Picture = str | os.PathLike[str] | Image.Image
 """What stands for a picture in the interface: a path, or Pillow's image."""
 
 INPUT_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 OUTPUT_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
-MAX_PIXELS = 100_000_000
+MAX_PIXELS = 50_000_000
 METADATA_KEY = "pocket-diffusion"
 
 
@@ -61,7 +61,7 @@ def open_picture(picture: Picture, name: str = "picture") -> Image.Image:
             f"{path}: the {name} has too many pixels; at most {MAX_PIXELS:,} are read; reduce it"
         ) from None
     except FileNotFoundError:
-        raise InvalidRequestError(f"{path}: there is no such {name}") from None
+        raise PictureNotFoundError(f"{path}: there is no such {name}") from None
     except InvalidRequestError:
         raise
     except Exception as error:  # decoders of damaged files raise OSError, SyntaxError, ValueError, struct.error, …
@@ -154,7 +154,9 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def _to_8_bits(grey: NDArray[Any]) -> NDArray[np.uint8]:
     """Bring grey levels of 16 bits (or floats in 0…1) to 8; Pillow would cut off all above 255."""
     full = 1.0 if grey.dtype.kind == "f" and grey.max(initial=0) <= 1 else 65535.0
-    return (np.nan_to_num(grey.astype(np.float64)).clip(0, full) / full * 255).round().astype(np.uint8)
+    levels = np.nan_to_num(grey.astype(np.float32)).clip(0, full)
+    levels *= np.float32(255 / full)
+    return levels.round(out=levels).astype(np.uint8)
 
 
 def _umask() -> int:

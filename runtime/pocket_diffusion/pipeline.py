@@ -127,20 +127,22 @@ class Pipeline:
             with self._timed("denoise"):
                 latents = self._denoise(request, context, sampler_, generators, canvases, on_step)
             with self._timed("decode"):
-                pictures = self.decode_latents(latents)
+                # One by one, so that no more than one picture is in memory as float32.
+                pictures = [picture for one in latents for picture in to_pictures(self.decode_latents(one[None]))]
         return Result(
-            images=to_pictures(pictures),
+            images=pictures,
             seeds=list(request.seeds),
             latents=latents,
-            timings=self._timings,
+            timings=dict(self._timings),
             request=request,
             model=self.name,
         )
 
     @property
     def name(self) -> str:
-        """What the bundle was made from, without its ending."""
-        return Path(self.bundle.manifest.provenance.source).stem
+        """What the bundle was made from: a file's name without its ending, a folder's or a hub id as it is."""
+        source = self.bundle.manifest.provenance.source
+        return source.removesuffix(".safetensors").removesuffix(".ckpt")
 
     # The stages, for those who build on them.
 

@@ -22,7 +22,7 @@ class Result:
     latents: NDArray[np.float32]
     """`[count, 4, height/8, width/8]`, as they went into the VAE decoder."""
     timings: dict[str, float]
-    """Seconds by stage: `load`, `encode`, `denoise`, `decode`, `total`."""
+    """Seconds by stage: `encode`, `denoise`, `decode`, `total`; `load` is also part of the first to need a graph."""
     request: Request
     model: str
     """The bundle's name."""

@@ -163,7 +163,7 @@ def test_reads_every_form_of_a_folders_weights(folder: Path, variant: str) -> No
         else:
             save_file(tensors, path.with_name(path.stem + variant))
     checkpoint = read(folder)
-    assert all(path.name.endswith(variant) for path in checkpoint.files)
+    assert all(name.endswith(variant) for name in checkpoint.files)
     for part in PARTS:
         theirs = getattr(plain, part)
         if "fp16" in variant:
@@ -176,8 +176,11 @@ def test_prefers_full_precision_and_safe_files(folder: Path) -> None:
         path = weights(folder, part)
         for suffix in (".fp16.safetensors", ".bin", ".non_ema.safetensors"):
             path.with_name(path.stem + suffix).write_bytes(b"not to be read")
-    names = ["model.safetensors", "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.safetensors"]
-    assert [path.name for path in read(folder).files] == names
+    assert list(read(folder).files) == [
+        "text_encoder/model.safetensors",
+        "unet/diffusion_pytorch_model.safetensors",
+        "vae/diffusion_pytorch_model.safetensors",
+    ]
 
 
 def test_reads_the_old_names_of_the_vaes_attention(folder: Path) -> None:

@@ -176,6 +176,7 @@ STORAGE = "(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\0%sX\x03\0\0\0cpuK
         ("0", "\x01", "K\0K\2\x85J\xff\xff\xff\xff\x85"),  # runs backwards
         ("0", "\x02", "K\0K\2\x85K\1\x85"),  # a storage larger than its entry
         ("9", "\x01", "K\0K\1\x85K\1\x85"),  # of no entry
+        ("0", "\x01", "K\0J\xff\xff\xff\x7f\x85K\0\x85"),  # repeats one number two billion times
     ],
 )
 def test_refuses_tensors_outside_of_their_storage(place: Path, key: str, count: str, view: str) -> None:
@@ -183,6 +184,15 @@ def test_refuses_tensors_outside_of_their_storage(place: Path, key: str, count: 
     write_zip(place / "model.ckpt", f"\x80\x02}}X\x01\0\0\0a{tensor}s.".encode("latin-1"))
     with pytest.raises(CheckpointError, match="is damaged"):
         read_tensor_file(place / "model.ckpt")
+
+
+def test_a_pickle_cannot_change_a_tensor_after_it_was_described(place: Path) -> None:
+    """BUILD calls `__setstate__` or sets attributes; on PyTorch's own tensors that would pass by all checks."""
+    tensor = f"ctorch._utils\n_rebuild_tensor_v2\n({STORAGE % ('0', chr(1))}K\0K\1\x85K\1\x85\x89}}tR"
+    for target in (tensor, "ctorch._utils\n_rebuild_tensor_v2\n"):
+        write_zip(place / "model.ckpt", f"\x80\x02}}X\x01\0\0\0a{target}}}X\x01\0\0\0xK\1sbs.".encode("latin-1"))
+        with pytest.raises(CheckpointError, match="is damaged"):
+            read_tensor_file(place / "model.ckpt")
 
 
 def test_reads_tensors_inside_of_their_storage(place: Path) -> None:

@@ -228,3 +228,10 @@ def test_no_bundle_there(tmp_path: Path, place: str) -> None:
 def test_sha256_is_that_of_the_content(tmp_path: Path) -> None:
     (tmp_path / "abc").write_bytes(b"abc")
     assert sha256_of(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_a_missing_file_of_a_bundle_is_a_missing_file_too(bundle: Path, manifest: Manifest) -> None:
+    (bundle / manifest.unet.graph).unlink()
+    with pytest.raises(FileNotFoundError) as caught:
+        Bundle.open(bundle)
+    assert isinstance(caught.value, BundleDamagedError)

@@ -120,8 +120,8 @@ def claiming(width: int, height: int) -> Callable[[Path], None]:
     [
         (animated, r"animated \(2 frames\); give a still one"),
         (truncated, "damaged or cannot be read"),
-        (claiming(11_000, 10_000), r"11000 x 10000 pixels; at most 100,000,000 .*reduce it"),
-        (claiming(60_000, 60_000), r"too many pixels; at most 100,000,000 .*reduce it"),
+        (claiming(11_000, 10_000), r"11000 x 10000 pixels; at most 50,000,000 .*reduce it"),
+        (claiming(60_000, 60_000), r"too many pixels; at most 50,000,000 .*reduce it"),
         (lambda path: path.write_text("hello"), r"not a picture that can be read \(PNG, JPEG"),
         (lambda path: path.write_bytes(b""), "not a picture"),
         (lambda path: path.mkdir(), "cannot be read"),
@@ -219,3 +219,9 @@ def test_a_place_that_is_no_folder_is_an_output_error(tmp_path: Path, folder: st
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="cannot be written"):
         save_picture(half_red(), tmp_path / folder / "a.png", "", {})
+
+
+def test_a_missing_picture_is_a_missing_file_too(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as caught:
+        open_picture(tmp_path / "nowhere.png")
+    assert isinstance(caught.value, InvalidRequestError)
