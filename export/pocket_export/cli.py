@@ -1,5 +1,6 @@
 """`pocket-diffusion export`: a checkpoint to a bundle."""
 
+import sys
 import time
 from pathlib import Path
 
@@ -46,6 +47,8 @@ def export(source: str, output: Path, *, quiet: bool, **options: object) -> None
         if not quiet:
             click.echo(f"{done:4.0%} {time.perf_counter() - started:6.0f} s  {what}", err=True)
 
+    if sys.stderr.isatty():  # elsewhere a source that is refused gets one line, the error
+        show("reading the checkpoint", 0.0)
     bundle = run(source, output, on_progress=show, **options)  # type: ignore[arg-type] # click checked the choices
     if not quiet:
         size = sum(record.size for record in bundle.manifest.files.values())

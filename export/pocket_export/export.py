@@ -68,7 +68,6 @@ def export(
     how = recipe(target, weights)
     onnxruntime()  # needed for the check at the end; better missed now than then
     with BundleWriter(Path(output), force=force) as writer:
-        report("reading the checkpoint", 0.0)
         checkpoint = read_checkpoint(os.fspath(source), None if tokenizer is None else Path(tokenizer))
         check_tensors(checkpoint)
         numbers = sum(

@@ -200,7 +200,7 @@ def test_refuses_a_folder_with_a_part_missing(folder: Path, part: str) -> None:
         ("scheduler/scheduler_config.json", '{"num_train_timesteps": "many"}', "cannot be used: Expected `int`"),
         ("scheduler/scheduler_config.json", '{"beta_start": 2}', "cannot be used: Expected `float` < 1"),
         ("generation_config.json", '{"steps": 0}', "cannot be used: Expected `int` >= 1"),
-        ("generation_config.json", '{"width": 60}', "60 x 64 are no multiples of 8"),
+        ("generation_config.json", '{"width": 60}', "sides are multiples of 8 from 64 to 4096, not 60"),
         ("generation_config.json", '{"sampler": "magic"}', "sampler 'magic' is not known; there are: ddpm"),
     ],
 )
@@ -212,3 +212,11 @@ def test_refuses_a_folder_with_a_damaged_config(folder: Path, file: str, content
     assert str(folder / file) in str(caught.value)
     assert reason in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("size", [0, -8, 100_000, [8, 0]])
+def test_refuses_a_folder_whose_size_nobody_could_draw_at(folder: Path, size: object) -> None:
+    config = json.loads((folder / "unet" / "config.json").read_text())
+    (folder / "unet" / "config.json").write_text(json.dumps(config | {"sample_size": size}))
+    with pytest.raises(CheckpointError, match="config.json cannot be used"):
+        read_checkpoint(str(folder))

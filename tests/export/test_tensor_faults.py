@@ -26,7 +26,7 @@ def fault(state: Tensors, place: Path) -> str:
     steps: list[str] = []
     with pytest.raises(TensorMismatchError) as caught:
         export(place / "model.safetensors", place / "out", on_progress=lambda what, _: steps.append(what))
-    assert steps == ["reading the checkpoint"]
+    assert steps == []
     assert {path.name for path in place.iterdir()} == {"model.safetensors", "vocab.json", "merges.txt"}
     assert str(caught.value).isprintable()
     return str(caught.value)
