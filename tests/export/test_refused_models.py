@@ -218,5 +218,5 @@ def test_refuses_a_folder_with_a_damaged_config(folder: Path, file: str, content
 def test_refuses_a_folder_whose_size_nobody_could_draw_at(folder: Path, size: object) -> None:
     config = json.loads((folder / "unet" / "config.json").read_text())
     (folder / "unet" / "config.json").write_text(json.dumps(config | {"sample_size": size}))
-    with pytest.raises(CheckpointError, match="config.json cannot be used"):
+    with pytest.raises(CheckpointError, match=r"config\.json cannot be used"):
         read_checkpoint(str(folder))
