@@ -13,7 +13,6 @@ import gc
 import json
 import logging
 import os
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +27,7 @@ from transformers import CLIPTokenizer
 
 from pocket_diffusion import Pipeline
 from pocket_models import TextEncoderConfig, UNetConfig, VAEConfig
+from report import output_path, publish
 
 PROMPT = "a lake under snowy mountains at sunset"
 
@@ -141,7 +141,7 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--size", default="256x192", help="pixels, width x height; not a size that was traced")
     parser.add_argument("--picture", type=int, metavar="STEPS", help="also draw a picture with that many steps")
-    parser.add_argument("--output", type=Path, help="where to write the results as JSON")
+    parser.add_argument("--output", type=output_path, help="where to write the results as JSON")
     arguments = parser.parse_args()
     width, height = map(int, arguments.size.split("x"))
     logging.getLogger("diffusers").setLevel(logging.ERROR)
@@ -158,10 +158,7 @@ def main() -> None:
         results["against_stored"] = compare_networks(ours, theirs, width, height)
         if arguments.picture:
             results["picture_from_stored"] = compare_pictures(ours, theirs, width, height, arguments.picture)
-    text = json.dumps(results, indent=2)
-    if arguments.output:
-        arguments.output.write_text(text + "\n")
-    sys.stdout.write(text + "\n")
+    publish(results, [json.dumps(results, indent=2)], arguments.output)
 
 
 if __name__ == "__main__":

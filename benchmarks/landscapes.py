@@ -19,6 +19,7 @@ from PIL import Image
 from pocket_diffusion import Pipeline
 from pocket_models.landscapes.captions import Prompt, held_out_prompts
 from pocket_models.landscapes.probes import Probes
+from report import output_path, publish
 
 FIRST_SEED = 1000
 WORDING_SEED = 1  # 0 worded the prompts by which the default settings were chosen
@@ -81,7 +82,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="default: the bundle's")
     parser.add_argument("--guidance", type=float, help="default: the bundle's")
     parser.add_argument("--only-prompts", action="store_true", help="skip negative prompt and image to image")
-    parser.add_argument("--output", type=Path, help="where to write the results as JSON")
+    parser.add_argument("--output", type=output_path, help="where to write the results as JSON")
     parser.add_argument("--grid", type=Path, help="where to put a grid of the first samples")
     arguments = parser.parse_args()
 
@@ -101,10 +102,7 @@ def main() -> None:
     if arguments.grid:
         save_grid(pictures, arguments.grid)
         results["grid_prompts"] = [prompt.text for prompt in prompts[: GRID[0] * GRID[1]]]
-    text = json.dumps(results, indent=2)
-    if arguments.output:
-        arguments.output.write_text(text + "\n")
-    sys.stdout.write(text + "\n")
+    publish(results, [json.dumps(results, indent=2)], arguments.output)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ def workload_parser(description: str, *, default_steps: int | None) -> argparse.
     )
     parser.add_argument("--threads", type=positive, help="default: ONNX Runtime's choice")
     parser.add_argument("--provider", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument("--output", type=_output, metavar="FILE.json", help="write all figures there too")
+    parser.add_argument("--output", type=output_path, metavar="FILE.json", help="write all figures there too")
     return parser
 
 
@@ -116,7 +116,7 @@ def _whole(text: str, *, at_least: int) -> int:
     return int(text)
 
 
-def _output(text: str) -> Path:
+def output_path(text: str) -> Path:
     """Refuse at once what could not be written at the end of a long run."""
     path = Path(text)
     try:
