@@ -11,37 +11,18 @@ with both and compares latents and pixels.
 import argparse
 import gc
 import json
-import logging
-import os
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-
 import numpy as np
 import torch
-from diffusers import DDPMScheduler, StableDiffusionPipeline
-from transformers import CLIPTokenizer
+from diffusers import StableDiffusionPipeline
 
 from pocket_diffusion import Pipeline
-from pocket_models import TextEncoderConfig, UNetConfig, VAEConfig
 from report import output_path, publish
+from systems.reference import load_reference, round_as_stored
 
 PROMPT = "a lake under snowy mountains at sunset"
-
-
-def load_reference(checkpoint: Path, bundle: Path) -> StableDiffusionPipeline:
-    """Read the checkpoint with diffusers, in float32."""
-    tokenizer = CLIPTokenizer.from_pretrained(bundle / "tokenizer", model_max_length=77, pad_token="<|endoftext|>")  # noqa: S106 - not a password
-    if checkpoint.is_dir():
-        return StableDiffusionPipeline.from_pretrained(checkpoint, torch_dtype=torch.float32, safety_checker=None)
-    with tempfile.TemporaryDirectory() as folder:
-        _write_sd1_configs(Path(folder))
-        return StableDiffusionPipeline.from_single_file(
-            str(checkpoint), config=folder, tokenizer=tokenizer, torch_dtype=torch.float32, local_files_only=True
-        )
 
 
 def compare_networks(ours: Pipeline, theirs: StableDiffusionPipeline, width: int, height: int) -> dict[str, float]:
@@ -92,48 +73,6 @@ def _relative(ours: np.ndarray, theirs: torch.Tensor) -> float:
     return float(np.linalg.norm(ours - reference) / np.linalg.norm(reference))
 
 
-def _round_as_stored(theirs: StableDiffusionPipeline) -> None:
-    """Round the large weights to float16, as the exporter's `store_float16` does."""
-    for network in (theirs.text_encoder, theirs.unet, theirs.vae):
-        for parameter in _large_parameters(network):
-            parameter.data = parameter.data.half().float()
-
-
-def _large_parameters(network: torch.nn.Module) -> Iterator[torch.nn.Parameter]:
-    return (parameter for parameter in network.parameters() if parameter.numel() >= 4096)
-
-
-def _write_sd1_configs(folder: Path) -> None:
-    """Write the configs of Stable Diffusion 1.x where diffusers' single-file loader looks for them."""
-    index = {
-        "_class_name": "StableDiffusionPipeline",
-        "scheduler": ["diffusers", "DDPMScheduler"],
-        "text_encoder": ["transformers", "CLIPTextModel"],
-        "tokenizer": ["transformers", "CLIPTokenizer"],
-        "unet": ["diffusers", "UNet2DConditionModel"],
-        "vae": ["diffusers", "AutoencoderKL"],
-        "safety_checker": [None, None],
-        "feature_extractor": [None, None],
-    }
-    schedule = {
-        "beta_start": 0.00085,
-        "beta_end": 0.012,
-        "beta_schedule": "scaled_linear",
-        "clip_sample": False,
-        "steps_offset": 1,
-    }
-    DDPMScheduler(**schedule).save_pretrained(folder / "scheduler")
-    configs = {
-        "model_index.json": index,
-        "unet/config.json": UNetConfig().to_diffusers() | {"sample_size": 64},
-        "vae/config.json": VAEConfig().to_diffusers() | {"sample_size": 512},
-        "text_encoder/config.json": TextEncoderConfig().to_diffusers(),
-    }
-    for name, content in configs.items():
-        (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_text(json.dumps(content))
-
-
 def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -144,7 +83,6 @@ def main() -> None:
     parser.add_argument("--output", type=output_path, help="where to write the results as JSON")
     arguments = parser.parse_args()
     width, height = map(int, arguments.size.split("x"))
-    logging.getLogger("diffusers").setLevel(logging.ERROR)
 
     ours = Pipeline.load(arguments.bundle)
     theirs = load_reference(arguments.checkpoint, arguments.bundle)
@@ -153,7 +91,7 @@ def main() -> None:
     if arguments.picture:
         results["picture"] = compare_pictures(ours, theirs, width, height, arguments.picture)
     if ours.bundle.manifest.weights == "fp16":
-        _round_as_stored(theirs)
+        round_as_stored(theirs)
         gc.collect()
         results["against_stored"] = compare_networks(ours, theirs, width, height)
         if arguments.picture:

@@ -8,9 +8,11 @@ README.md beside this file says what each figure means.
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from fresh_process import StageError, run_script
 from machine import machine_facts
 from pocket_diffusion import PocketDiffusionError
 from pocket_diffusion.bundle import COMPONENTS
@@ -27,11 +29,9 @@ from report import (
 )
 from stages import (
     STAGES,
-    StageError,
     Workload,
     open_session,
     parse_workload,
-    run_script,
     whole_picture,
 )
 
@@ -67,6 +67,7 @@ def measure_loaded(workload: Workload, *, warmup: int, repeats: int, pictures: i
     calls |= {name: STAGES[name](pipeline, workload) for name in TIMED_STAGES}
     seconds = {name: measure(name, call, warmup=warmup, repeats=repeats) for name, call in calls.items()}
     announce_pictures(seconds, workload.steps, runs=2 * pictures)
+    whole_picture(pipeline, replace(workload, steps=1))()  # loads what the memory mode keeps
     drawn, timings = measure_pictures(LOADED, whole_picture(pipeline, workload), pictures)
     return seconds | drawn, timings
 
@@ -78,7 +79,7 @@ def measure_fresh(workload: Workload, *, pictures: int) -> tuple[Seconds, Timing
         StageError: such a process failed.
 
     """
-    return measure_pictures(FRESH, partial(run_script, "stages.py", "whole picture", workload), pictures)
+    return measure_pictures(FRESH, partial(run_script, "stages.py", "whole picture", workload.as_json()), pictures)
 
 
 def measure_pictures(name: str, draw: Callable[[], dict[str, float]], pictures: int) -> tuple[Seconds, Timings]:

@@ -6,16 +6,22 @@ import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+PACKAGES = ("pocket-diffusion", "onnxruntime", "onnxruntime-gpu", "numpy")
+"""What the runtime runs on."""
+
 _FLAGS = ("avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16")
 _ARM_FLAGS = ("asimd", "asimdhp", "asimddp", "i8mm", "sve")
-_PACKAGES = ("pocket-diffusion", "onnxruntime", "onnxruntime-gpu", "numpy")
 
 
-def machine_facts() -> dict[str, Any]:
-    """Return the facts, with the load average as it is now; `None` or empty where the system does not tell."""
+def machine_facts(packages: Iterable[str] = PACKAGES) -> dict[str, Any]:
+    """Return the facts, with the load average as it is now; `None` or empty where the system does not tell.
+
+    The versions of those of `packages` that are installed are among them.
+    """
     cpu = _fields("/proc/cpuinfo")
     memory = _fields("/proc/meminfo")
     flags = cpu.get("flags", cpu.get("Features", "")).split()
@@ -31,7 +37,7 @@ def machine_facts() -> dict[str, Any]:
         "system": _system(),
         "kernel": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
-        "packages": _versions(),
+        "packages": _versions(packages),
         "load_average": [round(load, 2) for load in os.getloadavg()],
     }
 
@@ -85,9 +91,9 @@ def _system() -> str:
     return platform.system()
 
 
-def _versions() -> dict[str, str]:
+def _versions(packages: Iterable[str]) -> dict[str, str]:
     versions = {}
-    for name in _PACKAGES:
+    for name in packages:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
     return versions

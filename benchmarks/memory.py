@@ -5,27 +5,32 @@
 README.md beside this file says what each figure means. Linux only.
 """
 
+from dataclasses import replace
 from typing import Any
 
+from fresh_process import StageError, run_script
 from machine import machine_facts
+from pocket_diffusion.memory import MODES
 from report import headline, markdown_table, progress, publish, workload_parser
-from stages import STAGES, StageError, Workload, parse_workload, run_script
+from stages import STAGES, WHOLE, Workload, parse_workload
 
-MEASURED = ("import", "load", *STAGES)
+ALONE = ("import", "load", *(stage for stage in STAGES if stage != WHOLE))
 DEFAULT_STEPS = 2  # the peak of a picture does not grow with its steps
 
 
 def measure(workload: Workload) -> dict[str, dict[str, float]]:
-    """Return the peaks of each stage, in bytes.
+    """Return the peaks of each stage in the workload's memory mode, and of whole pictures in every mode, in bytes.
 
     Raises:
         StageError: a stage failed, or was killed for using too much.
 
     """
+    todo = [(stage, stage, workload) for stage in ALONE]
+    todo += [(f"{WHOLE}, {mode}", WHOLE, replace(workload, memory=mode)) for mode in MODES]
     peaks = {}
-    for number, stage in enumerate(MEASURED, start=1):
-        progress(f"{stage} ({number} of {len(MEASURED)})")
-        peaks[stage] = run_script("peak_memory.py", stage, workload)
+    for number, (name, stage, work) in enumerate(todo, start=1):
+        progress(f"{name} ({number} of {len(todo)})")
+        peaks[name] = run_script("peak_memory.py", stage, work.as_json())
     return peaks
 
 

@@ -52,6 +52,11 @@ def memory_now(field: str) -> int:
     raise OSError(f"{_STATUS} has no {field}; this benchmark needs Linux")
 
 
+def peaks(watch: AnonymousMemoryWatch) -> dict[str, int]:
+    """Return this process's peaks in bytes: of all that was resident, and of what a watch saw."""
+    return {"peak_rss_bytes": memory_now("VmHWM"), "peak_anonymous_bytes": watch.peak}
+
+
 def run_stage(name: str, workload: str) -> object:
     """Do what `name` stands for, and all that must come before it, once; return what must stay alive till the end."""
     from stages import COMPONENTS, STAGES, Workload, open_session
@@ -69,9 +74,9 @@ def main() -> None:
     """Run from memory.py's command line."""
     with AnonymousMemoryWatch() as anonymous:
         kept = run_stage(sys.argv[1], sys.argv[2])
-    peaks = {"peak_rss_bytes": memory_now("VmHWM"), "peak_anonymous_bytes": anonymous.peak}
+    taken = peaks(anonymous)
     del kept
-    json.dump(peaks, sys.stdout)
+    json.dump(taken, sys.stdout)
 
 
 if __name__ == "__main__":

@@ -11,22 +11,31 @@ from pathlib import Path
 from typing import Any
 
 from machine import describe
+from pocket_diffusion.memory import AUTO, MODES
 
-_SMALLEST_SIDE, _SIDE_STEP = 64, 8  # pixels, as the runtime allows
+SMALLEST_SIDE, SIDE_STEP = 64, 8
+"""Of pictures, in pixels, as the runtime allows."""
 
 
-def workload_parser(description: str, *, default_steps: int | None) -> argparse.ArgumentParser:
-    """Return a parser of the options that every benchmark takes; steps of `None` are the bundle's own."""
+def bundle_parser(description: str) -> argparse.ArgumentParser:
+    """Return a parser of the options that every benchmark takes."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("bundle", nargs="?", metavar="BUNDLE", help="a bundle's folder (default: the embedded model)")
     parser.add_argument("--size", type=size, metavar="WIDTHxHEIGHT", help="in pixels (default: the bundle's)")
+    parser.add_argument("--threads", type=positive, help="default: each system's own choice")
+    parser.add_argument("--output", type=output_path, metavar="FILE.json", help="write all figures there too")
+    return parser
+
+
+def workload_parser(description: str, *, default_steps: int | None) -> argparse.ArgumentParser:
+    """Return a parser of what those take that measure the runtime alone; steps of `None` are the bundle's own."""
+    parser = bundle_parser(description)
     steps = "the bundle's" if default_steps is None else str(default_steps)
     parser.add_argument(
         "--steps", type=positive, default=default_steps, help=f"of the whole picture (default: {steps})"
     )
-    parser.add_argument("--threads", type=positive, help="default: ONNX Runtime's choice")
     parser.add_argument("--provider", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument("--output", type=output_path, metavar="FILE.json", help="write all figures there too")
+    parser.add_argument("--memory", choices=(AUTO, *MODES), default=AUTO, help="the runtime's memory mode")
     return parser
 
 
@@ -34,9 +43,9 @@ def size(text: str) -> tuple[int, int]:
     """Read `512x384` as width and height."""
     match = re.fullmatch(r"(\d+)x(\d+)", text)
     sides = tuple(map(int, match.groups())) if match else ()
-    if not sides or any(side < _SMALLEST_SIDE or side % _SIDE_STEP for side in sides):
+    if not sides or any(side < SMALLEST_SIDE or side % SIDE_STEP for side in sides):
         raise argparse.ArgumentTypeError(
-            f"{text!r} is not a size such as 512x512, with sides from {_SMALLEST_SIDE} in steps of {_SIDE_STEP}"
+            f"{text!r} is not a size such as 512x512, with sides from {SMALLEST_SIDE} in steps of {SIDE_STEP}"
         )
     return sides[0], sides[1]
 
@@ -66,12 +75,15 @@ def summarise(values: Sequence[float]) -> dict[str, float]:
 def headline(figures: dict[str, Any]) -> str:
     """Return, as one line, what was run on what: it belongs above every table of figures."""
     bundle, workload = figures["bundle"], figures["workload"]
-    what = (
-        f"{bundle['name']} ({bundle['weights']} weights, for {bundle['target']}), {workload['width']}×"
-        f"{workload['height']}, {workload['steps']} steps, {workload['provider']}, "
-        f"threads {workload['threads'] or 'automatic'}"
-    )
-    return f"{what}; {describe(figures['machine'])}"
+    what = [f"{bundle['name']} ({bundle['weights']} weights, for {bundle['target']})"]
+    if "width" in workload:
+        what.append(f"{workload['width']}×{workload['height']}")
+    what += [f"{workload['steps']} steps", workload["provider"]]
+    if "threads" in workload:
+        what.append(f"threads {workload['threads'] or 'automatic'}")
+    if "memory" in workload:
+        what.append(f"memory {workload['memory']}")
+    return f"{', '.join(what)}; {describe(figures['machine'])}"
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

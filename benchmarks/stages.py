@@ -7,9 +7,8 @@ runs one stage in this process and prints its timings, for benchmarks that want 
 
 import argparse
 import json
-import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -20,15 +19,13 @@ from numpy.typing import NDArray
 
 from pocket_diffusion import Pipeline, PocketDiffusionError
 from pocket_diffusion.bundle import COMPONENTS
+from pocket_diffusion.memory import MODES
+from pocket_diffusion.pipeline import DEFAULT_BUNDLE
 from pocket_diffusion.session import GraphSession
 
 PROMPT = "a lake under snowy mountains at sunset"
 SEED = 0
 MIDDLE_TIMESTEP = 500.0
-
-
-class StageError(Exception):
-    """A stage that ran in a process of its own failed there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,13 +39,26 @@ class Workload:
     steps: int
     provider: str
     threads: int | None
+    memory: str
+    """The runtime's memory mode."""
+    count: int = 1
+    """Pictures drawn together."""
+
+    @property
+    def folder(self) -> Path:
+        """Where the bundle's files are."""
+        return DEFAULT_BUNDLE if self.bundle is None else Path(self.bundle)
 
     def load_pipeline(self) -> Pipeline:
         """Return a pipeline with no graph loaded yet."""
-        return Pipeline.load(self.bundle, provider=self.provider, threads=self.threads)
+        return Pipeline.load(self.bundle, provider=self.provider, threads=self.threads, memory=self.memory)
 
-    def facts(self) -> dict[str, dict[str, Any]]:
-        """Return what a report says of the bundle and of the picture."""
+    def as_json(self) -> str:
+        """Return what `Workload(**json.loads(text))` makes a workload of again, for a process of its own."""
+        return json.dumps(asdict(self))
+
+    def facts(self, *, varied: Collection[str] = ()) -> dict[str, dict[str, Any]]:
+        """Return what a report says of the bundle and of the picture, without what the benchmark varies."""
         pipeline = self.load_pipeline()
         manifest = pipeline.bundle.manifest
         bundle = {
@@ -58,14 +68,17 @@ class Workload:
             "parameters": {name: manifest.component(name).parameters for name in COMPONENTS},
             "bytes_on_disk": sum(record.size for record in manifest.files.values()),
         }
-        return {"bundle": bundle, "workload": {name: fact for name, fact in asdict(self).items() if name != "bundle"}}
+        workload = {name: fact for name, fact in asdict(self).items() if name not in ("bundle", *varied)}
+        return {"bundle": bundle, "workload": workload}
 
 
 def parse_workload(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, Workload]:
     """Read the command line and settle what it leaves to the bundle; a fault in it ends the program with status 2."""
     arguments = parser.parse_args()
     try:
-        pipeline = Pipeline.load(arguments.bundle, provider=arguments.provider, threads=arguments.threads)
+        pipeline = Pipeline.load(
+            arguments.bundle, provider=arguments.provider, threads=arguments.threads, memory=arguments.memory
+        )
     except PocketDiffusionError as error:
         parser.error(str(error))
     defaults = pipeline.bundle.manifest.defaults
@@ -77,14 +90,21 @@ def parse_workload(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace,
         steps=arguments.steps or defaults.steps,
         provider=pipeline.provider,
         threads=arguments.threads,
+        memory=pipeline.memory,
     )
 
 
 def open_session(pipeline: Pipeline, component: str) -> GraphSession:
     """Load one component anew, as the pipeline does when it first needs it."""
-    bundle = pipeline.bundle
+    bundle, mode = pipeline.bundle, MODES[pipeline.memory]
     return GraphSession(
-        bundle.root, component, bundle.manifest.component(component), pipeline.provider, pipeline.threads
+        bundle.root,
+        component,
+        bundle.manifest.component(component),
+        pipeline.provider,
+        pipeline.threads,
+        expand_weights=mode.expands(component),
+        arena=mode.arena,
     )
 
 
@@ -94,10 +114,17 @@ def encode_prompt(pipeline: Pipeline, workload: Workload) -> Callable[[], object
 
 
 def guided_step(pipeline: Pipeline, workload: Workload) -> Callable[[], object]:
-    """Prepare a guided U-Net evaluation, which is one run with a batch of 2."""
+    """Prepare a guided U-Net evaluation: one run under two contexts, or, where memory is short, two runs."""
     text = pipeline.bundle.manifest.text_encoder.outputs[0]  # [batch, 77, dim]
-    context = _normal(2, *(extent for extent in text.shape if isinstance(extent, int)))
-    return partial(pipeline.predict_noise, _normal(2, *_latent_shape(pipeline, workload)), MIDDLE_TIMESTEP, context)
+    runs, contexts = (1, 2) if MODES[pipeline.memory].guide_together else (2, 1)
+    context = _normal(contexts, *(extent for extent in text.shape if isinstance(extent, int)))
+    latents = _normal(1, *latent_shape(pipeline, workload))
+
+    def predict() -> None:
+        for _ in range(runs):
+            pipeline.predict_noise(latents, MIDDLE_TIMESTEP, context)
+
+    return predict
 
 
 def encode_image(pipeline: Pipeline, workload: Workload) -> Callable[[], object]:
@@ -107,7 +134,7 @@ def encode_image(pipeline: Pipeline, workload: Workload) -> Callable[[], object]
 
 def decode_latents(pipeline: Pipeline, workload: Workload) -> Callable[[], object]:
     """Prepare the VAE decoder's run on one picture's latents."""
-    return partial(pipeline.decode_latents, _normal(1, *_latent_shape(pipeline, workload)))
+    return partial(pipeline.decode_latents, _normal(1, *latent_shape(pipeline, workload)))
 
 
 def whole_picture(pipeline: Pipeline, workload: Workload) -> Callable[[], dict[str, float]]:
@@ -115,37 +142,24 @@ def whole_picture(pipeline: Pipeline, workload: Workload) -> Callable[[], dict[s
 
     def draw() -> dict[str, float]:
         size = {"width": workload.width, "height": workload.height}
-        return dict(pipeline.generate(PROMPT, steps=workload.steps, seed=SEED, **size).timings)
+        return dict(pipeline.generate(PROMPT, steps=workload.steps, seed=SEED, count=workload.count, **size).timings)
 
     return draw
 
 
+WHOLE = "whole picture"
 STAGES: dict[str, Callable[[Pipeline, Workload], Callable[[], object]]] = {
     "encode prompt": encode_prompt,
     "guided step": guided_step,
     "encode image": encode_image,
     "decode latents": decode_latents,
-    "whole picture": whole_picture,
+    WHOLE: whole_picture,
 }
 """Each takes a pipeline and a workload, prepares the inputs, and returns what is to be measured."""
 
 
-def run_script(script: str, stage: str, workload: Workload) -> dict[str, float]:
-    """Run a stage with one of these scripts in a fresh process, and return what that prints.
-
-    Raises:
-        StageError: the process failed, or was killed (for using too much memory, perhaps).
-
-    """
-    command = [sys.executable, str(Path(__file__).with_name(script)), stage, json.dumps(asdict(workload))]
-    process = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    if process.returncode != 0:
-        raise StageError(f"{stage!r} failed in a fresh process (exit status {process.returncode})")
-    answer: dict[str, float] = json.loads(process.stdout)
-    return answer
-
-
-def _latent_shape(pipeline: Pipeline, workload: Workload) -> tuple[int, int, int]:
+def latent_shape(pipeline: Pipeline, workload: Workload) -> tuple[int, int, int]:
+    """Return the channels, height and width of one picture's latents."""
     spec = pipeline.bundle.manifest.latents
     return spec.channels, workload.height // spec.downscale, workload.width // spec.downscale
 

@@ -28,9 +28,11 @@ from pocket_diffusion.bundle import (
 from pocket_diffusion.errors import ParityError
 from pocket_diffusion.session import onnxruntime
 from pocket_export.checkpoint import Checkpoint, read_checkpoint
+from pocket_export.memory import measure_memory
 from pocket_export.parity import measure_parity
 from pocket_export.parts import PARTS, Part, check_tensors
-from pocket_export.targets import Recipe, recipe
+from pocket_export.sensitivity import measure_int8_errors
+from pocket_export.targets import OLDEST_ONNXRUNTIME, Recipe, recipe
 from pocket_export.tokenizer_files import TokenizerFiles
 from pocket_export.trace import trace
 from pocket_export.writer import BundleWriter
@@ -102,8 +104,13 @@ def _export_part(part: Part, how: Recipe, writer: BundleWriter, report: Callable
     size = f"{part.name}, {part.parameters / 1e6:.1f} M parameters"
     report(f"tracing {size}")
     model = trace(part, how.compute)
+    if how.weights == "int8":
+        report(f"measuring int8 on {size}")
+        model.meta["int8_errors"] = measure_int8_errors(part)
     for rewrite in how.rewrites:
         model = rewrite(model)
+    if how.weights == "int8":
+        writer.write(f"{part.name}.int8.json", msgspec.json.format(msgspec.json.encode(model.meta["int8_layers"])))
     report(f"writing {size}")
     component = Component(
         graph=f"{part.name}.onnx",
@@ -117,7 +124,8 @@ def _export_part(part: Part, how: Recipe, writer: BundleWriter, report: Callable
     del model
     report(f"checking {size}")
     figures = measure_parity(part, writer.folder, component, how.tolerance)
-    return msgspec.structs.replace(component, parity=figures)
+    memory = measure_memory(part, writer.folder, component) if how.target == "cpu" else None
+    return msgspec.structs.replace(component, parity=figures, memory=memory)
 
 
 def _write_graph(model: ir.Model, folder: Path, component: Component) -> None:
@@ -146,9 +154,10 @@ def _write_graph(model: ir.Model, folder: Path, component: Component) -> None:
 
 def _tensor_specs(values: Sequence[ir.Value], like: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
     """Describe a graph's inputs or outputs: our names for the sizes, the graph's types."""
+    by_name = {value.name: value for value in values}
     return tuple(
-        TensorSpec(name=spec.name, dtype=str(value.dtype.numpy().name), shape=spec.shape)  # type: ignore[union-attr, arg-type] # the exporter gives every one a type; msgspec checks that we know it
-        for value, spec in zip(values, like, strict=True)
+        TensorSpec(name=spec.name, dtype=str(by_name[spec.name].dtype.numpy().name), shape=spec.shape)  # type: ignore[union-attr, arg-type] # the exporter gives every one a type; msgspec checks that we know it
+        for spec in like
     )
 
 
@@ -164,6 +173,7 @@ def _manifest(
         architecture="stable-diffusion-1",
         target=target,
         weights=weights,
+        onnxruntime=OLDEST_ONNXRUNTIME,
         **components,
         tokenizer=_tokenizer_spec(checkpoint.tokenizer, checkpoint.text_encoder_config.max_position_embeddings),
         schedule=checkpoint.schedule,

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from pocket_diffusion.bundle import Component, ParityFigure
 from pocket_diffusion.errors import ParityError
@@ -12,8 +13,8 @@ from pocket_export.parts import Part
 
 # Odd sizes in latents, so that every rounding on the way down is tried; batches that were not traced either.
 _SIZES = (
-    {"batch": 3, "height": 15, "width": 20, "tokens": 77},
-    {"batch": 1, "height": 24, "width": 17, "tokens": 154},
+    {"batch": 3, "contexts": 3, "height": 15, "width": 20, "tokens": 77},
+    {"batch": 1, "contexts": 2, "height": 24, "width": 17, "tokens": 154},
 )
 
 
@@ -32,7 +33,7 @@ def _measure(part: Part, session: GraphSession, sizes: dict[str, int], tolerance
     scaled = {name: sizes[name] * part.pixels_per_size for name in ("height", "width")}
     inputs = part.example(sizes | scaled, seed)
     with torch.inference_mode():
-        theirs = part.module(*inputs).numpy()
+        theirs = part.module(*_in_one_batch(inputs)).numpy()
     named = {spec.name: x.numpy() for spec, x in zip(part.inputs, inputs, strict=True)}
     difference = session.run(**named) - theirs
     figure = ParityFigure(
@@ -47,3 +48,9 @@ def _measure(part: Part, session: GraphSession, sizes: dict[str, int], tolerance
             f"{tolerance:.0e} allowed; no bundle was written"
         )
     return figure
+
+
+def _in_one_batch(inputs: tuple[Tensor, ...]) -> list[Tensor]:
+    """Repeat the latents for each context, as the module wants it."""
+    batch = max(len(x) for x in inputs)
+    return [x.expand(batch, *x.shape[1:]) for x in inputs]

@@ -54,6 +54,9 @@ class Part:
     module: nn.Module
     inputs: tuple[TensorSpec, ...]
     output: TensorSpec
+    usual_sizes: dict[str, int]
+    """The dynamic sizes when the bundle's default picture is drawn, guided."""
+    pixels_per_latent: int
     id_limit: int = 0
     """Whole-number inputs are token ids below this."""
     pixels_per_size: int = 1
@@ -87,6 +90,8 @@ def text_encoder(checkpoint: Checkpoint) -> Part:
         _build(lambda: TextEncoder(config), checkpoint.text_encoder),
         (_spec("ids", "batch", config.max_position_embeddings, dtype="int64"),),
         _spec("context", "batch", config.max_position_embeddings, config.hidden_size),
+        _usual_sizes(checkpoint),
+        checkpoint.vae_config.downscale,
         id_limit=config.vocab_size,
     )
 
@@ -101,9 +106,11 @@ def unet(checkpoint: Checkpoint) -> Part:
         (
             _spec("latents", *latents),
             _spec("timestep", "batch"),
-            _spec("context", "batch", "tokens", config.cross_attention_dim),
+            _spec("context", "contexts", "tokens", config.cross_attention_dim),
         ),
-        _spec("noise", *latents),
+        _spec("noise", "contexts", *latents[1:]),
+        _usual_sizes(checkpoint, batch=2),
+        checkpoint.vae_config.downscale,
     )
 
 
@@ -115,6 +122,8 @@ def vae_encoder(checkpoint: Checkpoint) -> Part:
         PictureEncoder(_vae(checkpoint)),
         (_spec("picture", "batch", config.in_channels, "height", "width"),),
         _spec("moments", "batch", 2 * config.latent_channels, "latent_height", "latent_width"),
+        _usual_sizes(checkpoint),
+        checkpoint.vae_config.downscale,
         pixels_per_size=config.downscale,
     )
 
@@ -127,6 +136,8 @@ def vae_decoder(checkpoint: Checkpoint) -> Part:
         PictureDecoder(_vae(checkpoint)),
         (_spec("latents", "batch", config.latent_channels, "height", "width"),),
         _spec("picture", "batch", config.in_channels, "pixel_height", "pixel_width"),
+        _usual_sizes(checkpoint),
+        checkpoint.vae_config.downscale,
     )
 
 
@@ -154,6 +165,14 @@ def check_tensors(checkpoint: Checkpoint) -> None:
         ) from None
     for network, tensors in networks:
         _check_fit(network, tensors, checkpoint.name)
+
+
+def _usual_sizes(checkpoint: Checkpoint, batch: int = 1) -> dict[str, int]:
+    downscale, defaults = checkpoint.vae_config.downscale, checkpoint.defaults
+    height, width = defaults.height // downscale, defaults.width // downscale
+    sides = {"height": height, "width": width, "latent_height": height, "latent_width": width}
+    tokens = checkpoint.text_encoder_config.max_position_embeddings
+    return {"batch": batch, "contexts": batch, "tokens": tokens, **sides}
 
 
 def _vae(checkpoint: Checkpoint) -> VAE:

@@ -8,7 +8,15 @@ import torch
 
 from pocket_diffusion.bundle import Target, WeightStorage
 from pocket_diffusion.errors import InvalidRequestError
-from pocket_export.rewrite import fold_transposes, store_float16, store_int8
+from pocket_export.rewrite import (
+    fold_transposes,
+    fuse_silu,
+    share_guidance,
+    split_geglu,
+    store_float16,
+    store_int8,
+    winograd,
+)
 
 Rewrite = Callable[[ir.Model], ir.Model]
 
@@ -17,20 +25,31 @@ Rewrite = Callable[[ir.Model], ir.Model]
 class Recipe:
     """How one kind of bundle is made."""
 
+    target: Target
+    weights: WeightStorage
     compute: torch.dtype
     rewrites: tuple[Rewrite, ...]
     tolerance: float
     """The relative error against PyTorch in float32 with the source's weights that is still accepted."""
 
 
+OLDEST_ONNXRUNTIME = "1.24"
+"""The first version that has all operators used here and keeps weights inside the bundle's folder."""
+
+_CPU = (fold_transposes, split_geglu, fuse_silu, winograd, share_guidance)
+_CUDA = (fold_transposes, share_guidance)
+
 # Float32 graphs differ from PyTorch in the order of their sums. Float16 weights are off by up to 2⁻¹¹ each, which
 # hundreds of layers partly average out; int8 ones by up to 1/254 of their channel's largest.
-RECIPES: dict[tuple[Target, WeightStorage], Recipe] = {
-    ("cpu", "fp32"): Recipe(torch.float32, (fold_transposes,), 1e-4),
-    ("cpu", "fp16"): Recipe(torch.float32, (fold_transposes, store_float16), 5e-3),
-    ("cpu", "int8"): Recipe(torch.float32, (fold_transposes, store_int8), 1e-1),
-    ("cuda", "fp32"): Recipe(torch.float32, (fold_transposes,), 1e-4),
-    ("cuda", "fp16"): Recipe(torch.float16, (fold_transposes,), 2e-2),
+RECIPES = {
+    (how.target, how.weights): how
+    for how in (
+        Recipe("cpu", "fp32", torch.float32, _CPU, 1e-4),
+        Recipe("cpu", "fp16", torch.float32, (*_CPU, store_float16), 5e-3),
+        Recipe("cpu", "int8", torch.float32, (*_CPU, store_int8), 1e-1),
+        Recipe("cuda", "fp32", torch.float32, _CUDA, 1e-4),
+        Recipe("cuda", "fp16", torch.float16, _CUDA, 2e-2),
+    )
 }
 
 

@@ -13,7 +13,8 @@ from pocket_export.parts import Part
 from pocket_models.attention import AttentionProduct
 
 OPSET = 20  # the first with Gelu
-_TRACED_SIZES = {"batch": 2, "height": 16, "width": 24, "tokens": 77}
+_TRACED_SIZES = {"batch": 2, "contexts": 2, "height": 16, "width": 24, "tokens": 77}
+_TRACED_ALIKE = {"contexts": "batch"}  # one picture under several contexts is share_guidance's doing
 
 
 class FusedAttention(nn.Module):
@@ -39,13 +40,15 @@ class FusedAttention(nn.Module):
         )
 
 
-def trace(part: Part, dtype: torch.dtype) -> ir.Model:
+def trace(part: Part, dtype: torch.dtype, *, fuse_attention: bool = True) -> ir.Model:
     """Trace a network that computes in `dtype`; its weights are referred to, not copied, where they have that dtype.
 
-    The part's own module is left as it was.
+    The part's own module is left as it was. The model's `meta` carries the part's usual sizes, for rewrites. Without
+    `fuse_attention`, which benchmarks/rewrites.py wants, attention is made of products and a softmax.
     """
     example = tuple(x if x.dtype == torch.int64 else x.to(dtype) for x in part.example(_sizes(part)))
-    with _fused_attention(part.module), _computing_in(part.module, dtype), _quiet():
+    attention = _fused_attention(part.module) if fuse_attention else contextlib.nullcontext()
+    with attention, _computing_in(part.module, dtype), _quiet():
         program = torch.onnx.export(
             part.module,
             example,
@@ -61,6 +64,7 @@ def trace(part: Part, dtype: torch.dtype) -> ir.Model:
         )
     if program is None:  # only with an output file given
         raise AssertionError
+    program.model.meta["usual_sizes"] = part.usual_sizes
     return program.model
 
 
@@ -78,7 +82,7 @@ def _dynamic(shape: tuple[int | str, ...], part: Part) -> list[object | None]:
         elif size in ("height", "width") and part.pixels_per_size > 1:
             dims.append(part.pixels_per_size * torch.export.Dim(f"latent_{size}", min=1))
         else:
-            dims.append(torch.export.Dim(size, min=1))
+            dims.append(torch.export.Dim(_TRACED_ALIKE.get(size, size), min=1))
     return dims
 
 

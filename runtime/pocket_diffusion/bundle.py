@@ -14,14 +14,18 @@ from pocket_diffusion.errors import (
     BundleNotFoundError,
 )
 
-FORMAT_VERSION: Literal[1] = 1
+FORMAT_VERSION: Literal[2] = 2
 MANIFEST_NAME = "bundle.json"
 COMPONENTS = ("text_encoder", "unet", "vae_encoder", "vae_decoder")
 
 Target = Literal["cpu", "cuda"]
 WeightStorage = Literal["fp16", "fp32", "int8"]
+SIDES = (64, 4096)
+"""The shortest and the longest side of a picture, in pixels."""
 Positive = Annotated[int, msgspec.Meta(gt=0)]
 NotNegative = Annotated[int, msgspec.Meta(ge=0)]
+Bytes = Annotated[int, msgspec.Meta(ge=0, le=2**50)]
+Side = Annotated[int, msgspec.Meta(ge=SIDES[0], le=SIDES[1])]
 Probability = Annotated[float, msgspec.Meta(gt=0, lt=1)]
 
 
@@ -34,7 +38,7 @@ class FileRecord(Strict, frozen=True):
 
     size: NotNegative
     """Bytes."""
-    sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+    sha256: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 
 
 class TensorSpec(Strict, frozen=True):
@@ -58,6 +62,17 @@ class ParityFigure(Strict, frozen=True):
     """The relative error at which the export would have been refused."""
 
 
+class ComponentMemory(Strict, frozen=True):
+    """What running a component takes of memory that no file backs, in bytes; measured on a CPU by the exporter."""
+
+    base: Bytes
+    """Whatever the size of the picture, while the weights are mapped from their file."""
+    per_pixel: Bytes
+    """More for each pixel of the picture and sample of the batch."""
+    expanded_weights: Bytes
+    """More where the weights are held in memory as float32."""
+
+
 class Component(Strict, frozen=True):
     """One network: an ONNX graph with its weights in a file of its own."""
 
@@ -67,6 +82,8 @@ class Component(Strict, frozen=True):
     outputs: Annotated[tuple[TensorSpec, ...], msgspec.Meta(min_length=1)]
     parameters: Positive
     parity: tuple[ParityFigure, ...]
+    memory: ComponentMemory | None = None
+    """None where it was not measured: made for another target than the CPU."""
 
 
 class TokenizerSpec(Strict, frozen=True):
@@ -107,8 +124,8 @@ class LatentSpec(Strict, frozen=True):
 class Defaults(Strict, frozen=True):
     """What is drawn when nothing else is asked for."""
 
-    width: Positive
-    height: Positive
+    width: Side
+    height: Side
     steps: Positive = 50
     guidance_scale: Annotated[float, msgspec.Meta(ge=0)] = 7.5
     sampler: str = "ddpm"
@@ -130,10 +147,12 @@ class Provenance(Strict, frozen=True):
 class Manifest(Strict, frozen=True):
     """All that the runtime must know; the content of `bundle.json`."""
 
-    format_version: Literal[1]
+    format_version: Literal[2]
     architecture: Literal["stable-diffusion-1"]
     target: Target
     weights: WeightStorage
+    onnxruntime: Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,4}(\.[0-9]{1,4}){1,2}\Z")]
+    """The oldest version of ONNX Runtime that has the operators of the graphs; named when one fails to load."""
     text_encoder: Component
     unet: Component
     vae_encoder: Component
@@ -170,12 +189,21 @@ class Bundle:
 
         """
         bundle = cls(Path(root), read_manifest(Path(root)))
-        for name in bundle.manifest.files:
-            fault = bundle._fault(name, hashed=False)
+        bundle.check_files(*bundle.manifest.files)
+        return bundle
+
+    def check_files(self, *names: str) -> None:
+        """Make sure that files are there and have their right sizes: mapped, a shorter one would crash the process.
+
+        Raises:
+            BundleDamagedError: a file is missing or has the wrong size.
+
+        """
+        for name in names:
+            fault = self._fault(name, hashed=False)
             if fault:
                 kind = BundleFileMissingError if fault.endswith("is missing") else BundleDamagedError
-                raise kind(f"{bundle.root}: {fault}; export the bundle again or fetch a fresh copy")
-        return bundle
+                raise kind(f"{self.root}: {fault}; export the bundle again or fetch a fresh copy")
 
     def path(self, name: str) -> Path:
         """Where a file of the bundle is."""

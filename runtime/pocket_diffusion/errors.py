@@ -8,6 +8,7 @@ PocketDiffusionError
 ├── BundleDamagedError (ValueError)                a file of a bundle is missing or not what it was
 │   └── BundleFileMissingError (FileNotFoundError) a file that the manifest lists is not there
 ├── RuntimeUnavailableError (ImportError)          ONNX Runtime is not installed
+├── OperatorUnavailableError (ValueError)          this ONNX Runtime lacks an operator that a bundle uses
 ├── ProviderUnavailableError (ValueError)          the execution provider asked for cannot be used here
 ├── InferenceError                                 ONNX Runtime failed while computing
 ├── OutputError (OSError)                          a result cannot be written
@@ -70,6 +71,12 @@ class BundleFileMissingError(BundleDamagedError, FileNotFoundError):
 
 class RuntimeUnavailableError(PocketDiffusionError, ImportError):
     """ONNX Runtime is not installed."""
+
+
+class OperatorUnavailableError(PocketDiffusionError, ValueError):
+    """A bundle's graphs use an operator that this version of ONNX Runtime lacks."""
+
+    exit_code = 2
 
 
 class ProviderUnavailableError(PocketDiffusionError, ValueError):

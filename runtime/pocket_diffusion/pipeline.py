@@ -1,5 +1,6 @@
 """The story on one page: prompt → context → latents → picture."""
 
+import logging
 import os
 import time
 import warnings
@@ -16,12 +17,14 @@ from pocket_diffusion.canvas import Canvas, prepare_canvas
 from pocket_diffusion.errors import InvalidRequestError
 from pocket_diffusion.guidance import classifier_free, is_guided
 from pocket_diffusion.images import Picture, to_pictures
+from pocket_diffusion.memory import AUTO, Drawing, MemoryBudget, needed_memory
 from pocket_diffusion.noise import NoiseGenerator
 from pocket_diffusion.prompt import encode
 from pocket_diffusion.request import Request, resolve_request
 from pocket_diffusion.result import Result
 from pocket_diffusion.samplers import SAMPLERS, Sampler
 from pocket_diffusion.session import GraphSession, Provider, check_threads, choose_provider
+from pocket_diffusion.tiles import in_tiles
 from pocket_diffusion.tokenizer import ClipTokenizer
 
 Latents = NDArray[np.float32]
@@ -29,6 +32,7 @@ OnStep = Callable[[int, int, Latents], None]
 """Called after each step with its number from 1, the number of steps, and the latents so far."""
 
 DEFAULT_BUNDLE = Path(__file__).parent / "default_bundle"
+_log = logging.getLogger(__name__)
 _LOG_VARIANCE_LIMITS = (-30.0, 20.0)  # as in the autoencoder's training; keeps exp() finite
 
 
@@ -37,13 +41,17 @@ class OtherTargetWarning(UserWarning):
 
 
 class Pipeline:
-    """A bundle, ready to draw. Graphs are loaded when they are first needed."""
+    """A bundle, ready to draw. Graphs are loaded when they are needed."""
 
-    def __init__(self, bundle: Bundle, provider: Provider, threads: int | None) -> None:
+    def __init__(self, bundle: Bundle, provider: Provider, threads: int | None, budget: MemoryBudget) -> None:
         self.bundle = bundle
         self.provider = provider
         self.threads = threads
         manifest = bundle.manifest
+        self._budget = budget
+        self._mode = budget.choose(manifest, Drawing.default(manifest), provider).mode
+        self._granted: int | None = None
+        """Bytes that a picture may take while graphs stay loaded, as one that takes as much was found to fit."""
         self.tokenizer = ClipTokenizer(
             bundle.path(manifest.tokenizer.vocab), bundle.path(manifest.tokenizer.merges), manifest.tokenizer
         )
@@ -52,18 +60,28 @@ class Pipeline:
 
     @classmethod
     def load(
-        cls, path: str | os.PathLike[str] | None = None, *, provider: str = "auto", threads: int | None = None
+        cls,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        provider: str = "auto",
+        threads: int | None = None,
+        memory: str = AUTO,
     ) -> "Pipeline":
         """Open a bundle; without a path, the embedded model's.
 
+        `memory` is a mode's name (`fast`, `balanced`, `low`), or `auto` for the fastest that fits into what is free,
+        or a limit that it must fit into as well, such as `1500MB` or `2GiB`. In `low`, glibc's allocator is set to
+        give back what is freed at once, which holds for the whole process.
+
         Raises:
             BundleNotFoundError, BundleFormatError, BundleDamagedError: see `Bundle.open`.
-            InvalidRequestError: an unknown provider, or a number of threads that makes no sense.
+            InvalidRequestError: an unknown provider or memory mode, or a number of threads that makes no sense.
             ProviderUnavailableError: CUDA was asked for and is not there.
             RuntimeUnavailableError: ONNX Runtime is not installed.
 
         """
         check_threads(threads)
+        budget = MemoryBudget.parse(memory)
         bundle = Bundle.open(DEFAULT_BUNDLE if path is None else path)
         chosen = choose_provider(provider, bundle.manifest.target)
         if chosen != bundle.manifest.target:
@@ -73,7 +91,7 @@ class Pipeline:
                 OtherTargetWarning,
                 stacklevel=2,
             )
-        return cls(bundle, chosen, threads)
+        return cls(bundle, chosen, threads, budget)
 
     def generate(
         self,
@@ -95,10 +113,11 @@ class Pipeline:
         """Draw pictures. `None` stands for the bundle's default; picture i of `count` uses `seed + i`.
 
         With `image`, drawing starts from it, changed by as much as `strength` (0…1) says; with `mask` too, only
-        what is white in the mask is repainted. Raising from `on_step` stops the run.
+        what is white in the mask is repainted. Raising from `on_step` stops the run. Before a picture that needs more
+        memory than those so far, the graphs that are loaded are closed, so that what they hold counts as free.
 
         Raises:
-            InvalidRequestError: an option that cannot be drawn with.
+            InvalidRequestError: an option that cannot be drawn with, or a picture that memory does not suffice for.
             InferenceError: ONNX Runtime failed.
 
         """
@@ -118,7 +137,8 @@ class Pipeline:
             strength=strength,
         )
         self._timings = dict.fromkeys(("load", "encode", "denoise", "decode", "total"), 0.0)
-        with self._timed("total"):
+        with self._room_for(Drawing.of(request)), self._timed("total"):
+            _log.info("provider %s, threads %s", self.provider, self.threads or "one a core")
             with self._timed("encode"):
                 context = self._encode_context(request)
                 sampler_ = SAMPLERS[request.sampler](self.bundle.manifest.schedule, request.steps)
@@ -129,6 +149,7 @@ class Pipeline:
             with self._timed("decode"):
                 # One by one, so that no more than one picture is in memory as float32.
                 pictures = [picture for one in latents for picture in to_pictures(self.decode_latents(one[None]))]
+        _log.info(", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in self._timings.items()))
         return Result(
             images=pictures,
             seeds=list(request.seeds),
@@ -144,6 +165,17 @@ class Pipeline:
         source = self.bundle.manifest.provenance.source
         return source.removesuffix(".safetensors").removesuffix(".ckpt")
 
+    @property
+    def memory(self) -> str:
+        """The last picture's memory mode, at first the default picture's: `fast`, `balanced` or `low`."""
+        return self._mode.name
+
+    def close(self) -> None:
+        """Give back the memory of all loaded graphs; they are loaded again when they are needed."""
+        self._granted = None
+        while self._sessions:
+            self._sessions.popitem()[1].close()
+
     # The stages, for those who build on them.
 
     def encode_prompt(self, text: str) -> NDArray[np.float32]:
@@ -151,7 +183,20 @@ class Pipeline:
         return self._session("text_encoder").run(ids=encode(text, self.tokenizer))
 
     def predict_noise(self, latents: Latents, timestep: float, context: NDArray[np.float32]) -> Latents:
-        """Return the U-Net's prediction for latents `[batch, 4, h, w]` under a context `[batch, tokens, dim]`."""
+        """Return the U-Net's prediction `[contexts, 4, h, w]` for latents under a context `[contexts, tokens, dim]`.
+
+        The latents are `[contexts, 4, h, w]` or, which is less work than repeating them, `[1, 4, h, w]`.
+
+        Raises:
+            InvalidRequestError: other shapes than these.
+            InferenceError: ONNX Runtime failed.
+
+        """
+        if latents.shape[:1] not in ((1,), context.shape[:1]):
+            raise InvalidRequestError(
+                f"latents must be [1, 4, h, w], or as many as there are contexts, not {list(latents.shape)} "
+                f"with a context of {list(context.shape)}"
+            )
         timesteps = np.full(len(latents), timestep, np.float32)
         return self._session("unet").run(latents=latents, timestep=timesteps, context=context)
 
@@ -159,8 +204,19 @@ class Pipeline:
         """Return scaled latents `[n, 4, h/8, w/8]` of pictures `[n, 3, h, w]` in -1…1.
 
         They are a sample of the VAE's distribution made with `noise` (of the latents' shape), or its mean.
+
+        Raises:
+            InvalidRequestError: other shapes than these, or sides that are no multiples of 8.
+            InferenceError: ONNX Runtime failed.
+
         """
-        latents, log_variance = np.split(self._session("vae_encoder").run(picture=picture), 2, axis=1)
+        downscale = self.bundle.manifest.latents.downscale
+        if any(side % downscale for side in picture.shape[2:]):
+            raise InvalidRequestError(
+                f"the sides of a picture must be multiples of {downscale}, not {list(picture.shape)}; resize it"
+            )
+        moments = self._in_tiles("vae_encoder", "picture", picture, inward=downscale)
+        latents, log_variance = np.split(moments, 2, axis=1)
         if noise is not None:
             if noise.shape != latents.shape:
                 raise InvalidRequestError(f"noise must be {list(latents.shape)}, not {list(noise.shape)}")
@@ -171,11 +227,26 @@ class Pipeline:
     def decode_latents(self, latents: Latents) -> NDArray[np.float32]:
         """Return pictures `[n, 3, h, w]` in -1…1 (not cut off) of scaled latents `[n, 4, h/8, w/8]`."""
         unscaled = latents / np.float32(self.bundle.manifest.latents.scaling_factor)
-        decoder = self._session("vae_decoder")
-        # One by one: the decoder's activations are the largest of all, and a batch is no faster.
-        return np.concatenate([decoder.run(latents=one[None]) for one in unscaled])
+        return self._in_tiles("vae_decoder", "latents", unscaled, outward=self.bundle.manifest.latents.downscale)
 
     # How `generate` puts them together.
+
+    @contextmanager
+    def _room_for(self, drawing: Drawing) -> Iterator[None]:
+        """Settle the memory mode for a picture, and leave no more loaded afterwards than that mode keeps."""
+        need = needed_memory(self.bundle.manifest, self._mode, drawing) or 0
+        if self._granted is None or need > self._granted:
+            self.close()  # what they hold counts as free
+            choice = self._budget.choose(self.bundle.manifest, drawing, self.provider)
+            _log.info("%s", choice)
+            choice.check()
+            self._mode = choice.mode
+            self._granted = needed_memory(self.bundle.manifest, choice.mode, drawing) or 0
+        try:
+            yield
+        finally:
+            if not self._mode.keep_sessions:
+                self.close()
 
     def _encode_context(self, request: Request) -> NDArray[np.float32]:
         """Return `[2, 77, dim]`, unconditional first, or `[1, 77, dim]` where nothing is guided."""
@@ -221,15 +292,53 @@ class Pipeline:
         """Predict the noise in one picture's latents, `[1, 4, h, w]`."""
         if not is_guided(guidance_scale):
             return self.predict_noise(latents, timestep, context)
-        both = self.predict_noise(np.concatenate([latents, latents]), timestep, context)
+        if self._mode.guide_together:
+            both = self.predict_noise(latents, timestep, context)
+        else:
+            both = np.concatenate([self.predict_noise(latents, timestep, one[None]) for one in context])
         return classifier_free(both[:1], both[1:], guidance_scale)
+
+    def _in_tiles(
+        self, name: str, kind: str, arrays: NDArray[np.float32], *, inward: int = 1, outward: int = 1
+    ) -> NDArray[np.float32]:
+        """Run a part of the VAE on `[n, channels, height, width]`, in tiles if they are large; see `in_tiles`."""
+        if arrays.ndim != 4 or 0 in arrays.shape:
+            raise InvalidRequestError(f"{kind} must be [n, channels, height, width], not {list(arrays.shape)}")
+        arrays = arrays.astype(np.float32, copy=False)  # Pillow, which resizes for tiles, knows no float16
+        session = self._session(name)
+        tile = self._mode.vae_tile(*(side // inward for side in arrays.shape[-2:]))
+        # One by one: the VAE's activations are the largest of all, and a batch is no faster.
+        return np.concatenate(
+            [
+                in_tiles(
+                    lambda piece: session.run(**{kind: piece}), one[None], tile=tile, inward=inward, outward=outward
+                )
+                for one in arrays
+            ]
+        )
 
     def _session(self, name: str) -> GraphSession:
         if name not in self._sessions:
+            if not self._mode.keep_sessions:
+                self.close()
             with self._timed("load"):
-                component = self.bundle.manifest.component(name)
-                self._sessions[name] = GraphSession(self.bundle.root, name, component, self.provider, self.threads)
+                self._sessions[name] = self._open(name)
         return self._sessions[name]
+
+    def _open(self, name: str) -> GraphSession:
+        manifest = self.bundle.manifest
+        component = manifest.component(name)
+        self.bundle.check_files(component.graph, component.weights)
+        return GraphSession(
+            self.bundle.root,
+            name,
+            component,
+            self.provider,
+            self.threads,
+            expand_weights=self._mode.expands(name),
+            arena=self._mode.arena,
+            oldest_onnxruntime=manifest.onnxruntime,
+        )
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:

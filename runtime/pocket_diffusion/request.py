@@ -10,7 +10,7 @@ from typing import Any, SupportsIndex
 
 from PIL import Image
 
-from pocket_diffusion.bundle import Manifest
+from pocket_diffusion.bundle import SIDES, Manifest
 from pocket_diffusion.errors import InvalidRequestError
 from pocket_diffusion.images import Picture, fitting_size, open_picture
 from pocket_diffusion.noise import MAX_SEED
@@ -18,7 +18,7 @@ from pocket_diffusion.prompt import check_prompt
 from pocket_diffusion.samplers import SAMPLERS
 from pocket_diffusion.version import __version__
 
-MIN_SIDE, MAX_SIDE = 64, 4096
+MIN_SIDE, MAX_SIDE = SIDES
 MAX_COUNT = 1000
 MAX_GUIDANCE = 100.0
 
@@ -137,7 +137,7 @@ def resolve_request(
     guidance_scale = _real("guidance_scale", guidance_scale, 0.0, MAX_GUIDANCE)
     sampler = defaults.sampler if sampler is None else sampler
     if not isinstance(sampler, str) or sampler not in SAMPLERS:
-        raise InvalidRequestError(f"sampler {sampler!r} is not known; choose one of: {', '.join(SAMPLERS)}")
+        raise InvalidRequestError(f"sampler {reprlib.repr(sampler)} is not known; choose one of: {', '.join(SAMPLERS)}")
     count = _whole("count", count, 1, MAX_COUNT)
     last_seed = MAX_SEED + 1 - count
     seed = _whole("seed", secrets.randbelow(last_seed + 1) if seed is None else seed, 0, last_seed)

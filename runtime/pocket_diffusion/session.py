@@ -1,7 +1,11 @@
 """ONNX Runtime, and nobody else imports it: providers, session options, shape and dtype checks."""
 
+import ctypes
 import importlib.metadata
 import os
+import re
+import reprlib
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -14,6 +18,7 @@ from pocket_diffusion.errors import (
     BundleDamagedError,
     InferenceError,
     InvalidRequestError,
+    OperatorUnavailableError,
     ProviderUnavailableError,
     RuntimeUnavailableError,
 )
@@ -24,6 +29,18 @@ FLAVOURS = ("onnxruntime", "onnxruntime-gpu")
 MAX_THREADS = 1024
 _CUDA = "CUDAExecutionProvider"
 _CPU = "CPUExecutionProvider"
+
+# What ONNX Runtime 1.24 to 1.32 say when a graph is too new for them.
+_LACKING = {
+    r"Fatal error: (\S+)\(-?\d+\) is not a registered function/op": "the operator {}",
+    r"No Op registered for (\S+) with domain_version": "the operator {}",
+    r"Could not find an implementation for (\S+\(\d+\))": "the operator {}",
+    r"Opset (\d+) is under development": "ONNX operator set {}",
+    r"Unsupported model IR version: (\d+)": "ONNX file format {}",
+}
+
+# glibc's mallopt(3): from this size on, what is freed goes back to the system at once.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _GIVE_BACK_FROM = -1, -3, 2**16
 
 
 def onnxruntime() -> ModuleType:
@@ -73,7 +90,7 @@ def choose_provider(asked: str, target: Target) -> Provider:
 
     """
     if asked not in PROVIDERS:
-        raise InvalidRequestError(f"provider {asked!r} is not known; choose one of {', '.join(PROVIDERS)}")
+        raise InvalidRequestError(f"provider {reprlib.repr(asked)} is not known; choose one of {', '.join(PROVIDERS)}")
     if asked == "cpu":
         return "cpu"
     has_cuda = _CUDA in available_providers()
@@ -92,26 +109,49 @@ def check_threads(threads: int | None) -> None:
         InvalidRequestError: not from 1 to `MAX_THREADS`.
 
     """
-    if threads is not None and not (isinstance(threads, int) and 1 <= threads <= MAX_THREADS):
-        raise InvalidRequestError(f"threads must be a whole number from 1 to {MAX_THREADS}, not {threads!r}")
+    if threads is None:
+        return
+    if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= MAX_THREADS:
+        raise InvalidRequestError(
+            f"threads must be a whole number from 1 to {MAX_THREADS}, not {reprlib.repr(threads)}"
+        )
 
 
 class GraphSession:
     """One component of a bundle, loaded: arrays in by name, one float32 array out."""
 
     def __init__(
-        self, folder: Path, name: str, component: Component, provider: Provider, threads: int | None = None
+        self,
+        folder: Path,
+        name: str,
+        component: Component,
+        provider: Provider,
+        threads: int | None = None,
+        *,
+        expand_weights: bool = False,
+        arena: bool = True,
+        oldest_onnxruntime: str | None = None,
     ) -> None:
         """Load a component whose files are in `folder`.
 
+        On a CPU, weights stay mapped from their file and are cast just before each use, unless `expand_weights` has
+        them as float32 in memory; without `arena`, what is freed while running goes back to the system at once: with
+        glibc by a setting of the whole process, which stays.
+
         Raises:
             BundleDamagedError: ONNX Runtime cannot load the graph, or it is not the one that the manifest describes.
+            OperatorUnavailableError: the graph has an operator that this ONNX Runtime lacks; names it, and
+                `oldest_onnxruntime`, the first version to have it.
             ProviderUnavailableError: CUDA was asked for and the session fell back to the CPU.
 
         """
         self.name = name
         self._spec = component
-        self._session = _open(folder / component.graph, provider, threads)
+        self._expanded = expand_weights
+        options = _options(provider, threads, expand_weights=expand_weights, arena=arena)
+        if not arena and provider == "cpu":
+            _have_process_give_back()
+        self._session: Any = _open(folder / component.graph, provider, options, oldest_onnxruntime)
         if provider == "cuda" and _CUDA not in self._session.get_providers():
             raise ProviderUnavailableError(
                 "CUDA was to be used, but ONNX Runtime fell back to the CPU (driver, CUDA or cuDNN missing or of "
@@ -127,14 +167,22 @@ class GraphSession:
                     f"{component.graph} has the {kind} {names}, not those of the manifest; export the bundle again"
                 )
 
+    def close(self) -> None:
+        """Give the memory back; the session cannot be run again."""
+        self._session = None
+        if self._expanded:
+            _call_glibc("malloc_trim", 0)  # which would keep much of the weights for later otherwise
+
     def run(self, **inputs: NDArray[Any]) -> NDArray[np.float32]:
         """Compute the graph's output as float32; inputs are converted to the graph's precision.
 
         Raises:
             InvalidRequestError: an input is missing, unknown, of the wrong kind or of a shape that does not fit.
-            InferenceError: ONNX Runtime failed.
+            InferenceError: ONNX Runtime failed, or the session was closed.
 
         """
+        if self._session is None:
+            raise InferenceError(f"{self.name} was closed; open a new session")
         _check_inputs(self.name, self._spec.inputs, inputs)
         feeds = {
             spec.name: np.ascontiguousarray(inputs[spec.name], dtype=np.dtype(spec.dtype)) for spec in self._spec.inputs
@@ -149,31 +197,63 @@ class GraphSession:
         return np.asarray(output, np.float32)
 
 
-def _open(graph: Path, provider: Provider, threads: int | None) -> Any:  # noqa: ANN401 - ONNX Runtime has no types
+def _options(provider: Provider, threads: int | None, *, expand_weights: bool, arena: bool) -> Any:  # noqa: ANN401 - ONNX Runtime has no types
     ort = onnxruntime()
     options = ort.SessionOptions()
     options.log_severity_level = 4  # a failure is reported once, by the exception
     if threads is not None:
         options.intra_op_num_threads = threads
-    providers: list[Any] = [_CPU]
     if provider == "cuda":
-        if hasattr(ort, "preload_dlls"):
-            ort.preload_dlls()  # finds CUDA and cuDNN where pip put them
-        providers = [_CUDA, _CPU]
+        return options
+    options.enable_mem_pattern = False  # halves the arena
+    if expand_weights:
+        # Folds the Casts and DequantizeLinears of the weights. Beyond the basic optimisations, ONNX Runtime would
+        # replace the products with int8 weights by ones that round their inputs too.
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
     else:
-        # Graphs arrive optimised, and weights are mapped from the file: optimising again would fold the Casts and
-        # prepacking would copy, each at the price of a second set of weights in memory.
+        # Graphs arrive optimised, and weights are mapped from the file: folding and prepacking would copy them.
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.add_session_config_entry("session.disable_prepacking", "1")
-        options.enable_mem_pattern = False  # halves the arena
+    if not arena:
+        options.enable_cpu_mem_arena = False
+    return options
+
+
+def _open(graph: Path, provider: Provider, options: Any, oldest_onnxruntime: str | None) -> Any:  # noqa: ANN401 - as above
+    ort = onnxruntime()
+    if provider == "cuda" and hasattr(ort, "preload_dlls"):
+        ort.preload_dlls()  # finds CUDA and cuDNN where pip put them
+    providers = [_CUDA, _CPU] if provider == "cuda" else [_CPU]
     # ONNX Runtime itself refuses weights outside the graph's folder since 1.24, the oldest version that we allow.
     try:
         return ort.InferenceSession(os.fspath(graph), options, providers=providers)
     except Exception as error:  # as above
+        for pattern, what in _LACKING.items():
+            if lacking := re.search(pattern, str(error)):
+                raise OperatorUnavailableError(
+                    f"{graph} uses {what.format(lacking[1])}, which ONNX Runtime {ort.__version__} lacks; the bundle "
+                    f"needs version {oldest_onnxruntime or 'of its export'} or newer: update {' or '.join(FLAVOURS)}, "
+                    "or export the bundle again"
+                ) from None
         raise BundleDamagedError(
             f"ONNX Runtime {ort.__version__} cannot load {graph}: {_first_line(error)}; "
             "`pocket-diffusion verify` tells whether the bundle is damaged"
         ) from None
+
+
+def _have_process_give_back() -> None:
+    """Have this process return what it frees to the system at once, from now on."""
+    _call_glibc("mallopt", _M_TRIM_THRESHOLD, _GIVE_BACK_FROM)
+    _call_glibc("mallopt", _M_MMAP_THRESHOLD, _GIVE_BACK_FROM)
+
+
+def _call_glibc(function: str, *arguments: int) -> None:
+    """Call what glibc's allocator has beyond the C standard; elsewhere do without."""
+    if sys.platform == "linux":
+        call = getattr(ctypes.CDLL(None), function, None)
+        if call is not None:
+            call(*arguments)
 
 
 def _check_inputs(name: str, specs: tuple[TensorSpec, ...], inputs: dict[str, NDArray[Any]]) -> None:

@@ -25,7 +25,14 @@ def run(*options: str) -> subprocess.CompletedProcess[str]:
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.CompletedProcess[str], str]:
     output = tmp_path_factory.mktemp("latency") / "new folder" / "latency.json"
-    options = {"size": "64x72", "steps": STEPS, "repeats": REPEATS, "pictures": PICTURES, "output": output}
+    options = {
+        "size": "64x72",
+        "steps": STEPS,
+        "repeats": REPEATS,
+        "pictures": PICTURES,
+        "memory": "fast",
+        "output": output,
+    }
     process = run(*(part for name, value in options.items() for part in (f"--{name}", str(value))))
     assert process.returncode == 0, process.stderr
     return process, output.read_text()
@@ -62,7 +69,9 @@ def test_pictures_take_at_least_what_the_runtime_reports_of_them(figures: dict[s
 
 def test_says_what_was_measured_on_what(figures: dict[str, Any]) -> None:
     assert figures["benchmark"] == "latency"
-    assert figures["workload"] == {"width": 64, "height": 72, "steps": STEPS, "provider": "cpu", "threads": None}
+    assert figures["workload"] == {
+        "width": 64, "height": 72, "steps": STEPS, "provider": "cpu", "threads": None, "memory": "fast", "count": 1
+    }  # fmt: skip
     assert figures["bundle"]["parameters"].keys() == COMPONENTS
     assert figures["bundle"]["bytes_on_disk"] > 0
     machine = figures["machine"]
@@ -96,6 +105,7 @@ def test_prints_a_row_for_each_measurement(
         (["--size", "60x64"], "'60x64' is not a size"),
         (["--size", "512"], "'512' is not a size"),
         (["--repeats", "0"], "'0' is not a whole number from 1"),
+        (["--memory", "much"], "invalid choice: 'much' (choose from"),
         (["--warmup", "-1"], "'-1' is not a whole number from 0"),
         (["--output", "/dev/null/results.json"], "cannot write /dev/null/results.json"),
     ],

@@ -1,6 +1,8 @@
 """What the targets and storages of weights make of one checkpoint."""
 
+import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,8 @@ from pocket_diffusion.bundle import COMPONENTS, Bundle
 from pocket_diffusion.errors import ParityError
 from pocket_export import targets
 from pocket_export.export import export
+from pocket_export.rewrite import winograd
+from pocket_export.rewrite.store_int8 import LARGEST_ERROR
 from pocket_export.targets import RECIPES
 
 
@@ -69,7 +73,9 @@ def test_graphs_are_valid_and_declared_as_they_are(made: tuple[Bundle, targets.R
     for name in COMPONENTS:
         onnx.checker.check_model(bundle.root / f"{name}.onnx")
         component, proto = bundle.manifest.component(name), graph(bundle.root, name).graph
-        for specs, values in ((component.inputs, proto.input), (component.outputs, proto.output)):
+        optional = {tensor.name for tensor in proto.initializer}
+        required = [value for value in proto.input if value.name not in optional]
+        for specs, values in ((component.inputs, required), (component.outputs, proto.output)):
             assert [spec.name for spec in specs] == [value.name for value in values]
             for spec, value in zip(specs, values, strict=True):
                 kind = value.type.tensor_type
@@ -155,3 +161,40 @@ def test_a_graph_that_misses_its_tolerance_is_not_written(
     with pytest.raises(ParityError, match=r"the graph of text_encoder is off by .*e-\d+ .*; no bundle was written"):
         export(tiny_folder, tmp_path / "out")
     assert not list(tmp_path.iterdir())
+
+
+def test_int8_comes_with_what_it_does_to_each_layer(tiny_bundle_int8: Path) -> None:
+    manifest = Bundle.open(tiny_bundle_int8).manifest
+    for name in COMPONENTS:
+        assert f"{name}.int8.json" in manifest.files
+        layers = json.loads((tiny_bundle_int8 / f"{name}.int8.json").read_text())
+        assert layers
+        for layer in layers.values():
+            assert 0 < layer["error"] < 0.1
+            assert layer["stored"] == ("int8" if layer["error"] <= LARGEST_ERROR else "fp16")
+
+
+def test_a_cpu_bundle_tells_the_memory_it_takes(made: tuple[Bundle, targets.Recipe]) -> None:
+    bundle, recipe = made
+    for name in COMPONENTS:
+        memory = bundle.manifest.component(name).memory
+        if recipe.target == "cuda":
+            assert memory is None
+        else:
+            assert memory is not None
+            assert memory.expanded_weights == 4 * bundle.manifest.component(name).parameters
+            assert 1e6 < memory.base + 256**2 * memory.per_pixel < 1e9
+
+
+def test_all_convolutions_in_winograds_form_compute_the_same(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The table would leave such small ones alone. Exporting compares the graphs with PyTorch, at odd sizes too."""
+    how = RECIPES["cpu", "fp32"]
+    forced = tuple(partial(winograd, choose_tile=lambda _: 4) if r is winograd else r for r in how.rewrites)
+    monkeypatch.setitem(RECIPES, ("cpu", "fp32"), replace(how, rewrites=forced))
+    bundle = export(tiny_folder, tmp_path / "out", weights="fp32")
+    for name in ("unet", "vae_encoder", "vae_decoder"):
+        operators = [node.op_type for node in graph(bundle.root, name).graph.node]
+        assert operators.count("ConvTranspose") >= 8
+        assert all(f.relative_error < 1e-4 for f in bundle.manifest.component(name).parity)

@@ -103,7 +103,11 @@ def test_files_that_cannot_be_looked_at_are_a_fault_not_a_crash(
 
 
 def set_version(data: dict[str, Any]) -> None:
-    data["format_version"] = 2
+    data["format_version"] = 3
+
+
+def set_old_version(data: dict[str, Any]) -> None:
+    data["format_version"] = 1
 
 
 def set_future_version(data: dict[str, Any]) -> None:
@@ -112,7 +116,7 @@ def set_future_version(data: dict[str, Any]) -> None:
 
 
 def set_text_version(data: dict[str, Any]) -> None:
-    data["format_version"] = "1"
+    data["format_version"] = "2"
 
 
 def drop_version(data: dict[str, Any]) -> None:
@@ -147,6 +151,34 @@ def set_no_outputs(data: dict[str, Any]) -> None:
     data["unet"]["outputs"] = []
 
 
+def set_endless_version(data: dict[str, Any]) -> None:
+    data["onnxruntime"] = "1." + "2" * 400
+
+
+def set_version_with_newline(data: dict[str, Any]) -> None:
+    data["onnxruntime"] = "1.24\n"
+
+
+def set_hash_with_newline(data: dict[str, Any]) -> None:
+    next(iter(data["files"].values()))["sha256"] += "\n"
+
+
+def set_wide_default(data: dict[str, Any]) -> None:
+    data["defaults"]["width"] = 10**15
+
+
+def set_endless_default(data: dict[str, Any]) -> None:
+    data["defaults"]["height"] = 10**400
+
+
+def set_small_default(data: dict[str, Any]) -> None:
+    data["defaults"]["height"] = 8
+
+
+def set_endless_memory(data: dict[str, Any]) -> None:
+    data["unet"]["memory"]["per_pixel"] = 10**400
+
+
 def unlist_weights(data: dict[str, Any]) -> None:
     del data["files"][data["unet"]["weights"]]
 
@@ -154,9 +186,10 @@ def unlist_weights(data: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        (set_version, r"format version 2 is not known; .* reads version 1; update"),
-        (set_future_version, r"format version 2 is not known"),
-        (set_text_version, r"format version \"1\" is not known"),
+        (set_version, r"format version 3 is not known; .* reads version 2; update"),
+        (set_old_version, r"format version 1 is not known; .* or export again"),
+        (set_future_version, r"format version 3 is not known"),
+        (set_text_version, r"format version \"2\" is not known"),
         (drop_version, r"format_version"),
         (add_field, r"unknown field `flavour`.*unet"),
         (drop_field, r"`scaling_factor`"),
@@ -165,6 +198,13 @@ def unlist_weights(data: dict[str, Any]) -> None:
         (set_few_betas, r"2 trained_betas for"),
         (set_big_beta, r"beta_end"),
         (set_no_outputs, r"outputs"),
+        (set_endless_version, r"onnxruntime"),
+        (set_version_with_newline, r"onnxruntime"),
+        (set_hash_with_newline, r"sha256"),
+        (set_wide_default, r"<= 4096.*defaults\.width"),
+        (set_endless_default, r"<= 4096.*defaults\.height"),
+        (set_small_default, r">= 64.*defaults\.height"),
+        (set_endless_memory, r"unet\.memory\.per_pixel"),
         (unlist_weights, r"does not list it under files"),
     ],
 )

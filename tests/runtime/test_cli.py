@@ -16,6 +16,7 @@ from PIL import Image
 import pocket_diffusion
 from pocket_diffusion import Pipeline, session
 from pocket_diffusion.bundle import Manifest
+from pocket_diffusion.cli.generate import _Progress
 from pocket_diffusion.pipeline import DEFAULT_BUNDLE
 
 SMALL = ("--width", 64, "--height", 64, "--steps", 1, "--provider", "cpu", "--seed", 7)
@@ -33,9 +34,23 @@ def files(folder: Path) -> list[str]:
 
 def test_a_picture_is_drawn_and_reported(run_cli: RunCli, cwd: Path) -> None:
     outcome = run_cli("generate", "a lake 🏔️", *SMALL)
-    assert (outcome.code, outcome.err) == (0, "drawing: step 1 of 1, about 0 s left\n")
+    assert (outcome.code, outcome.err) == (0, "drawing: step 1 of 1\n")
     assert outcome.out.startswith("picture.png  (64x64, seed 7, ")
     assert files(cwd) == ["picture.png"]
+
+
+def test_the_time_left_is_told_by_the_steps_after_the_first(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    progress = _Progress(hidden=False)
+    for done, now in ((1, 100.0), (2, 102.0), (3, 104.0)):
+        monkeypatch.setattr(time, "perf_counter", lambda now=now: now)
+        progress.update(done, 4, None)
+    assert capsys.readouterr().err.splitlines() == [
+        "drawing: step 1 of 4",
+        "drawing: step 2 of 4, about 4 s left",
+        "drawing: step 3 of 4, about 2 s left",
+    ]
 
 
 def test_progress_in_a_log_is_a_line_every_tenth_of_the_way(run_cli: RunCli) -> None:

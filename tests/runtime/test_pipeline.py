@@ -83,17 +83,15 @@ def test_a_seed_that_was_drawn_draws_the_picture_again(pipeline: Pipeline) -> No
     assert pixels(pipeline.generate("a lake", **{**SMALL, "seed": first.seeds[0]})) == pixels(first)
 
 
-@pytest.mark.parametrize(("scale", "batch"), [(1.0, 1), (1.5, 2)])
+@pytest.mark.parametrize(("scale", "contexts"), [(1.0, 1), (1.5, 2)])
 def test_guidance_of_one_skips_the_unconditional_prediction(
-    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, scale: float, batch: int
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, scale: float, contexts: int
 ) -> None:
     seen = []
     predict = pipeline.predict_noise
-    monkeypatch.setattr(pipeline, "predict_noise", lambda latents, *rest: seen.append(len(latents)) or predict(
-        latents, *rest
-    ))  # fmt: skip
+    monkeypatch.setattr(pipeline, "predict_noise", lambda *inputs: seen.append(len(inputs[2])) or predict(*inputs))
     pipeline.generate("a lake", **{**SMALL, "guidance_scale": scale})
-    assert seen == [batch, batch]
+    assert seen == [contexts, contexts]
 
 
 def test_on_step_is_called_after_each_step(pipeline: Pipeline, drawn: Result) -> None:
@@ -179,6 +177,27 @@ def test_predict_noise_gives_what_looks_like_latents(pipeline: Pipeline, drawn: 
     assert np.abs(noise - pipeline.predict_noise(drawn.latents, 1, context)).max() > 0
 
 
+def test_latents_of_one_picture_may_have_several_contexts(pipeline: Pipeline, drawn: Result) -> None:
+    contexts = np.concatenate([pipeline.encode_prompt(text) for text in ("a lake", "a desert")])
+    shared = pipeline.predict_noise(drawn.latents, 500, contexts)
+    assert shared.shape == (2, *drawn.latents.shape[1:])
+    np.testing.assert_allclose(shared, pipeline.predict_noise(drawn.latents.repeat(2, 0), 500, contexts), atol=1e-4)
+
+
+@pytest.mark.parametrize(("latents", "contexts"), [(2, 1), (2, 3), (3, 2), (0, 1)])
+def test_as_many_latents_as_contexts_or_one(pipeline: Pipeline, latents: int, contexts: int) -> None:
+    context = pipeline.encode_prompt("a lake").repeat(contexts, 0)
+    with pytest.raises(InvalidRequestError, match=r"latents must be \[1, 4, h, w\], or as many as there are contexts"):
+        pipeline.predict_noise(np.zeros((latents, 4, 8, 8), np.float32), 500, context)
+
+
+@pytest.mark.parametrize("mode", ["balanced", "low"])
+def test_a_picture_is_not_cut_off(mode: str) -> None:
+    pipeline = Pipeline.load(provider="cpu", memory=mode)
+    with pytest.raises(InvalidRequestError, match=r"must be multiples of 8, not \[1, 3, 64, 323\]; resize it"):
+        pipeline.encode_image(np.zeros((1, 3, 64, 323), np.float32))
+
+
 def test_encode_image_scales_the_mean_and_adds_noise_by_the_deviation(
     pipeline: Pipeline, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -208,6 +227,14 @@ def test_decode_latents_undoes_the_scaling(
     monkeypatch.setitem(pipeline._sessions, "vae_decoder", SimpleNamespace(run=lambda latents: latents))
     scaled = np.full((2, 4, 8, 8), manifest.latents.scaling_factor, np.float32)
     np.testing.assert_allclose(pipeline.decode_latents(scaled), 1, rtol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(4,), (8, 8), (4, 8, 8), (0, 4, 8, 8), (1, 4, 0, 8), (1, 9, 8, 8)])
+def test_arrays_that_are_no_latents_are_refused(pipeline: Pipeline, shape: tuple[int, ...]) -> None:
+    with pytest.raises(InvalidRequestError, match="latents must be"):
+        pipeline.decode_latents(np.zeros(shape, np.float32))
+    with pytest.raises(InvalidRequestError, match="picture must be"):
+        pipeline.encode_image(np.zeros(shape, np.float32))
 
 
 def test_a_bundle_for_another_target_is_warned_about(bundle: Path, edit_manifest: Callable[..., None]) -> None:

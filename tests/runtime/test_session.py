@@ -1,5 +1,6 @@
 """Graphs from strangers are refused before they are run, and inputs before they reach ONNX Runtime."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from pocket_diffusion import Pipeline, PocketDiffusionError, session
-from pocket_diffusion.bundle import Manifest, read_manifest
+from pocket_diffusion.bundle import COMPONENTS, Manifest, read_manifest
 from pocket_diffusion.errors import (
     BundleDamagedError,
     InferenceError,
@@ -91,6 +92,69 @@ def test_truncated_weights_that_the_manifest_agrees_with_are_an_error_not_a_cras
     assert (done.returncode, done.stdout) == (0, "BundleDamagedError\n"), done.stderr
 
 
+def test_weights_truncated_after_the_bundle_was_opened_are_an_error(bundle: Path, manifest: Manifest) -> None:
+    pipeline = Pipeline.load(bundle, provider="cpu")
+    with (bundle / manifest.unet.weights).open("r+b") as weights:
+        weights.truncate(1000)
+    with pytest.raises(BundleDamagedError, match="has 1000 bytes, not"):
+        pipeline.generate("a lake", width=64, height=64, steps=1)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "lacking"),
+    [
+        (rb'"\x04Conv', b'"\x04Cozz', "the operator Cozz"),
+        (rb'"\x12MultiHeadAttention', b'"\x12MultiHeadAttentiox', "the operator com.microsoft:MultiHeadAttentiox"),
+        (rb"B\x04\n\x00\x10[\x01-\x7f]", b"B\x04\n\x00\x10\x63", "ONNX operator set 99"),
+        (rb"^\x08[\x01-\x7f]", b"\x08\x63", "ONNX file format 99"),
+    ],
+    ids=["operator", "contributed operator", "operator set", "file format"],
+)
+def test_an_operator_that_onnxruntime_lacks_is_named_with_the_version_needed(
+    bundle: Path,
+    manifest: Manifest,
+    edit_manifest: Callable[..., None],
+    run_cli: Callable[..., Any],
+    old: bytes,
+    new: bytes,
+    lacking: str,
+) -> None:
+    graph = bundle / manifest.unet.graph
+    changed, count = re.subn(old, lambda _: new, graph.read_bytes())
+    assert count > 0
+    graph.write_bytes(changed)
+    edit_manifest(lambda data: data.update(onnxruntime="77.1"))
+    outcome = run_cli("generate", "a lake", "-m", bundle, "--steps", 1, "--width", 64, "--height", 64)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert f"{graph} uses {lacking}, which ONNX Runtime " in outcome.error
+    assert "lacks; the bundle needs version 77.1 or newer: update onnxruntime" in outcome.error
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_expanded_weights_compute_the_same(pipeline: Pipeline, manifest: Manifest, component: str) -> None:
+    folder, spec = pipeline.bundle.root, manifest.component(component)
+    sizes = {"batch": 1, "tokens": manifest.tokenizer.max_tokens}
+    inputs = {
+        tensor.name: np.random.default_rng(0)
+        .normal(0, 1, [sizes.get(side, 16) if isinstance(side, str) else side for side in tensor.shape])
+        .astype(tensor.dtype)
+        for tensor in spec.inputs
+    }
+    if component == "text_encoder":
+        inputs = {name: np.abs(array) for name, array in inputs.items()}
+    expected = GraphSession(folder, component, spec, "cpu").run(**inputs)
+    for options in ({"expand_weights": True}, {"arena": False}):
+        found = GraphSession(folder, component, spec, "cpu", **options).run(**inputs)
+        np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max(), err_msg=str(options))
+
+
+def test_a_closed_session_cannot_be_run(pipeline: Pipeline, manifest: Manifest) -> None:
+    unet = GraphSession(pipeline.bundle.root, "unet", manifest.unet, "cpu", expand_weights=True)
+    unet.close()
+    with pytest.raises(InferenceError, match="unet was closed"):
+        unet.run(**unet_inputs(manifest))
+
+
 @pytest.mark.parametrize("kind", ["inputs", "outputs"])
 def test_a_graph_that_is_not_the_one_described_is_refused(
     bundle: Path, edit_manifest: Callable[..., None], kind: str
@@ -101,7 +165,7 @@ def test_a_graph_that_is_not_the_one_described_is_refused(
 
 
 def unet_inputs(manifest: Manifest) -> dict[str, np.ndarray]:
-    sizes = {"batch": 1, "height": 8, "width": 8, "tokens": manifest.tokenizer.max_tokens}
+    sizes = {"batch": 1, "contexts": 1, "height": 8, "width": 8, "tokens": manifest.tokenizer.max_tokens}
     return {
         spec.name: np.zeros([sizes.get(side, side) if isinstance(side, str) else side for side in spec.shape], "f4")
         for spec in manifest.unet.inputs
@@ -155,10 +219,11 @@ def test_a_failure_while_computing_is_one_line_with_the_shapes(
     assert caught.value.exit_code == 1
 
 
-@pytest.mark.parametrize("threads", [0, -1, 10**4, "4", 1.5])
+@pytest.mark.parametrize("threads", [0, -1, 10**4, "4", 1.5, True, "9" * 400])
 def test_threads_that_make_no_sense_are_refused(threads: object) -> None:
-    with pytest.raises(InvalidRequestError, match="threads must be a whole number from 1 to 1024"):
+    with pytest.raises(InvalidRequestError, match="threads must be a whole number from 1 to 1024") as caught:
         check_threads(threads)
+    assert len(str(caught.value)) < 100
 
 
 def test_threads_are_honoured() -> None:

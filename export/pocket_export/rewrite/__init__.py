@@ -1,7 +1,22 @@
-"""Graph rewrites: each a function from a model to a model that computes the same, in one file of its own."""
+"""Graph rewrites: each a function from a model to a model that computes the same, in one file of its own.
+
+Models come from `trace`, with their `usual_sizes` in `meta`. benchmarks/rewrites.py measures what each is worth.
+"""
 
 from pocket_export.rewrite.fold_transposes import fold_transposes
+from pocket_export.rewrite.fuse_silu import fuse_silu
+from pocket_export.rewrite.share_guidance import share_guidance
+from pocket_export.rewrite.split_geglu import split_geglu
 from pocket_export.rewrite.store_float16 import store_float16
 from pocket_export.rewrite.store_int8 import store_int8
+from pocket_export.rewrite.winograd import winograd
 
-__all__ = ["fold_transposes", "store_float16", "store_int8"]
+__all__ = [
+    "fold_transposes",
+    "fuse_silu",
+    "share_guidance",
+    "split_geglu",
+    "store_float16",
+    "store_int8",
+    "winograd",
+]

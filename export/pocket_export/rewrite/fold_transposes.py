@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 import onnx_ir as ir
 
-from pocket_export.rewrite.initializers import add_initializer
+from pocket_export.rewrite.initializers import add_initializer, drop_unused
 
 
 def fold_transposes(model: ir.Model) -> ir.Model:
@@ -17,19 +17,18 @@ def fold_transposes(model: ir.Model) -> ir.Model:
             continue
         output = node.outputs[0]
         axes = tuple(node.attributes["perm"].as_ints())
+        name = f"{source.name}.transposed"
         folded = ir.LazyTensor(
-            partial(_transpose, tensor, axes, output.name),
+            partial(_transpose, tensor, axes, name),
             dtype=tensor.dtype,
             shape=ir.Shape([tensor.shape.numpy()[axis] for axis in axes]),
-            name=output.name,
+            name=name,
         )
-        output.name = None
         ir.convenience.replace_all_uses_with(output, add_initializer(model, folded))
         model.graph.remove(node, safe=True)
-        if not source.uses():
-            del model.graph.initializers[source.name or ""]
+        drop_unused(model, source)
     return model
 
 
-def _transpose(tensor: ir.TensorProtocol, axes: tuple[int, ...], name: str | None) -> ir.TensorProtocol:
+def _transpose(tensor: ir.TensorProtocol, axes: tuple[int, ...], name: str) -> ir.TensorProtocol:
     return ir.tensor(np.ascontiguousarray(tensor.numpy().transpose(axes)), name=name)

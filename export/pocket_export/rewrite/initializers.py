@@ -1,5 +1,9 @@
 """What rewrites of weights share."""
 
+from functools import partial
+from itertools import pairwise
+
+import numpy as np
 import onnx_ir as ir
 
 MIN_ELEMENTS = 4096
@@ -37,3 +41,35 @@ def replace_initializer(model: ir.Model, value: ir.Value, node: ir.Node) -> None
     ir.convenience.replace_all_uses_with(value, output)
     del model.graph.initializers[value.name or ""]
     model.graph.insert_before(model.graph[0], node)
+
+
+def cut(model: ir.Model, value: ir.Value, parts: int, axis: int) -> list[ir.Value]:
+    """Add an initializer's parts along an axis, as equal as can be, each made when it is written."""
+    if parts == 1:
+        return [value]
+    tensor = value.const_value
+    assert tensor is not None  # noqa: S101 - it is an initializer
+    shape = list(tensor.shape.numpy())
+    ends = [shape[axis] * i // parts for i in range(parts + 1)]
+    pieces = []
+    for i, (start, end) in enumerate(pairwise(ends)):
+        name = f"{value.name}.{i}"
+        where = tuple(slice(start, end) if i == axis else slice(None) for i in range(len(shape)))
+        piece = ir.LazyTensor(
+            partial(_piece, tensor, where, name),
+            dtype=tensor.dtype,
+            shape=ir.Shape([*shape[:axis], end - start, *shape[axis + 1 :]]),
+            name=name,
+        )
+        pieces.append(add_initializer(model, piece))
+    return pieces
+
+
+def drop_unused(model: ir.Model, value: ir.Value) -> None:
+    """Remove an initializer that no node uses any more."""
+    if not value.uses():
+        model.graph.initializers.pop(value.name or "", None)
+
+
+def _piece(tensor: ir.TensorProtocol, where: tuple[slice, ...], name: str) -> ir.TensorProtocol:
+    return ir.tensor(np.ascontiguousarray(tensor.numpy()[where]), name=name)

@@ -1,8 +1,11 @@
 """`pocket-diffusion generate`: a picture from a prompt."""
 
+import logging
 import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ import click
 
 from pocket_diffusion.errors import InvalidRequestError, OutputError
 from pocket_diffusion.images import check_output_format
+from pocket_diffusion.memory import AUTO, MODES
 from pocket_diffusion.pipeline import Pipeline
 from pocket_diffusion.samplers import SAMPLERS
 from pocket_diffusion.session import PROVIDERS
@@ -41,6 +45,13 @@ from pocket_diffusion.session import PROVIDERS
 @click.option("--mask", type=click.Path(path_type=Path), help="With --image: white is repainted (inpainting).")
 @click.option("--provider", type=click.Choice(PROVIDERS), default="auto", show_default=True, help="What computes.")
 @click.option("--threads", type=int, help="CPU threads.  [default: one a core]")
+@click.option(
+    "--memory",
+    default=AUTO,
+    show_default=True,
+    help=f"What to trade for memory: {AUTO}, {', '.join(MODES)}; or a limit to keep to, such as 1500MB or 2GiB.",
+)
+@click.option("--verbose", is_flag=True, help="Say what was chosen and why, and how long each stage took.")
 @click.option("--quiet", is_flag=True, help="No progress bar and no report.")
 def generate(
     prompt: str,
@@ -49,6 +60,8 @@ def generate(
     output: Path | None,
     provider: str,
     threads: int | None,
+    memory: str,
+    verbose: bool,
     quiet: bool,
     **options: Any,  # noqa: ANN401 - handed to Pipeline.generate by name
 ) -> None:
@@ -66,8 +79,8 @@ def generate(
         raise OutputError(f"{output} cannot be written: {error.strerror}; choose another place with -o") from None
 
     started = time.perf_counter()
-    pipeline = Pipeline.load(model, provider=provider, threads=threads)
-    with _Progress(hidden=quiet) as progress:
+    pipeline = Pipeline.load(model, provider=provider, threads=threads, memory=memory)
+    with _log_shown(hidden=not verbose), _Progress(hidden=quiet) as progress:
         result = pipeline.generate(prompt, on_step=progress.update, **options)
 
     if several:
@@ -80,12 +93,29 @@ def generate(
             click.echo(f"{path}  ({size}, seed {seed}, {time.perf_counter() - started:.1f} s)")
 
 
+@contextmanager
+def _log_shown(*, hidden: bool) -> Iterator[None]:
+    """Have what the package logs shown on stderr."""
+    if hidden:
+        yield
+        return
+    logger, handler = logging.getLogger("pocket_diffusion"), logging.StreamHandler(sys.stderr)
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        logger.removeHandler(handler)
+
+
 class _Progress:
     """A bar with an estimate of the time left; in a log, where a bar is noise, a line every tenth of the way."""
 
     def __init__(self, *, hidden: bool) -> None:
         self._hidden = hidden
-        self._started = time.perf_counter()
+        self._first_done = 0.0
         self._bar: Any = None
 
     def __enter__(self) -> "_Progress":
@@ -101,13 +131,16 @@ class _Progress:
         """Be called after each step."""
         if self._hidden:
             return
+        if done == 1:  # before which graphs were loaded, so that it tells nothing of those to come
+            self._first_done = time.perf_counter()
         if sys.stderr.isatty():
             if self._bar is None:
                 self._bar = click.progressbar(length=total, label="drawing", show_pos=True, file=sys.stderr)
             self._bar.update(1)
         elif 10 * done // total > 10 * (done - 1) // total:
-            left = (time.perf_counter() - self._started) / done * (total - done)
-            click.echo(f"drawing: step {done} of {total}, about {left:.0f} s left", err=True)
+            since_first = time.perf_counter() - self._first_done
+            left = f", about {since_first / (done - 1) * (total - done):.0f} s left" if done > 1 else ""
+            click.echo(f"drawing: step {done} of {total}{left}", err=True)
 
 
 def _check_destination(output: Path | None, *, several: bool) -> Path:

@@ -96,3 +96,38 @@ def test_dequantizers_and_casts_stand_first(build: Build) -> None:
     nodes = [node.op_type for node in model.graph]
     assert sorted(nodes[:3]) == ["Cast", "DequantizeLinear", "DequantizeLinear"]
     assert nodes[3:] == ["Add", "MatMul", "MatMul"]
+
+
+def test_a_sensitive_layer_stays_in_float16(build: Build) -> None:
+    model = build("a = MatMul(x, v) y = MatMul(a, w)", (3, 64), v=normal(64, 64), w=normal(64, 64))
+    model.meta["int8_errors"] = {"v": 0.011, "w": 0.009}
+    assert stored(store_int8(model)) == {
+        "v.fp16": ir.DataType.FLOAT16,
+        "w.int8": ir.DataType.INT8,
+        "w.scale": ir.DataType.FLOAT,
+    }
+    assert model.meta["int8_layers"] == {
+        "v": {"error": 0.011, "stored": "fp16"},
+        "w": {"error": 0.009, "stored": "int8"},
+    }
+
+
+def test_parts_of_a_weight_share_its_error(build: Build) -> None:
+    model = build("a = MatMul(x, v) y = MatMul(a, w)", (3, 64), **{"v": normal(64, 64), "w": normal(64, 64)})
+    for name in ("v", "w"):
+        value = model.graph.initializers[name]
+        value.name = f"layer.weight.transposed.{name}"
+    model.meta["int8_errors"] = {"layer.weight": 0.5, "layer.weigh": 0.0}
+    store_int8(model)
+    assert [layer["stored"] for layer in model.meta["int8_layers"].values()] == ["fp16", "fp16"]
+
+
+def test_a_layer_that_was_not_measured_goes_by_its_weights(build: Build) -> None:
+    """One large number in each column leaves the others few steps of its 127th."""
+    spiky = normal(64, 64)
+    spiky[0] = 30.0
+    model = store_int8(build("a = MatMul(x, v) y = MatMul(a, w)", (3, 64), v=spiky, w=np.sign(normal(64, 64))))
+    error = np.linalg.norm(rounded(spiky, 1) - spiky) / np.linalg.norm(spiky)
+    assert error > 0.01
+    assert model.meta["int8_layers"]["v"] == {"error": pytest.approx(error, rel=1e-3), "stored": "fp16"}
+    assert model.meta["int8_layers"]["w"] == {"error": pytest.approx(0, abs=1e-6), "stored": "int8"}

@@ -1,0 +1,136 @@
+"""Write what the peers read: the same weights as a bundle's, each system's files as its users have them.
+
+    python benchmarks/prepare_peers.py BUNDLE CHECKPOINT FOLDER diffusers|onnx|openvino ...
+
+peers.py runs this where files are missing. CHECKPOINT is what BUNDLE was exported from; diffusers' own loader reads it,
+and weights that the bundle stores as float16 are rounded to it. Each kind of files appears whole or not at all.
+"""
+
+import argparse
+import logging
+import shutil
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from diffusers import StableDiffusionPipeline
+from torch import Tensor, nn
+
+from pocket_diffusion.bundle import Bundle
+from report import progress
+from systems.reference import load_reference, round_as_stored
+
+
+class _TextEncoder(nn.Module):
+    def __init__(self, theirs: StableDiffusionPipeline) -> None:
+        super().__init__()
+        self.network = theirs.text_encoder
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.network(ids).last_hidden_state
+
+
+class _UNet(nn.Module):
+    def __init__(self, theirs: StableDiffusionPipeline) -> None:
+        super().__init__()
+        self.network = theirs.unet
+
+    def forward(self, latents: Tensor, timestep: Tensor, context: Tensor) -> Tensor:
+        return self.network(latents, timestep, context).sample
+
+
+class _VAEDecoder(nn.Module):
+    def __init__(self, theirs: StableDiffusionPipeline) -> None:
+        super().__init__()
+        self.network = theirs.vae
+
+    def forward(self, latents: Tensor) -> Tensor:
+        return self.network.decode(latents).sample
+
+
+_NETWORKS: dict[str, Callable[[StableDiffusionPipeline], nn.Module]] = {
+    "text_encoder": _TextEncoder,
+    "unet": _UNet,
+    "vae_decoder": _VAEDecoder,
+}
+
+
+def _examples(theirs: StableDiffusionPipeline) -> dict[str, dict[str, Tensor]]:
+    """Return inputs to trace each network with, by the names that a bundle's graphs have."""
+    latents = torch.randn(2, theirs.unet.config.in_channels, 16, 24)
+    context = torch.randn(2, 77, theirs.unet.config.cross_attention_dim)
+    return {
+        "text_encoder": {"ids": torch.zeros(2, 77, dtype=torch.int64)},
+        "unet": {"latents": latents, "timestep": torch.ones(2), "context": context},
+        "vae_decoder": {"latents": latents},
+    }
+
+
+def write_diffusers(theirs: StableDiffusionPipeline, folder: Path) -> None:
+    """Write a diffusers folder, float32."""
+    theirs.save_pretrained(folder)
+
+
+def write_onnx(theirs: StableDiffusionPipeline, folder: Path) -> None:
+    """Write what `torch.onnx.export` makes of each network: float32, attention as MatMul, Softmax, MatMul."""
+    dynamic = torch.export.Dim.DYNAMIC
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    for name, example in _examples(theirs).items():
+        progress(f"ONNX graph of {name}")
+        axes = [{0: dynamic, 2: dynamic, 3: dynamic} if x.ndim == 4 else {0: dynamic} for x in example.values()]
+        with torch.no_grad():
+            program = torch.onnx.export(
+                _NETWORKS[name](theirs).eval(),
+                tuple(example.values()),
+                input_names=list(example),
+                output_names=["output"],
+                dynamic_shapes=tuple(axes),
+                dynamo=True,
+                verbose=False,
+            )
+        program.save(folder / f"{name}.onnx", external_data=True)
+
+
+def write_openvino(theirs: StableDiffusionPipeline, folder: Path) -> None:
+    """Write what OpenVINO's converter makes of each network, float32."""
+    import openvino
+
+    for name, example in _examples(theirs).items():
+        progress(f"OpenVINO's model of {name}")
+        model = openvino.convert_model(_NETWORKS[name](theirs).eval(), example_input=example)
+        openvino.save_model(model, folder / f"{name}.xml", compress_to_fp16=False)
+
+
+WRITERS: dict[str, Callable[[StableDiffusionPipeline, Path], None]] = {
+    "diffusers": write_diffusers,
+    "onnx": write_onnx,
+    "openvino": write_openvino,
+}
+
+
+def main() -> None:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("folder", type=Path, help="each kind gets a folder in it")
+    parser.add_argument("kinds", nargs="+", choices=WRITERS)
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore")  # the tracers' talk of what they take for constant
+
+    progress(f"reading {arguments.checkpoint.name} with diffusers")
+    theirs = load_reference(arguments.checkpoint, arguments.bundle)
+    if Bundle.open(arguments.bundle).manifest.weights == "fp16":
+        round_as_stored(theirs)
+    for kind in arguments.kinds:
+        progress(f"writing {kind} files")
+        unfinished, finished = arguments.folder / f"{kind}.part", arguments.folder / kind
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        WRITERS[kind](theirs, unfinished)
+        unfinished.rename(finished)
+
+
+if __name__ == "__main__":
+    main()

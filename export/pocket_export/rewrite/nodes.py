@@ -1,0 +1,60 @@
+"""New nodes, written as calls."""
+
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from pocket_export.rewrite.initializers import add_initializer
+
+Operand = ir.Value | int | list[int] | None
+
+
+class Nodes:
+    """Nodes to be put into a graph, in the order in which they are written.
+
+    Whole numbers and lists of them stand for int64 tensors `[n]`, each kept once in the graph.
+    """
+
+    def __init__(self, model: ir.Model) -> None:
+        self._model = model
+        self._nodes: list[ir.Node] = []
+
+    def __len__(self) -> int:
+        return len(self._nodes)
+
+    def add(self, op_type: str, *inputs: Operand, domain: str = "", **attributes: Any) -> ir.Value:  # noqa: ANN401 - what ONNX knows as attributes
+        """Write a node and return its output."""
+        self._model.graph.opset_imports.setdefault(domain, 1)
+        node = ir.node(op_type, [self._value(x) for x in inputs], attributes, domain=domain)
+        self._nodes.append(node)
+        return node.outputs[0]
+
+    def join(self, values: list[ir.Value], axis: int) -> ir.Value:
+        """Write a Concat where there is more than one."""
+        return self.add("Concat", *values, axis=axis) if len(values) > 1 else values[0]
+
+    def int64(self, numbers: int | list[int]) -> ir.Value:
+        """Return whole numbers as a tensor: a number alone has no axes."""
+        name = f"int64_{numbers}".translate({ord(c): "_" for c in "[], "})
+        return constant(self._model, name, np.array(numbers, np.int64))
+
+    def insert_before(self, node: ir.Node) -> None:
+        """Put all that was written into the graph, before `node`."""
+        self._model.graph.insert_before(node, self._nodes)
+        self._nodes = []
+
+    def insert_in_front(self) -> None:
+        """Put all that was written before the graph's other nodes; see `replace_initializer` for why."""
+        self.insert_before(self._model.graph[0])
+
+    def _value(self, operand: Operand) -> ir.Value | None:
+        if operand is None or isinstance(operand, ir.Value):
+            return operand
+        return self.int64([operand] if isinstance(operand, int) else operand)
+
+
+def constant(model: ir.Model, name: str, array: np.ndarray[Any, Any]) -> ir.Value:
+    """Return the graph's initializer of that name, made from `array` when there is none yet."""
+    known = model.graph.initializers.get(name)
+    return known if known is not None else add_initializer(model, ir.tensor(array, name=name))

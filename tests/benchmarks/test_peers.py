@@ -1,0 +1,203 @@
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import peers
+from fresh_process import StageError
+from systems import SYSTEMS, System
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+PRESENT = ["ours-balanced", "ours-fast", "ours-low", "onnxruntime", "diffusers"]
+if find_spec("openvino"):
+    PRESENT.insert(4, "openvino")
+STEPS = 2
+
+
+def command(bundle: Path, checkpoint: Path, cache: Path, *options: str) -> list[str]:
+    script = str(BENCHMARKS / "peers.py")
+    return [sys.executable, script, str(bundle), str(checkpoint), "--cache", str(cache), *options]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def ran(
+    tiny_bundle_fp16: Path, tiny_folder: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
+    output = tmp_path_factory.mktemp("peers") / "peers.json"
+    options = ["--steps", str(STEPS), "--rounds", "1", "--output", str(output)]
+    process = subprocess.run(
+        command(tiny_bundle_fp16, tiny_folder, cache, *options), capture_output=True, text=True, check=False
+    )
+    assert process.returncode == 0, process.stderr
+    return process, json.loads(output.read_text())
+
+
+def test_every_system_draws_the_same_picture(ran: tuple[Any, dict[str, Any]]) -> None:
+    drawings = {drawing["system"]: drawing for drawing in ran[1]["drawings"]}
+    assert list(drawings) == PRESENT
+    for name, drawing in drawings.items():
+        assert drawing["agreement"]["agrees"], name
+        assert drawing["agreement"]["latents_error"] < 1e-5  # the float16 weights' rounding alone would be 1e-4
+
+
+def test_measures_what_the_tables_tell(ran: tuple[Any, dict[str, Any]]) -> None:
+    for measured in ran[1]["measurements"].values():
+        medians = {figure: measured[figure]["median"] for figure in peers.FIGURES}
+        assert 0 < medians["first_step_begins"] < medians["first_step_ends"] < medians["picture"] < 60
+        assert 0 < medians["step"] < medians["picture"] > medians["decode"] > 0
+        assert 10**7 < medians["peak_anonymous_bytes"] < medians["peak_rss_bytes"] < 10**9
+    disk = {name: measured["bytes_on_disk"]["median"] for name, measured in ran[1]["measurements"].items()}
+    assert 1.5 < disk["onnxruntime"] / disk["ours-fast"] < 2.5  # float32 against float16
+    assert all(len(drawing["steps"]) == STEPS for drawing in ran[1]["drawings"])
+
+
+def test_says_what_was_compared(ran: tuple[subprocess.CompletedProcess[str], dict[str, Any]]) -> None:
+    process, figures = ran
+    assert figures["reference"] == "ours-balanced"
+    assert "memory" not in figures["workload"]
+    assert figures["machine"]["packages"].keys() >= {"pocket-diffusion", "onnxruntime", "diffusers", "torch"}
+    first_column = [line.split("|")[1].strip() for line in process.stdout.splitlines() if line.startswith("|")]
+    ratios = [f"{ours} / {peer}" for peer in PRESENT[3:] for ours in ("ours-fast", "ours-balanced", "ours-low")]
+    assert set(first_column) >= {*PRESENT, *ratios}
+    assert "1 rounds of" in process.stderr
+    assert "min" in process.stderr
+
+
+def test_another_picture_makes_the_run_fail_and_is_still_reported(
+    ran: object, tiny_bundle_fp16: Path, tiny_folder: Path, cache: Path, tmp_path: Path
+) -> None:
+    (prepared,) = shutil.copytree(cache, tmp_path / "cache").iterdir()
+    weights = prepared / "onnx" / "unet.onnx.data"
+    weights.write_bytes(bytes(weights.stat().st_size))
+    output = tmp_path / "peers.json"
+    options = ["--steps", "1", "--rounds", "1", "--systems", "onnxruntime,ours-balanced", "--output", str(output)]
+    process = subprocess.run(
+        command(tiny_bundle_fp16, tiny_folder, tmp_path / "cache", *options),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 1
+    assert "onnxruntime does not agree with ours-balanced: latents off by" in process.stderr.splitlines()[-1]
+    assert process.stdout.splitlines()[-1].endswith(" NO |")
+    assert json.loads(output.read_text())["measurements"].keys() == {"ours-balanced", "onnxruntime"}
+    assert "writing" not in process.stderr  # the peers' files, which were there
+
+
+def drawn(latents: float = 1.0, pictures: int = 100) -> peers.Drawn:
+    return peers.Drawn(np.full((1, 4, 8, 8), latents, np.float32), np.full((1, 64, 64, 3), pictures, np.uint8))
+
+
+def test_identical_drawings_agree() -> None:
+    assert peers.compare(drawn(), drawn(), 45) == {"latents_error": 0, "psnr_db": 100, "agrees": True}
+
+
+@pytest.mark.parametrize("other", [drawn(latents=1.002), drawn(latents=float("nan")), drawn(pictures=103)])
+def test_drawings_that_differ_do_not_agree(other: peers.Drawn) -> None:
+    assert not peers.compare(other, drawn(), 45)["agrees"]
+
+
+def test_a_difference_of_one_level_is_48_db() -> None:
+    assert peers.compare(drawn(pictures=101), drawn(), 45)["psnr_db"] == pytest.approx(48.13, abs=0.01)
+
+
+# What the rounds do with what the drawing processes answer.
+
+FIGURES = dict.fromkeys(
+    ("first_step_begins", "first_step_ends", "step", "decode", "picture", "peak_rss_bytes", "peak_anonymous_bytes"), 1.0
+)
+
+
+def run(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, answer: dict[str, peers.Drawn | BaseException], *options: str
+) -> tuple[int, dict[str, Any], str]:
+    """Run peers.py on the embedded model with these answers; return its status, figures and last words."""
+    said: list[str] = []
+
+    def draw_fresh(name: str, _workload: object, *, arrays: Path | None = None, **_options: object) -> dict[str, Any]:
+        reply = answer.get(name, drawn())
+        if arrays is None:
+            return FIGURES
+        if isinstance(reply, BaseException):
+            raise reply
+        np.savez(arrays, latents=reply.latents, pictures=reply.pictures)
+        return FIGURES
+
+    output = folder / "peers.json"
+    for name in ("checkpoint", "onnx", "diffusers"):
+        (folder / name).mkdir()
+        (folder / name / "weights").write_bytes(b"some")
+    monkeypatch.setattr(peers, "draw_fresh", draw_fresh)
+    monkeypatch.setattr(peers, "prepare", lambda *_: folder)
+    monkeypatch.setattr(peers, "progress", said.append)
+    monkeypatch.setattr(
+        sys, "argv", ["peers.py", str(folder / "checkpoint"), "--size", "64x64", "--output", str(output), *options]
+    )
+    with pytest.raises(SystemExit) as end:
+        peers.main()
+    assert isinstance(end.value.code, int)
+    return end.value.code, json.loads(output.read_text()), said[-1]
+
+
+def test_an_absent_system_is_named_with_how_to_install_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(SYSTEMS, "openvino", System("OpenVINO", "openvino", ("no-such-package",), files="openvino"))
+    status, figures, _ = run(monkeypatch, tmp_path, {}, "--systems", "ours-balanced,openvino")
+    assert status == 0
+    assert figures["absent"] == {
+        "openvino": 'no-such-package not installed; pip install "pocket-diffusion[peers]"',
+    }
+    assert figures["measurements"].keys() == {"ours-balanced"}
+
+
+def test_a_system_that_fails_does_not_end_the_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    status, figures, last = run(
+        monkeypatch, tmp_path, {"onnxruntime": StageError("killed")}, "--systems", "onnxruntime,ours-balanced,diffusers"
+    )
+    assert status == 1
+    assert last == "onnxruntime: killed"
+    assert [drawing["system"] for drawing in figures["drawings"]] == ["ours-balanced", "diffusers"] * 2
+
+
+def test_the_worst_round_decides(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    status, figures, last = run(
+        monkeypatch, tmp_path, {"diffusers": drawn(1.1)}, "--systems", "ours-balanced,diffusers"
+    )
+    assert status == 1
+    assert "latents off by 1.0e-01 (at most 1e-03)" in last
+    good = {"system": "diffusers", "agreement": {"agrees": True, "latents_error": 1e-7, "psnr_db": 90.0}}
+    figures["drawings"].append(good)
+    assert not peers.worst_agreements(figures)["diffusers"]["agrees"]
+
+
+def test_what_was_measured_before_an_interruption_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    answer = {"diffusers": KeyboardInterrupt()}
+    status, figures, _ = run(monkeypatch, tmp_path, answer, "--systems", "ours-balanced,onnxruntime,diffusers")
+    assert status == 128 + signal.SIGINT
+    assert figures["measurements"].keys() == {"ours-balanced", "onnxruntime"}
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["nowhere"], "there is no nowhere; give what the bundle was exported from"),
+        ([".", "--systems", "ours-fast,tvm"], "'tvm' is none of ours-fast, ours-balanced"),
+    ],
+)
+def test_refuses_before_any_work(options: list[str], named: str) -> None:
+    process = subprocess.run(
+        [sys.executable, str(BENCHMARKS / "peers.py"), *options], capture_output=True, text=True, check=False
+    )
+    assert process.returncode == 2
+    assert named in process.stderr.splitlines()[-1]
