@@ -9,6 +9,7 @@ import torch
 from pocket_diffusion.bundle import Target, WeightStorage
 from pocket_diffusion.errors import InvalidRequestError
 from pocket_export.rewrite import (
+    fold_reshapes,
     fold_transposes,
     fuse_silu,
     share_guidance,
@@ -39,13 +40,15 @@ OLDEST_ONNXRUNTIME = "1.24"
 _CPU = (fold_transposes, split_geglu, fuse_silu, winograd, share_guidance)
 _CUDA = (fold_transposes, share_guidance)
 
+# int8 weights keep their shape, whose first axis has the scales, and are reshaped in the graph.
+#
 # Float32 graphs differ from PyTorch in the order of their sums. Float16 weights are off by up to 2⁻¹¹ each, which
 # hundreds of layers partly average out; int8 ones by up to 1/254 of their channel's largest.
 RECIPES = {
     (how.target, how.weights): how
     for how in (
-        Recipe("cpu", "fp32", torch.float32, _CPU, 1e-4),
-        Recipe("cpu", "fp16", torch.float32, (*_CPU, store_float16), 5e-3),
+        Recipe("cpu", "fp32", torch.float32, (*_CPU, fold_reshapes), 1e-4),
+        Recipe("cpu", "fp16", torch.float32, (*_CPU, fold_reshapes, store_float16), 5e-3),
         Recipe("cpu", "int8", torch.float32, (*_CPU, store_int8), 1e-1),
         Recipe("cuda", "fp32", torch.float32, _CUDA, 1e-4),
         Recipe("cuda", "fp16", torch.float16, _CUDA, 2e-2),

@@ -24,7 +24,15 @@ def measure(script: str, output: Path, *options: object) -> tuple[str, dict[str,
 def test_every_rewrite_is_left_out_once(tiny_folder: Path, tmp_path: Path) -> None:
     table, figures = measure("rewrites.py", tmp_path / "r.json", tiny_folder, "--component", "unet", "--rounds", 1)
     variants = figures["components"]["unet"]
-    rewrites = ["fold_transposes", "split_geglu", "fuse_silu", "winograd", "share_guidance", "store_float16"]
+    rewrites = [
+        "fold_transposes",
+        "split_geglu",
+        "fuse_silu",
+        "winograd",
+        "share_guidance",
+        "fold_reshapes",
+        "store_float16",
+    ]
     assert list(variants) == ["nothing", "fused attention", *rewrites]
     assert all(len(variant["seconds"]) == 1 and variant["median"] > 0 for variant in variants.values())
     assert "without nothing" in table

@@ -3,6 +3,7 @@
 Models come from `trace`, with their `usual_sizes` in `meta`. benchmarks/rewrites.py measures what each is worth.
 """
 
+from pocket_export.rewrite.fold_reshapes import fold_reshapes
 from pocket_export.rewrite.fold_transposes import fold_transposes
 from pocket_export.rewrite.fuse_silu import fuse_silu
 from pocket_export.rewrite.share_guidance import share_guidance
@@ -12,6 +13,7 @@ from pocket_export.rewrite.store_int8 import store_int8
 from pocket_export.rewrite.winograd import winograd
 
 __all__ = [
+    "fold_reshapes",
     "fold_transposes",
     "fuse_silu",
     "share_guidance",
