@@ -40,9 +40,8 @@ def convolutions(part: Part) -> set[Convolution]:
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
             layer.register_forward_hook(note)
-    sizes = part.usual_sizes | {name: part.usual_sizes[name] * part.pixels_per_size for name in ("height", "width")}
     with torch.inference_mode():
-        module(*(x.to("meta") for x in part.example(sizes)))
+        module(*(x.to("meta") for x in part.example(part.usual_sizes)))
     return found
 
 

@@ -18,11 +18,11 @@ import numpy as np
 import torch
 from diffusers import StableDiffusionPipeline
 
-from pocket_diffusion import Pipeline
-from report import output_path, publish
+from machine import PACKAGES, machine_facts
+from pocket_diffusion import Pipeline, PocketDiffusionError
+from report import not_negative, output_path, psnr, publish, size
+from stages import PROMPT
 from systems.reference import load_reference, round_as_stored
-
-PROMPT = "a lake under snowy mountains at sunset"
 
 
 def compare_networks(ours: Pipeline, theirs: StableDiffusionPipeline, width: int, height: int) -> dict[str, float]:
@@ -60,11 +60,11 @@ def compare_pictures(
         pixels = theirs.vae.decode(latents / theirs.vae.config.scaling_factor).sample
     result = ours.generate(PROMPT, steps=steps, seed=1, **options)
     levels = (pixels / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()[0] * 255
-    difference = np.asarray(result.images[0], np.float64) - levels
+    drawn = np.asarray(result.images[0])
     return {
         "latents": _relative(result.latents, latents),
-        "largest_pixel_difference": float(np.abs(difference).max()),
-        "psnr_db": float(20 * np.log10(255) - 10 * np.log10(np.mean(difference**2))),
+        "largest_pixel_difference": float(np.abs(drawn - levels).max()),
+        "psnr_db": psnr(levels, drawn, peak=255),
     }
 
 
@@ -78,15 +78,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("bundle", type=Path)
     parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("--size", default="256x192", help="pixels, width x height; not a size that was traced")
-    parser.add_argument("--picture", type=int, metavar="STEPS", help="also draw a picture with that many steps")
+    parser.add_argument(
+        "--size",
+        type=size,
+        default="256x192",
+        metavar="WIDTHxHEIGHT",
+        help="in pixels; not a size that was traced (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--picture", type=not_negative, default=0, metavar="STEPS", help="also draw a picture with that many"
+    )
     parser.add_argument("--output", type=output_path, help="where to write the results as JSON")
     arguments = parser.parse_args()
-    width, height = map(int, arguments.size.split("x"))
-
-    ours = Pipeline.load(arguments.bundle)
+    width, height = arguments.size
+    try:
+        ours = Pipeline.load(arguments.bundle)
+    except PocketDiffusionError as error:
+        parser.error(str(error))
+    if not arguments.checkpoint.exists():
+        parser.error(f"there is no {arguments.checkpoint}; give what the bundle was exported from")
     theirs = load_reference(arguments.checkpoint, arguments.bundle)
-    results: dict[str, Any] = {"size": arguments.size, "weights": ours.bundle.manifest.weights}
+    results: dict[str, Any] = {
+        "benchmark": "fidelity",
+        "machine": machine_facts([*PACKAGES, "diffusers", "torch", "transformers"]),
+        "bundle": {"name": ours.name, "weights": ours.bundle.manifest.weights},
+        "workload": {"width": width, "height": height, "steps": arguments.picture},
+    }
     results["against_source"] = compare_networks(ours, theirs, width, height)
     if arguments.picture:
         results["picture"] = compare_pictures(ours, theirs, width, height, arguments.picture)

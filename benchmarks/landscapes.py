@@ -2,9 +2,9 @@
 
     python benchmarks/landscapes.py [--model BUNDLE] [--count 200] [--output results.json] [--grid samples.png]
 
-Every prompt names a combination of time, land and thing that training never showed. Each picture is drawn with the
-default settings by the runtime itself; the probes (classifiers of painted scenes, in pocket_models.landscapes) read
-the attributes back. The negative prompt and image to image are measured on the same prompts.
+Every prompt names a combination of time, land and thing that training never showed. The runtime itself draws
+each picture; the probes (classifiers of painted scenes, in pocket_models.landscapes) read the attributes back. The negative
+prompt is measured on prompts that leave the time open, image to image on the first of the pictures, redrawn at noon.
 """
 
 import argparse
@@ -16,6 +16,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from machine import machine_facts
 from pocket_diffusion import Pipeline
 from pocket_models.landscapes.captions import Prompt, held_out_prompts
 from pocket_models.landscapes.probes import Probes
@@ -92,6 +93,8 @@ def main() -> None:
         pipeline, [prompt.text for prompt in prompts], steps=arguments.steps, guidance_scale=arguments.guidance
     )
     results = {
+        "benchmark": "landscapes",
+        "machine": machine_facts(),
         "prompts": arguments.count,
         "share_of_attributes_shown": probes.score([prompt.asked for prompt in prompts], pictures),
     }

@@ -79,7 +79,7 @@ def measure_fresh(workload: Workload, *, pictures: int) -> tuple[Seconds, Timing
         StageError: such a process failed.
 
     """
-    return measure_pictures(FRESH, partial(run_script, "stages.py", "whole picture", workload.as_json()), pictures)
+    return measure_pictures(FRESH, partial(run_script, "stages.py", workload.as_json()), pictures)
 
 
 def measure_pictures(name: str, draw: Callable[[], dict[str, float]], pictures: int) -> tuple[Seconds, Timings]:

@@ -29,6 +29,7 @@ from report import (
     markdown_table,
     positive,
     progress,
+    psnr,
     publish,
     seconds_text,
     summarise,
@@ -37,7 +38,6 @@ from stages import Workload, parse_workload
 from systems import LATENTS_TOLERANCE, SYSTEMS, version
 
 REFERENCE = "ours-balanced"
-IDENTICAL_PSNR = 100.0  # dB; stands for infinity
 HOW_TO_INSTALL = 'pip install "pocket-diffusion[peers]"'
 FIGURES = (
     "first_step_begins",
@@ -71,10 +71,9 @@ class Drawn:
 def compare(drawn: Drawn, reference: Drawn, least_psnr: float) -> dict[str, float | bool]:
     """Return how far two drawings are apart, and whether that is within the tolerances."""
     error = float(np.linalg.norm(drawn.latents - reference.latents) / np.linalg.norm(reference.latents))
-    difference = np.mean((drawn.pictures.astype(float) - reference.pictures) ** 2)
-    psnr = float(20 * np.log10(255) - 10 * np.log10(difference)) if difference else IDENTICAL_PSNR
-    agrees = error <= LATENTS_TOLERANCE and psnr >= least_psnr  # NaN is neither
-    return {"latents_error": error, "psnr_db": psnr, "agrees": bool(agrees)}
+    alike = psnr(reference.pictures, drawn.pictures, peak=255)
+    agrees = error <= LATENTS_TOLERANCE and alike >= least_psnr  # NaN is not
+    return {"latents_error": error, "psnr_db": alike, "agrees": bool(agrees)}
 
 
 def prepare(workload: Workload, checkpoint: Path, names: Iterable[str], cache: Path) -> Path:
@@ -222,7 +221,9 @@ def worst_agreements(figures: dict[str, Any]) -> dict[str, dict[str, Any]]:
     for drawing in figures["drawings"]:
         name, agreement = drawing["system"], drawing["agreement"]
         worst[name] = max(
-            worst.get(name, agreement), agreement, key=lambda one: (not one["agrees"], one["latents_error"])
+            worst.get(name, agreement),
+            agreement,
+            key=lambda one: (not one["agrees"], one["latents_error"], -one["psnr_db"]),
         )
     return worst
 
@@ -280,6 +281,8 @@ def run(figures: dict[str, Any], workload: Workload, arguments: argparse.Namespa
     for name, text in how.items():
         progress(f"{name} is absent: {text}")
     names = [name for name in arguments.systems if name not in how]
+    if not names:
+        return 1
     try:
         folder = prepare(workload, arguments.checkpoint, names, arguments.cache)
         comparison = Comparison({**figures, "absent": how}, workload, names, folder)

@@ -125,8 +125,12 @@ def main() -> None:
             plot = PLOTS[figures["benchmark"]]
         except (OSError, ValueError, KeyError, TypeError):
             parser.error(f"{path} holds no figures of {' or '.join(PLOTS)}; give what their --output wrote")
+        try:
+            picture = output_path(str(arguments.folder / f"{path.stem}.png"))
+        except argparse.ArgumentTypeError as error:
+            parser.error(str(error))
         with mpl.rc_context(STYLE):
-            plot(figures).savefig(output_path(str(arguments.folder / f"{path.stem}.png")))
+            plot(figures).savefig(picture)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import os
 import re
 import statistics
@@ -10,15 +11,20 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from machine import describe
 from pocket_diffusion.memory import AUTO, MODES
 
 SMALLEST_SIDE, SIDE_STEP = 64, 8
 """Of pictures, in pixels, as the runtime allows."""
+IDENTICAL_PSNR = 100.0
+"""dB; stands for infinity, which JSON does not know."""
 
 
 def bundle_parser(description: str) -> argparse.ArgumentParser:
-    """Return a parser of the options that every benchmark takes."""
+    """Return a parser of the options of all that draw with the runtime."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("bundle", nargs="?", metavar="BUNDLE", help="a bundle's folder (default: the embedded model)")
     parser.add_argument("--size", type=size, metavar="WIDTHxHEIGHT", help="in pixels (default: the bundle's)")
@@ -72,6 +78,12 @@ def summarise(values: Sequence[float]) -> dict[str, float]:
     }
 
 
+def psnr(reference: NDArray[Any], other: NDArray[Any], peak: float) -> float:
+    """Return the peak signal-to-noise ratio in dB, and `IDENTICAL_PSNR` where there is no noise."""
+    error = np.mean((reference.astype(np.float64) - other) ** 2)
+    return 20 * math.log10(peak) - 10 * math.log10(error) if error else IDENTICAL_PSNR
+
+
 def headline(figures: dict[str, Any]) -> str:
     """Return, as one line, what was run on what: it belongs above every table of figures."""
     bundle, workload = figures["bundle"], figures["workload"]
@@ -119,7 +131,7 @@ def publish(figures: dict[str, Any], tables: Iterable[str], output: Path | None)
     """Print the tables, and write the figures as JSON where that was asked for."""
     sys.stdout.write("\n\n".join(tables) + "\n")
     if output is not None:
-        output.write_text(json.dumps(figures, indent=2) + "\n")
+        output.write_text(json.dumps(figures, indent=2, allow_nan=False) + "\n")
 
 
 def _whole(text: str, *, at_least: int) -> int:

@@ -58,8 +58,8 @@ def write_variant(part: Part, left_out: str, folder: Path) -> Component:
 
 def open_variant(part: Part, component: Component, folder: Path, *, shared: bool) -> Run:
     """Load a variant; `shared` guidance gives it one picture's latents for all contexts."""
-    sizes = part.usual_sizes | {name: part.usual_sizes[name] * part.pixels_per_size for name in ("height", "width")}
-    inputs = {spec.name: x.numpy() for spec, x in zip(part.inputs, part.example(sizes | {"batch": 1}), strict=True)}
+    drawn = part.example(part.usual_sizes | {"batch": 1})
+    inputs = {spec.name: x.numpy() for spec, x in zip(part.inputs, drawn, strict=True)}
     if not shared:
         contexts = max(len(x) for x in inputs.values())
         inputs = {name: np.repeat(x, contexts // len(x), axis=0) for name, x in inputs.items()}

@@ -36,11 +36,13 @@ FIGURES = ("step", "decode", "picture", "peak_rss_bytes", "peak_anonymous_bytes"
 RELATIVE = ("step", "decode")
 """Also told per pixel, relative to the default size."""
 DEFAULT_STEPS = 3
+Measurements = dict[str, dict[str, dict[str, Any]]]
+"""By what is varied (`VARIED`) and by its value."""
 _HEADER = ("step, s", "decode, s", "picture, s", "peak RSS, MB", "anonymous, MB", "step per pixel", "decode per pixel")
 
 
 def points(workload: Workload) -> dict[str, dict[str, Workload]]:
-    """Return what can be drawn: by what is varied (`VARIED`), and by its value."""
+    """Return what can be drawn, by what is varied and by its value."""
     shapes = [(_side(width * workload.width), _side(height * workload.height)) for width, height in SHAPES]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = [2**i for i in range(cores.bit_length()) if 2**i < cores] + [cores]
@@ -51,8 +53,8 @@ def points(workload: Workload) -> dict[str, dict[str, Workload]]:
     }
 
 
-def measure(workload: Workload, varied: Sequence[str], rounds: int) -> dict[str, dict[str, dict[str, float]]]:
-    """Return the medians of `FIGURES` at each point; points take turns, and one that cannot be drawn is left out."""
+def measure(workload: Workload, varied: Sequence[str], rounds: int) -> Measurements:
+    """Return medians and all runs of `FIGURES` at each point; they take turns, and what cannot be drawn is left out."""
     columns = points(workload)
     todo = [(kind, value, point) for kind in varied for value, point in columns[kind].items()]
     base = draw_fresh(OURS[workload.memory], workload)
@@ -68,10 +70,11 @@ def measure(workload: Workload, varied: Sequence[str], rounds: int) -> dict[str,
                 continue
             drawn[kind, value].append(figures)
             progress(f"round {number} of {rounds}, {kind} {value}: step {seconds_text(figures['step'])} s")
-    medians: dict[str, dict[str, dict[str, float]]] = {kind: {} for kind, *_ in todo}
+    medians: Measurements = {kind: {} for kind, *_ in todo}
     for (kind, value), ran in drawn.items():
         if ran:
-            medians[kind][value] = {name: statistics.median(figures[name] for figures in ran) for name in FIGURES}
+            raw = {name: [figures[name] for figures in ran] for name in FIGURES}
+            medians[kind][value] = {name: statistics.median(values) for name, values in raw.items()} | {"runs": raw}
     for kind, value, point in todo:
         if value in medians[kind]:
             medians[kind][value]["pixels"] = point.width * point.height * point.count

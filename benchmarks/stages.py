@@ -1,15 +1,15 @@
 """The work that is measured: each stage of drawing one picture, with fixed inputs of the right shapes.
 
-    python benchmarks/stages.py STAGE WORKLOAD
+    python benchmarks/stages.py WORKLOAD
 
-runs one stage in this process and prints its timings, for benchmarks that want a fresh process; WORKLOAD is JSON.
+draws a picture in this process and prints its timings, for benchmarks that want a fresh process; WORKLOAD is JSON.
 """
 
 import argparse
 import json
 import sys
 from collections.abc import Callable, Collection
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from pocket_diffusion import Pipeline, PocketDiffusionError
 from pocket_diffusion.bundle import COMPONENTS
-from pocket_diffusion.memory import MODES
+from pocket_diffusion.memory import MODES, Drawing, MemoryBudget
 from pocket_diffusion.pipeline import DEFAULT_BUNDLE
 from pocket_diffusion.session import GraphSession
 
@@ -90,8 +90,15 @@ def parse_workload(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace,
         steps=arguments.steps or defaults.steps,
         provider=pipeline.provider,
         threads=arguments.threads,
-        memory=pipeline.memory,
+        memory=_memory_mode(pipeline, arguments.memory, width, height),
     )
+
+
+def _memory_mode(pipeline: Pipeline, asked: str, width: int, height: int) -> str:
+    """Return the mode that the runtime would choose for a picture of this size."""
+    manifest = pipeline.bundle.manifest
+    drawing = replace(Drawing.default(manifest), width=width, height=height)
+    return MemoryBudget.parse(asked).choose(manifest, drawing, pipeline.provider).mode.name
 
 
 def open_session(pipeline: Pipeline, component: str) -> GraphSession:
@@ -169,9 +176,9 @@ def _normal(*shape: int) -> NDArray[np.float32]:
 
 
 def main() -> None:
-    """Run one stage."""
-    stage, workload = sys.argv[1], Workload(**json.loads(sys.argv[2]))
-    json.dump(STAGES[stage](workload.load_pipeline(), workload)(), sys.stdout)
+    """Draw a picture."""
+    workload = Workload(**json.loads(sys.argv[1]))
+    json.dump(whole_picture(workload.load_pipeline(), workload)(), sys.stdout)
 
 
 if __name__ == "__main__":

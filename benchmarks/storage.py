@@ -6,22 +6,14 @@ The peak of a U-Net's output is its range (largest less smallest number), that o
 """
 
 import argparse
-import math
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from machine import describe, machine_facts
 from pocket_diffusion import Pipeline, PocketDiffusionError
-from report import markdown_table, not_negative, output_path, progress, publish, size
+from report import markdown_table, not_negative, output_path, progress, psnr, publish, size
 from stages import MIDDLE_TIMESTEP, PROMPT, SEED
-
-
-def psnr(reference: NDArray[Any], other: NDArray[Any], peak: float) -> float:
-    """Return the peak signal-to-noise ratio in dB."""
-    error = np.mean((reference.astype(np.float64) - other) ** 2)
-    return math.inf if error == 0 else 20 * math.log10(peak) - 10 * math.log10(error)
 
 
 def predict(pipeline: Pipeline, width: int, height: int) -> NDArray[np.float32]:
@@ -59,7 +51,14 @@ def main() -> None:
     except PocketDiffusionError as error:
         parser.error(str(error))
     stored = [pipeline.bundle.manifest.weights for pipeline in (reference, smaller)]
-    figures = {"benchmark": "storage", "machine": machine_facts(), "weights": stored, "psnr_db": ratios}
+    figures = {
+        "benchmark": "storage",
+        "machine": machine_facts(),
+        "bundles": [pipeline.name for pipeline in (reference, smaller)],
+        "weights": stored,
+        "workload": {"width": width, "height": height, "steps": arguments.steps},
+        "psnr_db": ratios,
+    }
     header = [f"{reference.name}, {width}×{height}", f"{stored[1]} against {stored[0]}"]
     rows = [[what, f"{ratio:.1f} dB"] for what, ratio in ratios.items()]
     publish(figures, [describe(figures["machine"]), markdown_table(header, rows)], arguments.output)

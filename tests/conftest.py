@@ -57,6 +57,14 @@ def tiny_bundle_fp16(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.fixture(scope="session")
+def tiny_bundle_int8(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, exported with int8 weights."""
+    from pocket_export.export import export
+
+    return export(tiny_folder, tmp_path_factory.mktemp("int8") / "bundle", weights="int8").root
+
+
+@pytest.fixture(scope="session")
 def tiny_ckpt(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny CompVis checkpoint with a tokenizer beside it."""
     from synthetic_checkpoint import Sizes, save_checkpoint, synthetic_state_dict

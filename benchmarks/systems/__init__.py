@@ -12,7 +12,7 @@ class System:
     module: str
     """The file in this folder that draws with it."""
     packages: tuple[str, ...]
-    """Distributions that it needs; the first names the system's version."""
+    """Distributions that it needs."""
     files: str | None = None
     """The kind of files that prepare_peers.py writes for it; `None` draws from the bundle."""
     memory: str = "auto"
@@ -30,7 +30,7 @@ class System:
 SYSTEMS = {
     "ours-fast": System("Pocket Diffusion, fast", "ours", ("pocket-diffusion",), memory="fast"),
     "ours-balanced": System("Pocket Diffusion, balanced", "ours", ("pocket-diffusion",), memory="balanced", cost=1.2),
-    # Decodes in tiles, each with group norms of its own: 26 dB with random weights at 512x512.
+    # Decodes in tiles, each with group norms of its own: 25 dB with random weights at 512x512.
     "ours-low": System("Pocket Diffusion, low", "ours", ("pocket-diffusion",), memory="low", cost=1.5, psnr=24.0),
     "onnxruntime": System("ONNX Runtime", "onnxruntime", ("onnxruntime",), files="onnx", cost=1.6),
     "openvino": System("OpenVINO", "openvino", ("openvino",), files="openvino", cost=1.4),

@@ -15,18 +15,17 @@ import transformers
 from diffusers import DDPMScheduler, StableDiffusionPipeline
 from transformers import CLIPTokenizer
 
+from pocket_export.rewrite.initializers import MIN_ELEMENTS
 from pocket_models import TextEncoderConfig, UNetConfig, VAEConfig
-
-_LARGE = 4096  # numbers; smaller tensors stay float32 in every bundle
 
 
 def load_reference(checkpoint: Path, bundle: Path) -> StableDiffusionPipeline:
-    """Read a CompVis file or a diffusers folder with diffusers' own loader, in float32; the tokenizer is `bundle`'s."""
+    """Read a diffusers folder, or a CompVis file with `bundle`'s tokenizer, with diffusers' own loader in float32."""
     logging.getLogger("diffusers").setLevel(logging.ERROR)
     disable_progress_bars()
-    tokenizer = CLIPTokenizer.from_pretrained(bundle / "tokenizer", model_max_length=77, pad_token="<|endoftext|>")  # noqa: S106 - not a password
     if checkpoint.is_dir():
         return StableDiffusionPipeline.from_pretrained(checkpoint, torch_dtype=torch.float32, safety_checker=None)
+    tokenizer = CLIPTokenizer.from_pretrained(bundle / "tokenizer", model_max_length=77, pad_token="<|endoftext|>")  # noqa: S106 - not a password
     with tempfile.TemporaryDirectory() as folder:
         _write_sd1_configs(Path(folder))
         return StableDiffusionPipeline.from_single_file(
@@ -48,7 +47,10 @@ def round_as_stored(theirs: StableDiffusionPipeline) -> None:
 
 
 def _large_parameters(network: torch.nn.Module) -> Iterator[torch.nn.Parameter]:
-    return (parameter for parameter in network.parameters() if parameter.numel() >= _LARGE)
+    for name, parameter in network.named_parameters():
+        halves = 2 if name.endswith("ff.net.0.proj.bias") else 1  # `split_geglu` cuts it before weights are stored
+        if parameter.numel() // halves >= MIN_ELEMENTS:
+            yield parameter
 
 
 def _write_sd1_configs(folder: Path) -> None:

@@ -30,8 +30,7 @@ def measure_parity(part: Part, folder: Path, component: Component, tolerance: fl
 
 
 def _measure(part: Part, session: GraphSession, sizes: dict[str, int], tolerance: float, seed: int) -> ParityFigure:
-    scaled = {name: sizes[name] * part.pixels_per_size for name in ("height", "width")}
-    inputs = part.example(sizes | scaled, seed)
+    inputs = part.example(sizes, seed)
     with torch.inference_mode():
         theirs = part.module(*_in_one_batch(inputs)).numpy()
     named = {spec.name: x.numpy() for spec, x in zip(part.inputs, inputs, strict=True)}

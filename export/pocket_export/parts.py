@@ -60,7 +60,7 @@ class Part:
     id_limit: int = 0
     """Whole-number inputs are token ids below this."""
     pixels_per_size: int = 1
-    """What the sizes named height and width are counted in, in pixels or latents."""
+    """What its inputs' height and width are of sizes counted in latents."""
 
     @property
     def parameters(self) -> int:
@@ -68,8 +68,9 @@ class Part:
         return sum(parameter.numel() for parameter in self.module.parameters())
 
     def example(self, sizes: dict[str, int], seed: int = 0) -> tuple[Tensor, ...]:
-        """Draw inputs in float32 (ids in int64), with the dynamic dimensions set to `sizes`."""
+        """Draw inputs in float32 (ids in int64), with the dynamic dimensions set to `sizes`, counted in latents."""
         generator = torch.Generator().manual_seed(seed)
+        sizes = sizes | {name: sizes[name] * self.pixels_per_size for name in ("height", "width")}
         inputs = []
         for spec in self.inputs:
             shape = [sizes[dim] if isinstance(dim, str) else dim for dim in spec.shape]

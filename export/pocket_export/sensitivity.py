@@ -25,12 +25,9 @@ def measure_int8_errors(part: Part) -> dict[str, float]:
         for name, module in part.module.named_modules()
         if isinstance(module, nn.Linear | nn.Conv2d)
     ]
-    sizes = part.usual_sizes | _SIZES
     try:
         with torch.inference_mode():
-            part.module(
-                *part.example(sizes | {name: sizes[name] * part.pixels_per_size for name in ("height", "width")})
-            )
+            part.module(*part.example(part.usual_sizes | _SIZES))
     finally:
         for hook in hooks:
             hook.remove()

@@ -46,7 +46,7 @@ def trace(part: Part, dtype: torch.dtype, *, fuse_attention: bool = True) -> ir.
     The part's own module is left as it was. The model's `meta` carries the part's usual sizes, for rewrites. Without
     `fuse_attention`, which benchmarks/rewrites.py wants, attention is made of products and a softmax.
     """
-    example = tuple(x if x.dtype == torch.int64 else x.to(dtype) for x in part.example(_sizes(part)))
+    example = tuple(x if x.dtype == torch.int64 else x.to(dtype) for x in part.example(_TRACED_SIZES))
     attention = _fused_attention(part.module) if fuse_attention else contextlib.nullcontext()
     with attention, _computing_in(part.module, dtype), _quiet():
         program = torch.onnx.export(
@@ -66,11 +66,6 @@ def trace(part: Part, dtype: torch.dtype, *, fuse_attention: bool = True) -> ir.
         raise AssertionError
     program.model.meta["usual_sizes"] = part.usual_sizes
     return program.model
-
-
-def _sizes(part: Part) -> dict[str, int]:
-    scaled = {name: _TRACED_SIZES[name] * part.pixels_per_size for name in ("height", "width")}
-    return _TRACED_SIZES | scaled
 
 
 def _dynamic(shape: tuple[int | str, ...], part: Part) -> list[object | None]:

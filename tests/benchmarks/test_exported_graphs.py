@@ -1,4 +1,4 @@
-"""rewrites.py, convolution_forms.py and storage.py: what the exporter's choices are worth, on tiny models."""
+"""rewrites.py, convolution_forms.py, storage.py and fidelity.py on tiny models."""
 
 import json
 import subprocess
@@ -7,9 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
-from storage import psnr
+from pocket_export.checkpoint import read_checkpoint
+from pocket_export.parts import unet
+from report import IDENTICAL_PSNR, psnr
+from rewrites import ATTENTION, NOTHING, write_variant
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -38,6 +42,17 @@ def test_every_rewrite_is_left_out_once(tiny_folder: Path, tmp_path: Path) -> No
     assert "without nothing" in table
 
 
+def test_a_variant_is_the_graph_without_that_rewrite(tiny_folder: Path, tmp_path: Path) -> None:
+    part = unet(read_checkpoint(str(tiny_folder), None))
+    operators = {}
+    for left_out in (NOTHING, ATTENTION, "fuse_silu"):
+        component = write_variant(part, left_out, tmp_path / left_out)
+        proto = onnx.load(tmp_path / left_out / component.graph, load_external_data=False)
+        operators[left_out] = {node.op_type for node in proto.graph.node}
+    assert operators[NOTHING] - operators[ATTENTION] == {"MultiHeadAttention"}
+    assert operators[NOTHING] - operators["fuse_silu"] == {"QuickGelu"}
+
+
 def test_every_form_of_a_convolution_is_timed(tiny_folder: Path, tmp_path: Path) -> None:
     table, figures = measure("convolution_forms.py", tmp_path / "c.json", tiny_folder, "--repeats", 1)
     for row in figures["seconds"]:
@@ -48,13 +63,25 @@ def test_every_form_of_a_convolution_is_timed(tiny_folder: Path, tmp_path: Path)
     assert committed["seconds"][0].keys() == figures["seconds"][0].keys()
 
 
-def test_a_bundle_differs_from_itself_by_nothing(tmp_path: Path) -> None:
-    bundle = BENCHMARKS.parent / "runtime/pocket_diffusion/default_bundle"
+def test_smaller_weights_differ_a_little(tiny_bundle_fp32: Path, tiny_bundle_int8: Path, tmp_path: Path) -> None:
     options = ("--size", "64x64", "--steps", 1)
-    _, figures = measure("storage.py", tmp_path / "s.json", bundle, bundle, *options)
-    assert set(figures["psnr_db"].values()) == {float("inf")}
+    _, figures = measure("storage.py", tmp_path / "s.json", tiny_bundle_fp32, tiny_bundle_int8, *options)
+    assert figures["weights"] == ["fp32", "int8"]
+    assert all(20 < ratio < IDENTICAL_PSNR for ratio in figures["psnr_db"].values())
+
+
+def test_a_bundle_is_near_diffusers(tiny_bundle_fp16: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    options = ("--size", "72x64", "--picture", 2)
+    _, figures = measure("fidelity.py", tmp_path / "f.json", tiny_bundle_fp16, tiny_folder, *options)
+    # What float16 rounds off the weights, and with weights that are rounded alike, the order of float32 sums.
+    for error in figures["against_source"].values():
+        assert 1e-5 < error < 5e-3
+    for error in (*figures["against_stored"].values(), figures["picture_from_stored"]["latents"]):
+        assert 0 < error < 1e-4
+    assert figures["picture_from_stored"]["psnr_db"] > 45
 
 
 def test_psnr() -> None:
     reference = np.zeros((4, 4))
     assert psnr(reference, reference + 1, 100) == pytest.approx(40)
+    assert psnr(reference, reference, 100) == IDENTICAL_PSNR

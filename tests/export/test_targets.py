@@ -26,11 +26,6 @@ def tiny_bundle_cuda(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory
     return export(tiny_folder, tmp_path_factory.mktemp("cuda") / "bundle", target="cuda").root
 
 
-@pytest.fixture(scope="session")
-def tiny_bundle_int8(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export(tiny_folder, tmp_path_factory.mktemp("int8") / "bundle", weights="int8").root
-
-
 BUNDLES = {
     "tiny_bundle_fp32": ("cpu", "fp32"),
     "tiny_bundle_fp16": ("cpu", "fp16"),
