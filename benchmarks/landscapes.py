@@ -3,8 +3,8 @@
     python benchmarks/landscapes.py [--model BUNDLE] [--count 200] [--output results.json] [--grid samples.png]
 
 Every prompt names a combination of time, land and thing that training never showed. The runtime itself draws
-each picture; the probes (classifiers of painted scenes, in pocket_models.landscapes) read the attributes back. The negative
-prompt is measured on prompts that leave the time open, image to image on the first of the pictures, redrawn at noon.
+each picture; the probes (classifiers of painted scenes, in pocket_models.landscapes) read the attributes back. The
+negative prompt is measured on prompts that leave the time open, image to image on the first pictures, redrawn at noon.
 """
 
 import argparse
