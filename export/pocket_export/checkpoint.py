@@ -16,7 +16,6 @@ import torch
 
 from pocket_diffusion.bundle import Defaults, NoiseSchedule
 from pocket_diffusion.errors import CheckpointError, CheckpointNotFoundError, UnsupportedModelError
-from pocket_diffusion.request import MAX_SIDE, MIN_SIDE
 from pocket_diffusion.samplers import SAMPLERS
 from pocket_export import architecture, key_mapping
 from pocket_export.key_mapping import Tensors
@@ -240,8 +239,8 @@ def _read_defaults(root: Path, sample_size: Any, downscale: int) -> Defaults:  #
 
 def _check_defaults(defaults: Defaults, downscale: int) -> None:
     for side in (defaults.width, defaults.height):
-        if side % downscale or not MIN_SIDE <= side <= MAX_SIDE:
-            raise ValueError(f"sides are multiples of {downscale} from {MIN_SIDE} to {MAX_SIDE}, not {side}")
+        if side % downscale:
+            raise ValueError(f"sides are multiples of {downscale}, not {side}")
     if defaults.sampler not in SAMPLERS:
         raise ValueError(f"sampler {defaults.sampler!r} is not known; there are: {', '.join(SAMPLERS)}")
 

@@ -19,12 +19,14 @@ from pocket_diffusion.free_memory import own_anonymous_memory
 from pocket_diffusion.session import GraphSession
 from pocket_export.parts import Part
 
-_SIDES = (32, 48)
-"""Of the two pictures between which the growth is measured, in latents."""
+_SMALL = {"height": 8, "width": 8, "contexts": 1}
+"""So small that the weights on their way through Casts are all that counts. Sides in latents."""
+_LARGE = ({"height": 32, "width": 64, "contexts": 4}, {"height": 64, "width": 64, "contexts": 4})
+"""So large that the activations outweigh those; between the two, the growth is measured."""
 
 
 def measure_memory(part: Part, folder: Path, component: Component) -> ComponentMemory | None:
-    """Run a written component at two sizes, one sample each, and draw a line through what that takes.
+    """Run a written component at a small size and two large ones, and draw a line through what the large ones take.
 
     Returns:
         None where the system does not tell how much memory a process has.
@@ -35,23 +37,32 @@ def measure_memory(part: Part, folder: Path, component: Component) -> ComponentM
     """
     if not own_anonymous_memory():
         return None
-    small, large = (_measure_apart(part, folder, component, side) for side in _SIDES)
-    small_pixels, large_pixels = ((side * part.pixels_per_latent) ** 2 for side in _SIDES)
-    grows = any("height" in spec.shape for spec in part.inputs)
-    per_pixel = max(0, large - small) // (large_pixels - small_pixels) if grows else 0
-    return ComponentMemory(
-        base=max(0, large - per_pixel * large_pixels), per_pixel=per_pixel, expanded_weights=4 * part.parameters
-    )
+    least = _measure_apart(part, folder, component, _SMALL)
+    base = per_pixel = 0
+    if any("height" in spec.shape for spec in part.inputs):
+        (less, more), (fewer, many) = zip(
+            *((_measure_apart(part, folder, component, sizes), _count_pixels(part, sizes)) for sizes in _LARGE),
+            strict=True,
+        )
+        per_pixel = max(0, more - less) // (many - fewer)
+        base = max(0, more - per_pixel * many)
+    return ComponentMemory(least=least, base=base, per_pixel=per_pixel, expanded_weights=4 * part.parameters)
 
 
-def _measure_apart(part: Part, folder: Path, component: Component, side: int) -> int:
-    sizes = dict.fromkeys(part.usual_sizes, 1) | {"tokens": part.usual_sizes["tokens"]}
-    sizes |= dict.fromkeys(("height", "width"), side * part.pixels_per_size)
+def _count_pixels(part: Part, sizes: dict[str, int]) -> int:
+    """Return the pixels of all samples."""
+    samples = sizes["contexts"] if any("contexts" in spec.shape for spec in part.inputs) else 1
+    return samples * sizes["height"] * sizes["width"] * part.pixels_per_latent**2
+
+
+def _measure_apart(part: Part, folder: Path, component: Component, sizes: dict[str, int]) -> int:
+    sizes = dict.fromkeys(part.usual_sizes, 1) | {"tokens": part.usual_sizes["tokens"]} | sizes
+    sizes |= {side: sizes[side] * part.pixels_per_size for side in ("height", "width")}
     shapes = {spec.name: [sizes[dim] if isinstance(dim, str) else dim for dim in spec.shape] for spec in part.inputs}
     arguments = [str(folder), part.name, msgspec.json.encode(component).decode(), json.dumps(shapes)]
-    done = subprocess.run(  # noqa: S603 - ourselves
-        [sys.executable, "-m", "pocket_export.memory", *arguments], capture_output=True, text=True, check=False
-    )
+    # Without -P, Python would import what lies in the working folder, which may be a stranger's checkpoint.
+    command = [sys.executable, "-P", "-m", "pocket_export.memory", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - ourselves
     if done.returncode != 0:
         why = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
         raise ExportError(f"{part.name} could not be run to measure its memory: {why}")

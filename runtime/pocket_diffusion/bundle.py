@@ -66,9 +66,11 @@ class ComponentMemory(Strict, frozen=True):
     """What running a component takes of memory that no file backs, in bytes; measured on a CPU by the exporter."""
 
     base: Bytes
-    """Whatever the size of the picture, while the weights are mapped from their file."""
+    """For a picture that is not small, without what grows; the weights are mapped from their file."""
     per_pixel: Bytes
     """More for each pixel of the picture and sample of the batch."""
+    least: Bytes = 0
+    """However small the picture: weights on their way through Casts."""
     expanded_weights: Bytes
     """More where the weights are held in memory as float32."""
 
@@ -83,7 +85,7 @@ class Component(Strict, frozen=True):
     parameters: Positive
     parity: tuple[ParityFigure, ...]
     memory: ComponentMemory | None = None
-    """None where it was not measured: made for another target than the CPU."""
+    """None where it was not measured: made for another target than the CPU, or on a system that does not tell."""
 
 
 class TokenizerSpec(Strict, frozen=True):

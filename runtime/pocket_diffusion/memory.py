@@ -133,7 +133,7 @@ def needed_memory(manifest: Manifest, mode: MemoryMode, drawing: Drawing) -> int
             return None
         if name != "vae_encoder" or drawing.from_picture:
             weights = memory.expanded_weights if mode.expands(name) else 0
-            needs.append(memory.base + weights + memory.per_pixel * at_once[name])
+            needs.append(weights + max(memory.least, memory.base + memory.per_pixel * at_once[name]))
     pictures = (_PICTURE_BYTES + _FINISHED_BYTES * (drawing.count - 1)) * pixels
     return (sum(needs) if mode.keep_sessions else max(needs)) + pictures
 
@@ -182,7 +182,7 @@ class MemoryBudget:
         elif free is None or None in needs.values():
             mode = MODES["fast" if provider == "cuda" else "balanced"]
         else:
-            usable = free * (1 - _RESERVE)
+            usable = free if of_machine is None else min(free, of_machine * (1 - _RESERVE))
             mode = next((MODES[name] for name, need in needs.items() if (need or 0) <= usable), MODES["low"])
         return MemoryChoice(self, manifest, drawing, mode, needs, free, of_machine, own)
 

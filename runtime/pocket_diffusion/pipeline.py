@@ -41,7 +41,7 @@ class OtherTargetWarning(UserWarning):
 
 
 class Pipeline:
-    """A bundle, ready to draw. Graphs are loaded when they are needed."""
+    """A bundle, ready to draw, for one thread at a time. Graphs are loaded when they are needed."""
 
     def __init__(self, bundle: Bundle, provider: Provider, threads: int | None, budget: MemoryBudget) -> None:
         self.bundle = bundle

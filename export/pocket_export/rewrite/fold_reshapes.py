@@ -1,7 +1,7 @@
 """Weights that the graph would reshape at each run are stored reshaped.
 
-A Reshape costs nothing at a run, but where the runtime has ONNX Runtime expand the weights, each makes another copy
-of them, which is kept until all are expanded.
+A Reshape costs nothing at a run, but where the runtime has ONNX Runtime expand the weights, it either makes another
+copy of them, which is kept until all are expanded, or keeps products from having their weights packed for good.
 """
 
 import math

@@ -59,8 +59,10 @@ def fold(model: ir.Model, node: ir.Node, arrange: Callable[[Array], Array], shap
         dtype = source.const_value.dtype
         folded = add_initializer(model, ir.LazyTensor(make, dtype=dtype, shape=ir.Shape(shape), name=name))
     ir.convenience.replace_all_uses_with(node.outputs[0], folded)
+    inputs = [value for value in node.inputs if value is not None]
     model.graph.remove(node, safe=True)
-    drop_unused(model, source)
+    for value in inputs:
+        drop_unused(model, value)
 
 
 def cut(model: ir.Model, value: ir.Value, parts: int, axis: int) -> list[ir.Value]:
@@ -86,9 +88,11 @@ def cut(model: ir.Model, value: ir.Value, parts: int, axis: int) -> list[ir.Valu
 
 
 def drop_unused(model: ir.Model, value: ir.Value) -> None:
-    """Remove an initializer that no node uses any more."""
+    """Remove an initializer that no node uses any more, also where it is an optional input."""
     if not value.uses():
         model.graph.initializers.pop(value.name or "", None)
+        if value in model.graph.inputs:
+            model.graph.inputs.remove(value)
 
 
 def _arrange(tensor: ir.TensorProtocol, arrange: Callable[[Array], Array], name: str) -> ir.TensorProtocol:

@@ -16,6 +16,9 @@ def split_geglu(model: ir.Model) -> ir.Model:
         x, weights, bias = product.inputs[0], product.inputs[1], add.inputs[1]
         if weights is None or bias is None or not (weights.is_initializer() and bias.is_initializer()):
             continue
+        columns = (-1, len(x.shape) - 1) if x is not None and x.shape is not None else (-1,)
+        if split.attributes.get_int("axis", 0) not in columns:
+            continue
         if len(split.inputs) > 1 or any(len(node.outputs[0].uses()) > 1 for node in (product, add)):
             continue  # other parts than halves, or a product that something else needs whole
         nodes = Nodes(model)

@@ -3,14 +3,16 @@
 Winograd's minimal filtering F(m x m, 3 x 3) (Lavin and Gray 2016, equation 8): with n = m + 2, a tile d of n x n inputs
 and a kernel g give m x m outputs Aᵀ[(G g Gᵀ) ∘ (Bᵀ d B)]A; the sum over channels turns the ∘ into n² matrix products.
 
-The weights stay in the file as they are and are transformed at each run, by a product with G ⊗ G that takes a fiftieth
-of a step; transformed, they are up to four times as large. Many channels are made a part at a time, large pictures in
-bands of rows, so that neither these weights nor the tiles, n²/m² times the inputs or outputs, take much memory.
+The weights stay in the file as they are, but for their shape, and are transformed at each run, by a product with G ⊗ G
+that takes a fiftieth of a step; transformed, they are up to four times as large. Many channels are made a part at a time,
+large pictures in bands of rows, so that neither these weights nor the tiles, n²/m² times the inputs or outputs, take much
+memory.
 """
 
 import math
 from collections.abc import Callable
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -122,9 +124,10 @@ def _replace(model: ir.Model, node: ir.Node, m: int, bands: int) -> None:
 
     nodes = Nodes(model)
     transform = _not_to_be_folded(model, f"winograd_{m}_g", _both_ways(g))
+    flat = _not_to_be_folded(model, "winograd_flat", np.array([-1, 9]))
     weights = []
     for part in cut(model, kernels, math.ceil(n * n * channels_out * channels_in * 4 / PART_BYTES), axis=0):
-        products = nodes.add("Gemm", transform, nodes.add("Reshape", part, [-1, 9]), transB=1)
+        products = nodes.add("Gemm", transform, nodes.add("Reshape", part, flat), transB=1)
         weights.append(nodes.add("Reshape", products, [n * n, _fixed(part)[0], channels_in]))
     nodes.insert_in_front()
 
@@ -179,10 +182,11 @@ def _rows_of_tiles(
     return nodes.add("Slice", rows, above, inside), above, below
 
 
-def _not_to_be_folded(model: ir.Model, name: str, array: NDArray[np.float32]) -> ir.Value:
+def _not_to_be_folded(model: ir.Model, name: str, array: NDArray[Any]) -> ir.Value:
     """Return a constant that ONNX Runtime does not take for one, since a caller could give another: an optional input.
 
-    Otherwise it would transform all weights at load where the runtime has it expand them, which takes 20 s and 4 GB.
+    Otherwise, where the runtime has it expand the weights, it would transform them all at load, which takes 20 s and
+    4 GB, or, if it is their shape that it knows, hold them twice until all are expanded.
     """
     value = constant(model, name, array)
     if value not in model.graph.inputs:

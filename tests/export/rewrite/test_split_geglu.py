@@ -42,6 +42,12 @@ def test_other_splits_stay(build: Build) -> None:
     assert operators(split_geglu(build(body, X.shape))) == ["Split", "Mul"]
 
 
+def test_a_split_of_rows_stays(build: Build) -> None:
+    body = "m = MatMul(x, w) a = Add(m, b) h, g = Split <axis = 1, num_outputs = 2> (a) y = Mul(h, g)"
+    x = RANDOM.normal(size=(2, 6, 16)).astype(np.float32)
+    assert "Split" in operators(split_geglu(build(body, x.shape, w=W, b=B)))
+
+
 def test_unequal_parts_and_products_needed_whole_stay(build: Build) -> None:
     sizes = np.array([4, 8])
     for body in (
