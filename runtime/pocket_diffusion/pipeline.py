@@ -234,19 +234,25 @@ class Pipeline:
     @contextmanager
     def _room_for(self, drawing: Drawing) -> Iterator[None]:
         """Settle the memory mode for a picture, and leave no more loaded afterwards than that mode keeps."""
-        need = needed_memory(self.bundle.manifest, self._mode, drawing) or 0
+        need = self._need(drawing)
         if self._granted is None or need > self._granted:
             self.close()  # what they hold counts as free
             choice = self._budget.choose(self.bundle.manifest, drawing, self.provider)
             _log.info("%s", choice)
             choice.check()
             self._mode = choice.mode
-            self._granted = needed_memory(self.bundle.manifest, choice.mode, drawing) or 0
+            self._granted = self._need(drawing)
         try:
             yield
         finally:
             if not self._mode.keep_sessions:
                 self.close()
+
+    def _need(self, drawing: Drawing) -> int:
+        """Return the bytes that are weighed: none of a graphics card's."""
+        if self.provider == "cuda":
+            return 0
+        return needed_memory(self.bundle.manifest, self._mode, drawing) or 0
 
     def _encode_context(self, request: Request) -> NDArray[np.float32]:
         """Return `[2, 77, dim]`, unconditional first, or `[1, 77, dim]` where nothing is guided."""

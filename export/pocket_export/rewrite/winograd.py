@@ -3,10 +3,10 @@
 Winograd's minimal filtering F(m x m, 3 x 3) (Lavin and Gray 2016, equation 8): with n = m + 2, a tile d of n x n inputs
 and a kernel g give m x m outputs Aᵀ[(G g Gᵀ) ∘ (Bᵀ d B)]A; the sum over channels turns the ∘ into n² matrix products.
 
-The weights stay in the file as they are, but for their shape, and are transformed at each run, by a product with G ⊗ G
-that takes a fiftieth of a step; transformed, they are up to four times as large. Many channels are made a part at a time,
-large pictures in bands of rows, so that neither these weights nor the tiles, n²/m² times the inputs or outputs, take much
-memory.
+The weights stay in the file as they are, but for their shape, and are transformed at each run, by a product with
+G ⊗ G that takes a fiftieth of a step; transformed, they are up to four times as large. Many channels are made a part at
+a time, large pictures in bands of rows, so that neither these weights nor the tiles, n²/m² times the inputs or outputs,
+take much memory.
 """
 
 import math
@@ -37,10 +37,11 @@ def winograd(model: ir.Model, choose_tile: Callable[[Convolution], int | None] =
     """
     for node in list(model.graph):
         if _is_plain_3x3(node):
-            convolution = _measure(node, model.meta["usual_sizes"])
+            convolution, batch = _measure(node, model.meta["usual_sizes"])
             m = choose_tile(convolution)
             if m is not None:
-                _replace(model, node, m, _count_bands(convolution, m))
+                joined = batch > 1 and _count_weights(convolution, m) > _count_activations(convolution)
+                _replace(model, node, m, _count_bands(convolution, m), joined=joined)
     return model
 
 
@@ -89,7 +90,8 @@ def _fixed(value: ir.Value) -> list[int]:
     return [int(size) for size in value.const_value.shape.numpy()]
 
 
-def _measure(node: ir.Node, sizes: dict[str, int]) -> Convolution:
+def _measure(node: ir.Node, sizes: dict[str, int]) -> tuple[Convolution, int]:
+    """Return what a convolution costs by, and its batch."""
     picture, kernels = node.inputs[0], _kernels(node)
     assert picture is not None and picture.shape is not None and kernels is not None  # noqa: S101 - of a Conv
     channels_out, channels_in = _fixed(kernels)[:2]
@@ -97,7 +99,7 @@ def _measure(node: ir.Node, sizes: dict[str, int]) -> Convolution:
         _evaluate(dim, sizes, name)
         for dim, name in zip(picture.shape, ("batch", "", "latent_height", "latent_width"), strict=True)
     )
-    return Convolution(channels_in, channels_out, batch * height * width)
+    return Convolution(channels_in, channels_out, batch * height * width), batch
 
 
 def _evaluate(dim: int | ir.SymbolicDim, sizes: dict[str, int], unnamed: str) -> int:
@@ -115,7 +117,21 @@ def _count_bands(convolution: Convolution, m: int) -> int:
     return math.ceil(((m + 2) / m) ** 2 * convolution.pixels * channels * 4 / BAND_BYTES)
 
 
-def _replace(model: ir.Model, node: ir.Node, m: int, bands: int) -> None:
+def _count_weights(convolution: Convolution, m: int) -> int:
+    """Return how many numbers the transformed weights are."""
+    return (m + 2) ** 2 * convolution.channels_in * convolution.channels_out
+
+
+def _count_activations(convolution: Convolution) -> int:
+    return convolution.pixels * (convolution.channels_in + convolution.channels_out)
+
+
+def _replace(model: ir.Model, node: ir.Node, m: int, bands: int, *, joined: bool) -> None:
+    """Put Winograd's form in the place of a convolution.
+
+    Without `joined`, each sample has products of its own, for which the weights are read anew. With it, samples come
+    second among the axes, so that the tiles of all of them take part in the same products; that moves the activations.
+    """
     picture, kernels, bias = node.inputs[0], _kernels(node), node.inputs[2:]
     assert kernels is not None  # noqa: S101 - the caller asked
     channels_out, channels_in = _fixed(kernels)[:2]
@@ -131,6 +147,9 @@ def _replace(model: ir.Model, node: ir.Node, m: int, bands: int) -> None:
         weights.append(nodes.add("Reshape", products, [n * n, _fixed(part)[0], channels_in]))
     nodes.insert_in_front()
 
+    if joined:
+        batch = nodes.add("Shape", picture, start=0, end=1)
+        picture = nodes.add("Transpose", picture, perm=[1, 0, 2, 3])
     to_points = constant(model, f"winograd_{m}_b", _both_ways(b).reshape(n * n, 1, n, n))
     from_points = constant(model, f"winograd_{m}_a", _both_ways(a).T.reshape(n * n, 1, m, m))
     height = nodes.add("Shape", picture, start=2, end=3)
@@ -146,21 +165,24 @@ def _replace(model: ir.Model, node: ir.Node, m: int, bands: int) -> None:
         x = nodes.add("Gather", picture, rows, axis=2)
         x = nodes.add("Pad", x, nodes.add("Concat", above, below, axis=0), None, 2)
         # All channels' tiles, one below the other, as one tall picture of one channel; one stride a tile.
-        x = nodes.add("Reshape", x, [0, 1, -1, 0])
+        x = nodes.add("Reshape", x, [1 if joined else 0, 1, -1, 0])
         x = nodes.add("Conv", x, to_points, strides=[n, m], pads=[0, 1, 0, m])
         across = nodes.add("Shape", x, start=3)
         x = nodes.add("Reshape", x, [0, n * n, channels_in, -1])
         x = nodes.join([nodes.add("MatMul", part, x) for part in weights], axis=2)
         x = nodes.add("Reshape", x, nodes.add("Concat", [0, n * n, -1], across, axis=0))
         x = nodes.add("ConvTranspose", x, from_points, strides=[m, m])
-        x = nodes.add("Reshape", x, [0, channels_out, -1, 0])
+        separate = nodes.add("Concat", channels_out, batch, [-1, 0], axis=0) if joined else [0, channels_out, -1, 0]
+        x = nodes.add("Reshape", x, separate)
         if bias:
-            x = nodes.add("Add", x, nodes.add("Reshape", bias[0], [-1, 1, 1]))
+            x = nodes.add("Add", x, nodes.add("Reshape", bias[0], [-1, 1, 1, 1] if joined else [-1, 1, 1]))
         top = nodes.add("Mul", nodes.add("Sub", planned, first), m)
         bottom = nodes.add("Sub", height, nodes.add("Mul", first, m))
         starts, ends = (nodes.add("Concat", *pair, axis=0) for pair in ((top, 0), (bottom, width)))
         made.append(nodes.add("Slice", x, starts, ends, [2, 3]))
     out = nodes.join(made, axis=2)
+    if joined:
+        out = nodes.add("Transpose", out, perm=[1, 0, 2, 3])
     nodes.insert_before(node)
     ir.convenience.replace_nodes_and_values(model.graph, node, [node], [], list(node.outputs), [out])
     drop_unused(model, kernels)

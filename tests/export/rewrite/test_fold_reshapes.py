@@ -56,6 +56,7 @@ def test_winograds_weights_wait_in_the_shape_of_their_product(build: Build, run:
     model = winograd(model, lambda _: 2)
     expected = run(model, x)
     model = fold_reshapes(model)
+    assert "winograd_flat" not in [value.name for value in model.graph.inputs]
     products = [node for node in model.graph if node.op_type == "Gemm"]
     assert products
     for product in products:

@@ -50,26 +50,34 @@ def rewritten(build: Build) -> Callable[..., ir.Model]:
     return rewrite
 
 
+each_layout = pytest.mark.parametrize("usual", [(4, 4), (16, 16)], ids=["joined samples", "each sample alone"])
+
+
+@each_layout
 @pytest.mark.parametrize("tile", [2, 4])
-def test_any_size_gives_what_the_direct_form_gives(rewritten: Callable[..., ir.Model], run: Run, tile: int) -> None:
-    model = rewritten(tile)
+def test_any_size_gives_what_the_direct_form_gives(
+    rewritten: Callable[..., ir.Model], run: Run, tile: int, usual: tuple[int, int]
+) -> None:
+    model = rewritten(tile, usual=usual)
     assert operators(model).count("ConvTranspose") == 1
-    for height, width in SIZES:
-        x = picture(height, width)
+    assert operators(model).count("Transpose") == (2 if usual == (4, 4) else 0)
+    for batch, (height, width) in enumerate(SIZES, start=1):
+        x = picture(height, width, batch)
         expected = directly(x)
         assert np.linalg.norm(run(model, x) - expected) / np.linalg.norm(expected) < TOLERANCE[tile]
 
 
+@each_layout
 @pytest.mark.parametrize("tile", [2, 4])
 def test_bands_join_without_a_seam(
-    rewritten: Callable[..., ir.Model], run: Run, tile: int, monkeypatch: pytest.MonkeyPatch
+    rewritten: Callable[..., ir.Model], run: Run, tile: int, usual: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where there are more bands than rows of tiles, or these do not share out evenly."""
-    monkeypatch.setitem(winograd.__globals__, "BAND_BYTES", 30e3)
-    model = rewritten(tile)
+    monkeypatch.setitem(winograd.__globals__, "BAND_BYTES", 30e3 * usual[0] ** 2 / 16**2)
+    model = rewritten(tile, usual=usual)
     assert operators(model).count("ConvTranspose") > 3
-    for height, width in SIZES:
-        x = picture(height, width, batch=1)
+    for batch, (height, width) in enumerate(SIZES, start=1):
+        x = picture(height, width, batch)
         expected = directly(x)
         assert np.abs(run(model, x) - expected).max() < 10 * TOLERANCE[tile] * np.abs(expected).max()
 
@@ -119,7 +127,7 @@ def test_weights_are_stored_as_they_were(rewritten: Callable[..., ir.Model], run
 def test_constant_folding_leaves_the_transform_alone(rewritten: Callable[..., ir.Model]) -> None:
     """Transformed at load, the weights would take four times the memory: the transform's matrix can be overridden."""
     model = rewritten(4)
-    assert [value.name for value in model.graph.inputs] == ["x", "winograd_4_g"]
+    assert [value.name for value in model.graph.inputs] == ["x", "winograd_4_g", "winograd_flat"]
     assert model.graph.initializers["winograd_4_g"] is model.graph.inputs[1]
 
 
