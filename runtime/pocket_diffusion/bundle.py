@@ -69,10 +69,10 @@ class ComponentMemory(Strict, frozen=True):
     """For a picture that is not small, without what grows; the weights are mapped from their file."""
     per_pixel: Bytes
     """More for each pixel of the picture and sample of the batch."""
-    least: Bytes = 0
-    """However small the picture: weights on their way through Casts."""
     expanded_weights: Bytes
     """More where the weights are held in memory as float32."""
+    least: Bytes = 0
+    """However small the picture: weights on their way through Casts."""
 
 
 class Component(Strict, frozen=True):
