@@ -10,7 +10,6 @@ from pocket_diffusion.bundle import Target, WeightStorage
 from pocket_diffusion.errors import InvalidRequestError
 from pocket_export.rewrite import (
     fold_reshapes,
-    fold_transposes,
     fuse_silu,
     share_guidance,
     split_geglu,
@@ -37,8 +36,8 @@ class Recipe:
 OLDEST_ONNXRUNTIME = "1.24"
 """The first version that has all operators used here and keeps weights inside the bundle's folder."""
 
-_CPU = (fold_transposes, split_geglu, fuse_silu, winograd, share_guidance)
-_CUDA = (fold_transposes, share_guidance)
+_CPU = (split_geglu, fuse_silu, winograd, share_guidance)
+_CUDA = (share_guidance,)
 
 # int8 weights keep their shape, whose first axis has the scales, and are reshaped in the graph.
 #

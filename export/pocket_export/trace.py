@@ -41,10 +41,11 @@ class FusedAttention(nn.Module):
 
 
 def trace(part: Part, dtype: torch.dtype, *, fuse_attention: bool = True) -> ir.Model:
-    """Trace a network that computes in `dtype`; its weights are referred to, not copied, where they have that dtype.
+    """Trace a network that computes in `dtype`.
 
-    The part's own module is left as it was. The model's `meta` carries the part's usual sizes, for rewrites. Without
-    `fuse_attention`, which benchmarks/rewrites.py wants, attention is made of products and a softmax.
+    Weights that have that dtype are referred to, not copied, but for those that the tracer transposes. The part's own
+    module is left as it was. The model's `meta` carries the part's usual sizes, for rewrites. Without `fuse_attention`,
+    which benchmarks/rewrites.py wants, attention is made of products and a softmax.
     """
     example = tuple(x if x.dtype == torch.int64 else x.to(dtype) for x in part.example(_TRACED_SIZES))
     attention = _fused_attention(part.module) if fuse_attention else contextlib.nullcontext()
@@ -64,8 +65,17 @@ def trace(part: Part, dtype: torch.dtype, *, fuse_attention: bool = True) -> ir.
         )
     if program is None:  # only with an output file given
         raise AssertionError
+    _name_folded_weights(program.model)
     program.model.meta["usual_sizes"] = part.usual_sizes
     return program.model
+
+
+def _name_folded_weights(model: ir.Model) -> None:
+    """Name weights that the tracer has folded, which are transposed ones, after what they were made from."""
+    for value in list(model.graph.initializers.values()):
+        sources = value.meta.get("pkg.onnxscript.optimizer.folded_from", ())
+        if len(sources) == 1:
+            value.name = f"{next(iter(sources))}.transposed"
 
 
 def _dynamic(shape: tuple[int | str, ...], part: Part) -> list[object | None]:

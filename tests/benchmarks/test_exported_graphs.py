@@ -29,7 +29,6 @@ def test_every_rewrite_is_left_out_once(tiny_folder: Path, tmp_path: Path) -> No
     table, figures = measure("rewrites.py", tmp_path / "r.json", tiny_folder, "--component", "unet", "--rounds", 1)
     variants = figures["components"]["unet"]
     rewrites = [
-        "fold_transposes",
         "split_geglu",
         "fuse_silu",
         "winograd",

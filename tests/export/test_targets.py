@@ -165,7 +165,8 @@ def test_int8_comes_with_what_it_does_to_each_layer(tiny_bundle_int8: Path) -> N
         assert f"{name}.int8.json" in manifest.files
         layers = json.loads((tiny_bundle_int8 / f"{name}.int8.json").read_text())
         assert layers
-        for layer in layers.values():
+        for weight, layer in layers.items():
+            assert ".weight" in weight  # not the tracer's own name, of which no error is known
             assert 0 < layer["error"] < 0.1
             assert layer["stored"] == ("int8" if layer["error"] <= LARGEST_ERROR else "fp16")
 
@@ -179,7 +180,8 @@ def test_a_cpu_bundle_tells_the_memory_it_takes(made: tuple[Bundle, targets.Reci
         else:
             assert memory is not None
             assert memory.expanded_weights == 4 * bundle.manifest.component(name).parameters
-            assert 1e6 < memory.base + 256**2 * memory.per_pixel < 1e9
+            assert 1e6 < max(memory.least, memory.base + 256**2 * memory.per_pixel) < 1e9
+            assert (memory.per_pixel > 0) == (name != "text_encoder")
 
 
 def test_all_convolutions_in_winograds_form_compute_the_same(

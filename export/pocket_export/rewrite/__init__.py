@@ -4,7 +4,6 @@ Models come from `trace`, with their `usual_sizes` in `meta`. benchmarks/rewrite
 """
 
 from pocket_export.rewrite.fold_reshapes import fold_reshapes
-from pocket_export.rewrite.fold_transposes import fold_transposes
 from pocket_export.rewrite.fuse_silu import fuse_silu
 from pocket_export.rewrite.share_guidance import share_guidance
 from pocket_export.rewrite.split_geglu import split_geglu
@@ -14,7 +13,6 @@ from pocket_export.rewrite.winograd import winograd
 
 __all__ = [
     "fold_reshapes",
-    "fold_transposes",
     "fuse_silu",
     "share_guidance",
     "split_geglu",

@@ -1,16 +1,10 @@
 """What rewrites of weights share."""
 
-from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
-from operator import itemgetter
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
-
-Array = NDArray[Any]
 
 MIN_ELEMENTS = 4096
 """Smaller tensors (biases, norms) are a thousandth of the weights and stay in float32."""
@@ -49,22 +43,6 @@ def replace_initializer(model: ir.Model, value: ir.Value, node: ir.Node) -> None
     model.graph.insert_before(model.graph[0], node)
 
 
-def fold(model: ir.Model, node: ir.Node, arrange: Callable[[Array], Array], shape: list[int], name: str) -> None:
-    """Replace a node, whose first input is an initializer, by what `arrange` makes of that when it is written."""
-    source = node.inputs[0]
-    assert source is not None and source.const_value is not None  # noqa: S101 - it is an initializer
-    folded = model.graph.initializers.get(name)  # there already where two nodes do the same
-    if folded is None:
-        make = partial(_arrange, source.const_value, arrange, name)
-        dtype = source.const_value.dtype
-        folded = add_initializer(model, ir.LazyTensor(make, dtype=dtype, shape=ir.Shape(shape), name=name))
-    ir.convenience.replace_all_uses_with(node.outputs[0], folded)
-    inputs = [value for value in node.inputs if value is not None]
-    model.graph.remove(node, safe=True)
-    for value in inputs:
-        drop_unused(model, value)
-
-
 def cut(model: ir.Model, value: ir.Value, parts: int, axis: int) -> list[ir.Value]:
     """Add an initializer's parts along an axis, as equal as can be, each made when it is written."""
     if parts == 1:
@@ -78,7 +56,7 @@ def cut(model: ir.Model, value: ir.Value, parts: int, axis: int) -> list[ir.Valu
         name = f"{value.name}.{i}"
         where = tuple(slice(start, end) if i == axis else slice(None) for i in range(len(shape)))
         piece = ir.LazyTensor(
-            partial(_arrange, tensor, itemgetter(where), name),
+            partial(_piece, tensor, where, name),
             dtype=tensor.dtype,
             shape=ir.Shape([*shape[:axis], end - start, *shape[axis + 1 :]]),
             name=name,
@@ -95,5 +73,5 @@ def drop_unused(model: ir.Model, value: ir.Value) -> None:
             model.graph.inputs.remove(value)
 
 
-def _arrange(tensor: ir.TensorProtocol, arrange: Callable[[Array], Array], name: str) -> ir.TensorProtocol:
-    return ir.tensor(np.ascontiguousarray(arrange(tensor.numpy())), name=name)
+def _piece(tensor: ir.TensorProtocol, where: tuple[slice, ...], name: str) -> ir.TensorProtocol:
+    return ir.tensor(np.ascontiguousarray(tensor.numpy()[where]), name=name)
