@@ -21,8 +21,13 @@ from pocket_export.parts import Part
 
 _SMALL = {"height": 8, "width": 8, "contexts": 1}
 """So small that the weights on their way through Casts are all that counts. Sides in latents."""
-_LARGE = ({"height": 32, "width": 64, "contexts": 4}, {"height": 64, "width": 64, "contexts": 4})
-"""So large that the activations outweigh those; between the two, the growth is measured."""
+_LARGE = ({"height": 48, "width": 64, "contexts": 4}, {"height": 96, "width": 64, "contexts": 4})
+"""So large that the activations outweigh those; between the two, the growth is measured.
+
+The VAE takes no larger pictures at once (`MemoryMode.whole`).
+"""
+_STEPS = 1.1
+"""How much more may be taken between the two: ONNX Runtime's arena grows in steps."""
 
 
 def measure_memory(part: Part, folder: Path, component: Component) -> ComponentMemory | None:
@@ -44,8 +49,9 @@ def measure_memory(part: Part, folder: Path, component: Component) -> ComponentM
             *((_measure_apart(part, folder, component, sizes), _count_pixels(part, sizes)) for sizes in _LARGE),
             strict=True,
         )
-        per_pixel = max(0, more - less) // (many - fewer)
-        base = max(0, more - per_pixel * many)
+        growth = max(0, more - less) / (many - fewer)
+        base = max(0, int(more - growth * many))
+        per_pixel = int(growth * _STEPS)
     return ComponentMemory(least=least, base=base, per_pixel=per_pixel, expanded_weights=4 * part.parameters)
 
 

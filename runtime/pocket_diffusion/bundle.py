@@ -71,7 +71,7 @@ class ComponentMemory(Strict, frozen=True):
     """More for each pixel of the picture and sample of the batch."""
     expanded_weights: Bytes
     """More where the weights are held in memory as float32."""
-    least: Bytes = 0
+    least: Bytes
     """However small the picture: weights on their way through Casts."""
 
 

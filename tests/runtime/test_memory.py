@@ -27,10 +27,10 @@ SMALL = {"width": 64, "height": 64, "steps": 2, "guidance_scale": 4.0, "seed": 7
 def measured(manifest: Manifest) -> Manifest:
     """The embedded manifest with round figures: a picture of 512x512 needs 2.3 GB, 0.8 GB or 0.3 GB."""
     figures = {
-        "text_encoder": ComponentMemory(base=50 * MB, per_pixel=0, expanded_weights=200 * MB),
-        "unet": ComponentMemory(base=100 * MB, per_pixel=1000, expanded_weights=1000 * MB),
-        "vae_encoder": ComponentMemory(base=10 * MB, per_pixel=2000, expanded_weights=50 * MB),
-        "vae_decoder": ComponentMemory(base=10 * MB, per_pixel=3000, expanded_weights=50 * MB),
+        "text_encoder": ComponentMemory(base=50 * MB, per_pixel=0, expanded_weights=200 * MB, least=0),
+        "unet": ComponentMemory(base=100 * MB, per_pixel=1000, expanded_weights=1000 * MB, least=0),
+        "vae_encoder": ComponentMemory(base=10 * MB, per_pixel=2000, expanded_weights=50 * MB, least=0),
+        "vae_decoder": ComponentMemory(base=10 * MB, per_pixel=3000, expanded_weights=50 * MB, least=0),
     }
     components = {
         name: msgspec.structs.replace(manifest.component(name), memory=figure) for name, figure in figures.items()
@@ -85,7 +85,7 @@ def test_pictures_add_up_when_they_are_finished(measured: Manifest) -> None:
 def test_figures_as_large_as_can_be_are_refused_by_their_need(
     measured: Manifest, set_free: Callable[..., None]
 ) -> None:
-    most = ComponentMemory(base=2**50, per_pixel=2**50, expanded_weights=2**50)
+    most = ComponentMemory(base=2**50, per_pixel=2**50, expanded_weights=2**50, least=0)
     huge = msgspec.structs.replace(measured, unet=msgspec.structs.replace(measured.unet, memory=most))
     set_free(8000 * MB)
     with pytest.raises(InvalidRequestError, match=r"512x512 needs \d{15} MB of memory in mode low"):
