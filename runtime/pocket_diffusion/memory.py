@@ -11,7 +11,7 @@ from pocket_diffusion.errors import InvalidRequestError
 from pocket_diffusion.free_memory import free_memory, own_anonymous_memory
 from pocket_diffusion.guidance import is_guided
 from pocket_diffusion.request import MIN_SIDE, Request
-from pocket_diffusion.session import Provider
+from pocket_diffusion.session import Arena, Provider
 from pocket_diffusion.tiles import largest_run
 
 AUTO = "auto"
@@ -39,8 +39,8 @@ class MemoryMode:
     """Graphs stay loaded; else one at a time, each as long as its stage lasts."""
     guide_together: bool
     """Guidance in one run of two samples; else in two runs."""
-    arena: bool
-    """ONNX Runtime keeps what it frees for its next use; else it is given back at once."""
+    arena: Arena
+    """Where activations lie. Sessions that stay loaded share an arena, so that the next stage has the last one's."""
     whole: int
     """Up to how many latents the VAE takes a picture at once."""
     tile: int
@@ -59,15 +59,15 @@ MODES = {
     mode.name: mode
     for mode in (  # the fastest first
         MemoryMode(
-            name="fast", expand_weights=True, keep_sessions=True, guide_together=True, arena=True,
+            name="fast", expand_weights=True, keep_sessions=True, guide_together=True, arena="shared",
             whole=96 * 64, tile=72,
         ),
         MemoryMode(
-            name="balanced", expand_weights=False, keep_sessions=False, guide_together=True, arena=True,
+            name="balanced", expand_weights=False, keep_sessions=False, guide_together=True, arena="own",
             whole=96 * 64, tile=72,
         ),
         MemoryMode(
-            name="low", expand_weights=False, keep_sessions=False, guide_together=False, arena=False,
+            name="low", expand_weights=False, keep_sessions=False, guide_together=False, arena="none",
             whole=36 * 36, tile=36,
         ),
     )
@@ -115,7 +115,8 @@ class Drawing:
 def needed_memory(manifest: Manifest, mode: MemoryMode, drawing: Drawing) -> int | None:
     """Return the bytes of anonymous memory that a drawing takes at most, or None if the bundle has no figures.
 
-    Each component's figures are the exporter's measurements (`ComponentMemory`); components that stay loaded add up.
+    Each component's figures are the exporter's measurements (`ComponentMemory`). Components take turns: where they stay
+    loaded, they share an arena for their activations, and only expanded weights add up.
     """
     pixels = drawing.width * drawing.height
     height, width = (side // manifest.latents.downscale for side in (drawing.height, drawing.width))
@@ -126,16 +127,16 @@ def needed_memory(manifest: Manifest, mode: MemoryMode, drawing: Drawing) -> int
         "vae_encoder": vae_pixels,
         "vae_decoder": vae_pixels,
     }
-    needs = []
+    turns, weights = [], 0
     for name in COMPONENTS:
         memory = manifest.component(name).memory
         if memory is None:
             return None
         if name != "vae_encoder" or drawing.from_picture:
-            weights = memory.expanded_weights if mode.expands(name) else 0
-            needs.append(weights + max(memory.least, memory.base + memory.per_pixel * at_once[name]))
+            weights += memory.expanded_weights if mode.expands(name) else 0
+            turns.append(max(memory.least, memory.base + memory.per_pixel * at_once[name]))
     pictures = (_PICTURE_BYTES + _FINISHED_BYTES * (drawing.count - 1)) * pixels
-    return (sum(needs) if mode.keep_sessions else max(needs)) + pictures
+    return weights + max(turns) + pictures
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from pocket_diffusion.prompt import encode
 from pocket_diffusion.request import Request, resolve_request
 from pocket_diffusion.result import Result
 from pocket_diffusion.samplers import SAMPLERS, Sampler
-from pocket_diffusion.session import GraphSession, Provider, check_threads, choose_provider
+from pocket_diffusion.session import GraphSession, Provider, check_threads, choose_provider, renew_shared_arena
 from pocket_diffusion.tiles import in_tiles
 from pocket_diffusion.tokenizer import ClipTokenizer
 
@@ -173,8 +173,11 @@ class Pipeline:
     def close(self) -> None:
         """Give back the memory of all loaded graphs; they are loaded again when they are needed."""
         self._granted = None
+        if not self._sessions:
+            return
         while self._sessions:
             self._sessions.popitem()[1].close()
+        self._renew_arena()
 
     # The stages, for those who build on them.
 
@@ -327,9 +330,16 @@ class Pipeline:
         if name not in self._sessions:
             if not self._mode.keep_sessions:
                 self.close()
+            if not self._sessions:
+                self._renew_arena()
             with self._timed("load"):
                 self._sessions[name] = self._open(name)
         return self._sessions[name]
+
+    def _renew_arena(self) -> None:
+        """Have the graphs of this pipeline share an arena with no others, and give back what was shared before."""
+        if self._mode.arena == "shared" and self.provider == "cpu":
+            renew_shared_arena()
 
     def _open(self, name: str) -> GraphSession:
         manifest = self.bundle.manifest

@@ -24,6 +24,9 @@ from pocket_diffusion.errors import (
 )
 
 Provider = Literal["cpu", "cuda"]
+Arena = Literal["own", "shared", "none"]
+"""Where a session on a CPU takes the memory of its activations from: ONNX Runtime's arena, which keeps what is freed
+for the next use, of its own or shared with others; or straight from the system, to which it goes back at once."""
 PROVIDERS = ("auto", "cpu", "cuda")
 FLAVOURS = ("onnxruntime", "onnxruntime-gpu")
 MAX_THREADS = 1024
@@ -102,6 +105,16 @@ def choose_provider(asked: str, target: Target) -> Provider:
     return "cuda" if has_cuda and (asked == "cuda" or target == "cuda") else "cpu"
 
 
+def renew_shared_arena() -> None:
+    """Have sessions that share an arena and are opened from now on share a new one.
+
+    ONNX Runtime holds one a process; the last one's memory goes when all sessions that share it are closed.
+    """
+    ort = onnxruntime()
+    where = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+    ort.create_and_register_allocator(where, None)
+
+
 def check_threads(threads: int | None) -> None:
     """Refuse a number of threads that makes no sense.
 
@@ -129,14 +142,15 @@ class GraphSession:
         threads: int | None = None,
         *,
         expand_weights: bool = False,
-        arena: bool = True,
+        arena: Arena = "own",
         oldest_onnxruntime: str | None = None,
     ) -> None:
         """Load a component whose files are in `folder`.
 
         On a CPU, weights stay mapped from their file and are cast just before each use, unless `expand_weights` has
-        them as float32 in memory; without `arena`, what is freed while running goes back to the system at once: with
-        glibc by a setting of the whole process, which stays.
+        them as float32 in memory. An arena that is shared must be there: see `renew_shared_arena`. Without an arena,
+        what is freed while running goes back to the system at once: with glibc by a setting of the whole process,
+        which stays.
 
         Raises:
             BundleDamagedError: ONNX Runtime cannot load the graph, or it is not the one that the manifest describes.
@@ -149,7 +163,7 @@ class GraphSession:
         self._spec = component
         self._expanded = expand_weights
         options = _options(provider, threads, expand_weights=expand_weights, arena=arena)
-        if not arena and provider == "cpu":
+        if arena == "none" and provider == "cpu":
             _have_process_give_back()
         self._session: Any = _open(folder / component.graph, provider, options, oldest_onnxruntime)
         if provider == "cuda" and _CUDA not in self._session.get_providers():
@@ -197,7 +211,7 @@ class GraphSession:
         return np.asarray(output, np.float32)
 
 
-def _options(provider: Provider, threads: int | None, *, expand_weights: bool, arena: bool) -> Any:  # noqa: ANN401 - ONNX Runtime has no types
+def _options(provider: Provider, threads: int | None, *, expand_weights: bool, arena: Arena) -> Any:  # noqa: ANN401 - ONNX Runtime has no types
     ort = onnxruntime()
     options = ort.SessionOptions()
     options.log_severity_level = 4  # a failure is reported once, by the exception
@@ -215,7 +229,9 @@ def _options(provider: Provider, threads: int | None, *, expand_weights: bool, a
         # Graphs arrive optimised, and weights are mapped from the file: folding and prepacking would copy them.
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.add_session_config_entry("session.disable_prepacking", "1")
-    if not arena:
+    if arena == "shared":
+        options.add_session_config_entry("session.use_env_allocators", "1")
+    elif arena == "none":
         options.enable_cpu_mem_arena = False
     return options
 

@@ -20,7 +20,7 @@ from pocket_diffusion.errors import (
     ProviderUnavailableError,
     RuntimeUnavailableError,
 )
-from pocket_diffusion.session import GraphSession, check_threads, choose_provider
+from pocket_diffusion.session import GraphSession, check_threads, choose_provider, renew_shared_arena
 
 
 def load_unet(bundle: Path) -> GraphSession:
@@ -143,7 +143,8 @@ def test_expanded_weights_compute_the_same(pipeline: Pipeline, manifest: Manifes
     if component == "text_encoder":
         inputs = {name: np.abs(array) for name, array in inputs.items()}
     expected = GraphSession(folder, component, spec, "cpu").run(**inputs)
-    for options in ({"expand_weights": True}, {"arena": False}):
+    renew_shared_arena()
+    for options in ({"expand_weights": True}, {"arena": "none"}, {"arena": "shared"}):
         found = GraphSession(folder, component, spec, "cpu", **options).run(**inputs)
         np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max(), err_msg=str(options))
 
