@@ -43,13 +43,13 @@ class AnonymousMemoryWatch:
         self.peak = max(self.peak, memory_now("RssAnon"))
 
 
-def memory_now(field: str) -> int:
-    """Return a field of Linux's /proc/self/status in bytes, such as `RssAnon` or `VmHWM`."""
-    for line in _STATUS.read_text().splitlines():
+def memory_now(field: str, status: Path = _STATUS) -> int:
+    """Return a field of this or another process's status (Linux) in bytes, such as `RssAnon` or `VmHWM`."""
+    for line in status.read_text().splitlines():
         name, _, value = line.partition(":")
         if name == field:
             return int(value.removesuffix("kB")) * 1024
-    raise OSError(f"{_STATUS} has no {field}; this benchmark needs Linux")
+    raise OSError(f"{status} has no {field}; this benchmark needs Linux")
 
 
 def peaks(watch: AnonymousMemoryWatch) -> dict[str, int]:

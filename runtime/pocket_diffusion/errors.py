@@ -8,6 +8,8 @@ PocketDiffusionError
 ├── BundleDamagedError (ValueError)                a file of a bundle is missing or not what it was
 │   └── BundleFileMissingError (FileNotFoundError) a file that the manifest lists is not there
 ├── RuntimeUnavailableError (ImportError)          ONNX Runtime is not installed
+├── ServerUnavailableError (ImportError)           what the server needs is not installed
+├── BusyError                                      the server has no room for another drawing
 ├── OperatorUnavailableError (ValueError)          this ONNX Runtime lacks an operator that a bundle uses
 ├── ProviderUnavailableError (ValueError)          the execution provider asked for cannot be used here
 ├── InferenceError                                 ONNX Runtime failed while computing
@@ -71,6 +73,14 @@ class BundleFileMissingError(BundleDamagedError, FileNotFoundError):
 
 class RuntimeUnavailableError(PocketDiffusionError, ImportError):
     """ONNX Runtime is not installed."""
+
+
+class ServerUnavailableError(PocketDiffusionError, ImportError):
+    """The packages of the extra `[server]` are not installed."""
+
+
+class BusyError(PocketDiffusionError):
+    """The server has as many drawings waiting as it takes, or is about to stop."""
 
 
 class OperatorUnavailableError(PocketDiffusionError, ValueError):

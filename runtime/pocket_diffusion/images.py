@@ -4,9 +4,10 @@ import json
 import os
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +15,10 @@ from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from pocket_diffusion.errors import InvalidRequestError, OutputError, PictureNotFoundError
 
-Picture = str | os.PathLike[str] | Image.Image
-"""What stands for a picture in the interface: a path, or Pillow's image."""
+Picture = str | os.PathLike[str] | bytes | Image.Image
+"""What stands for a picture in the interface: a path, the content of a file, or Pillow's image."""
+
+Found = TypeVar("Found")
 
 INPUT_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 OUTPUT_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
@@ -30,42 +33,77 @@ def open_picture(picture: Picture, name: str = "picture") -> Image.Image:
         InvalidRequestError: not a picture, damaged, animated, too large, or not readable.
 
     """
+    return _open(picture, name, _to_rgb)
+
+
+def transparency_as_mask(picture: Picture, name: str = "mask") -> Image.Image:
+    """Return a mask that is white where a picture is fully transparent: how OpenAI's API marks what to repaint.
+
+    Raises:
+        InvalidRequestError: as for `open_picture`; or nothing in it is transparent.
+
+    """
+    mask = _open(picture, name, _transparent_to_white)
+    if mask.getbbox() is None:
+        raise InvalidRequestError(f"the {name} has no fully transparent part; make transparent what is to be repainted")
+    return mask
+
+
+def read_parameters(picture: Picture, name: str = "picture") -> tuple[str, dict[str, str]]:
+    """Return the text in which a PNG tells how it was made (empty where it does not), and all texts by their names.
+
+    Raises:
+        InvalidRequestError: as for `open_picture`.
+
+    """
+    texts = _open(picture, name, _texts)
+    return texts.get("parameters", ""), texts
+
+
+def png_bytes(picture: Image.Image) -> bytes:
+    """Return the content of a PNG file, without metadata."""
+    file = BytesIO()
+    picture.save(file, "PNG")
+    return file.getvalue()
+
+
+def _open(picture: Picture, name: str, convert: Callable[[Image.Image], Found]) -> Found:
+    """Open a picture by the rules for strangers' files and return what `convert` makes of it."""
     if isinstance(picture, Image.Image):
         try:
-            return _to_rgb(picture)
+            return convert(picture)
         except Exception as error:  # as below: Pillow's pictures may still have to be decoded
             raise InvalidRequestError(f"the {name} is damaged or cannot be converted ({error})") from None
-    if not isinstance(picture, str | os.PathLike):
-        raise InvalidRequestError(f"the {name} must be a path or a Pillow image, not {type(picture).__name__}")
-    path = Path(picture)
+    if not isinstance(picture, str | os.PathLike | bytes):
+        raise InvalidRequestError(
+            f"the {name} must be a path, a file's bytes or a Pillow image, not {type(picture).__name__}"
+        )
+    where = f"the {name}" if isinstance(picture, bytes) else f"{Path(picture)}: the {name}"
     try:
         with warnings.catch_warnings():
             # Above its own limit Pillow only warns; MAX_PIXELS, checked before decoding, is the limit here.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path, formats=INPUT_FORMATS) as image:
+            source = BytesIO(picture) if isinstance(picture, bytes) else Path(picture)
+            with Image.open(source, formats=INPUT_FORMATS) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise InvalidRequestError(
-                        f"{path}: the {name} has {image.width} x {image.height} pixels; "
+                        f"{where} has {image.width} x {image.height} pixels; "
                         f"at most {MAX_PIXELS:,} in all are read; reduce it"
                     )
                 frames = getattr(image, "n_frames", 1)
                 if frames > 1 and image.format != "MPO":  # in which cameras put a preview beside the photograph
-                    raise InvalidRequestError(f"{path}: the {name} is animated ({frames} frames); give a still one")
-                return _to_rgb(image)
+                    raise InvalidRequestError(f"{where} is animated ({frames} frames); give a still one")
+                return convert(image)
     except UnidentifiedImageError:
-        raise InvalidRequestError(
-            f"{path}: the {name} is not a picture that can be read ({', '.join(INPUT_FORMATS)})"
-        ) from None
+        raise InvalidRequestError(f"{where} is not a picture that can be read ({', '.join(INPUT_FORMATS)})") from None
     except Image.DecompressionBombError:
-        raise InvalidRequestError(
-            f"{path}: the {name} has too many pixels; at most {MAX_PIXELS:,} are read; reduce it"
-        ) from None
+        raise InvalidRequestError(f"{where} has too many pixels; at most {MAX_PIXELS:,} are read; reduce it") from None
     except FileNotFoundError:
-        raise PictureNotFoundError(f"{path}: there is no such {name}") from None
+        raise PictureNotFoundError(f"{picture!s}: there is no such {name}") from None
     except InvalidRequestError:
         raise
     except Exception as error:  # decoders of damaged files raise OSError, SyntaxError, ValueError, struct.error, …
-        raise InvalidRequestError(f"{path}: the {name} is damaged or cannot be read ({error})") from None
+        raise InvalidRequestError(f"{where} is damaged or cannot be read ({error})") from None
 
 
 def fitting_size(picture: Image.Image, width: int, height: int) -> tuple[int, int]:
@@ -149,6 +187,16 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return image.convert("RGB")
+
+
+def _texts(image: Image.Image) -> dict[str, str]:
+    image.load()  # texts may stand behind the picture
+    return {str(key): value for key, value in image.info.items() if isinstance(value, str)}
+
+
+def _transparent_to_white(image: Image.Image) -> Image.Image:
+    alpha = ImageOps.exif_transpose(image).convert("RGBA").getchannel("A")
+    return alpha.point(lambda level: 255 if level == 0 else 0)
 
 
 def _to_8_bits(grey: NDArray[Any]) -> NDArray[np.uint8]:

@@ -136,6 +136,16 @@ class Pipeline:
             mask=mask,
             strength=strength,
         )
+        return self.draw(request, on_step)
+
+    def draw(self, request: Request, on_step: OnStep | None = None) -> Result:
+        """Draw a request of this bundle's that was checked before; see `generate`, which does both.
+
+        Raises:
+            InvalidRequestError: memory does not suffice for such a picture.
+            InferenceError: ONNX Runtime failed.
+
+        """
         self._timings = dict.fromkeys(("load", "encode", "denoise", "decode", "total"), 0.0)
         with self._room_for(Drawing.of(request)), self._timed("total"):
             _log.info("provider %s, threads %s", self.provider, self.threads or "one a core")

@@ -1,0 +1,83 @@
+"""`pocket-diffusion serve`: a page and APIs to draw with, over HTTP."""
+
+import contextlib
+import logging
+from pathlib import Path
+
+import click
+
+from pocket_diffusion.errors import InvalidRequestError
+from pocket_diffusion.memory import AUTO, MODES
+from pocket_diffusion.pipeline import Pipeline
+from pocket_diffusion.session import PROVIDERS
+
+_TOKEN_VARIABLE = "POCKET_DIFFUSION_TOKEN"  # noqa: S105 - a name, not a token
+
+
+@click.command()
+@click.option(
+    "-m", "--model", type=click.Path(path_type=Path), help="Bundle to draw with.  [default: the embedded one]"
+)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 is every one.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one.")
+@click.option(
+    "--token", envvar=_TOKEN_VARIABLE, help=f"What clients must know.  [default: nothing, or ${_TOKEN_VARIABLE}]"
+)
+@click.option("--insecure", is_flag=True, help="Let everyone draw who can reach --host, without a token.")
+@click.option(
+    "--allow-host", "allowed_hosts", multiple=True, help="A name that this machine is reached by; repeatable."
+)
+@click.option("--queue", type=click.IntRange(1, 10_000), help="How many drawings may wait.  [default: 256]")
+@click.option(
+    "--keep", type=click.IntRange(1, 100_000), help="How many pictures are kept to be fetched.  [default: 256]"
+)
+@click.option("--provider", type=click.Choice(PROVIDERS), default="auto", show_default=True, help="What computes.")
+@click.option("--threads", type=int, help="CPU threads.  [default: one a core]")
+@click.option(
+    "--memory",
+    default=AUTO,
+    show_default=True,
+    help=f"What to trade for memory: {AUTO}, {', '.join(MODES)}; or a limit to keep to, such as 1500MB or 2GiB.",
+)
+def serve(
+    *,
+    model: Path | None,
+    host: str,
+    port: int,
+    token: str | None,
+    insecure: bool,
+    allowed_hosts: tuple[str, ...],
+    queue: int | None,
+    keep: int | None,
+    provider: str,
+    threads: int | None,
+    memory: str,
+) -> None:
+    """Serve a page to draw on, and the APIs of OpenAI and AUTOMATIC1111.
+
+    Ctrl-C stops it; what is being drawn then is cancelled.
+    """
+    from pocket_diffusion.server import Limits, create_app
+    from pocket_diffusion.server.run import Server, hosts_of, is_loopback, listen, url_of
+
+    if token == "":
+        raise InvalidRequestError("the token is empty; give one that cannot be guessed, or leave --token out")
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    limits = {name: value for name, value in (("queue", queue), ("pictures", keep)) if value is not None}
+    pipeline = Pipeline.load(model, provider=provider, threads=threads, memory=memory)
+    with listen(host, port) as listener:
+        if not (token or insecure or is_loopback(listener)):
+            raise InvalidRequestError(
+                f"on {host} anyone in the network could draw; give a --token that they need (or ${_TOKEN_VARIABLE}), "
+                "or allow it with --insecure"
+            )
+        app = create_app(pipeline, token=token, hosts=hosts_of(listener, allowed_hosts), limits=Limits(**limits))
+
+        def announce() -> None:
+            click.echo(f"{pipeline.name} draws at {url_of(listener)}  (Ctrl-C stops it)")
+            if token:
+                click.echo("a browser asks for a name and a password: any name, and the token", err=True)
+
+        with contextlib.suppress(KeyboardInterrupt):  # which uvicorn raises again once it has stopped
+            Server(app, announce).run([listener])
+    click.echo("stopped", err=True)

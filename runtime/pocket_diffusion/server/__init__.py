@@ -1,0 +1,19 @@
+"""Drawing over HTTP: a page for people, a REST API, and the APIs that OpenAI's and AUTOMATIC1111's clients speak.
+
+from pocket_diffusion import Pipeline
+from pocket_diffusion.server import create_app
+
+app = create_app(Pipeline.load())  # an ASGI application, to be served or mounted
+"""
+
+from pocket_diffusion.errors import ServerUnavailableError
+
+try:
+    from pocket_diffusion.server.app import create_app
+    from pocket_diffusion.server.limits import Limits
+except ModuleNotFoundError as error:
+    raise ServerUnavailableError(
+        f'the server needs {error.name}, which is not installed; run `pip install "pocket-diffusion[server]"`'
+    ) from None
+
+__all__ = ["Limits", "create_app"]

@@ -1,0 +1,274 @@
+"""The API of AUTOMATIC1111's web UI, as far as its clients use it to draw."""
+
+import asyncio
+import json
+from typing import Annotated, Any
+
+import msgspec
+from PIL import ImageOps
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from pocket_diffusion.errors import InvalidRequestError
+from pocket_diffusion.images import open_picture, png_bytes, read_parameters
+from pocket_diffusion.samplers import SAMPLERS
+from pocket_diffusion.server.answers import draw, picture_texts, png_text, read_json
+from pocket_diffusion.server.jobs import Job, JobQueue
+from pocket_diffusion.server.orders import Order, picture_bytes
+
+_DRAWN_FROM = frozenset(
+    (
+        "prompt", "negative_prompt", "seed", "steps", "cfg_scale", "width", "height", "batch_size", "n_iter",
+        "sampler_name", "sampler_index", "denoising_strength", "init_images", "mask", "inpainting_mask_invert",
+        "send_images", "override_settings",
+    )
+)  # fmt: skip
+"""What has an effect here."""
+_FEATURES = (
+    "enable_hr", "restore_faces", "tiling", "styles", "script_name", "subseed_strength", "refiner_checkpoint",
+    "save_images", "controlnet_units",
+)  # fmt: skip
+"""What changes the picture and cannot be done here, so that asking for it is refused."""
+
+
+class Drawing(msgspec.Struct, frozen=True, kw_only=True):
+    """What `txt2img` and `img2img` have in common with us, by their own names and defaults."""
+
+    prompt: str = ""
+    negative_prompt: str = ""
+    seed: int = -1
+    steps: int | None = None
+    cfg_scale: float | None = None
+    width: int | None = None
+    height: int | None = None
+    batch_size: Annotated[int, msgspec.Meta(ge=1)] = 1
+    n_iter: Annotated[int, msgspec.Meta(ge=1)] = 1
+    sampler_name: str | None = None
+    sampler_index: str | None = None
+    send_images: bool = True
+    # img2img
+    init_images: tuple[str, ...] = ()
+    mask: str | None = None
+    inpainting_mask_invert: int = 0
+    denoising_strength: float = 0.75
+
+
+class PngInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What `png-info` is asked."""
+
+    image: str
+
+
+async def txt2img(request: Request) -> Response:
+    """Draw from a prompt."""
+    return await _draw(request, from_picture=False)
+
+
+async def img2img(request: Request) -> Response:
+    """Draw from a picture; with a mask, only what is white in that."""
+    return await _draw(request, from_picture=True)
+
+
+async def progress(request: Request) -> Response:
+    """Tell how far the drawing that runs is."""
+    queue: JobQueue = request.app.state.queue
+    job = queue.running
+    preview = None if job is None else queue.preview(job)
+    state = {
+        "skipped": False,
+        "interrupted": job is not None and job.stop is not None,
+        "stopping_generation": False,
+        "job": "" if job is None else job.id,
+        "job_count": len(queue),
+        "job_timestamp": "0",
+        "job_no": 0,
+        "sampling_step": 0 if job is None else job.step,
+        "sampling_steps": 0 if job is None else job.steps,
+    }
+    return JSONResponse(
+        {
+            "progress": 0.0 if job is None else job.step / job.steps,
+            "eta_relative": (queue.seconds_left(job) or 0.0) if job is not None else 0.0,
+            "state": state,
+            "current_image": None if preview is None else png_text(preview),
+            "textinfo": None,
+        }
+    )
+
+
+async def interrupt(request: Request) -> Response:
+    """Stop the drawing that runs, after its current step."""
+    queue: JobQueue = request.app.state.queue
+    if queue.running is not None:
+        queue.cancel(queue.running, "the drawing was interrupted")
+    return JSONResponse({})
+
+
+async def samplers(_: Request) -> Response:
+    """Name the samplers."""
+    return JSONResponse([{"name": name.upper(), "aliases": [name], "options": {}} for name in SAMPLERS])
+
+
+async def sd_models(request: Request) -> Response:
+    """Name the one model."""
+    pipeline = request.app.state.queue.pipeline
+    hashes = list(pipeline.bundle.manifest.provenance.source_sha256.values())
+    sha256 = hashes[0] if len(hashes) == 1 else None
+    model = {
+        "title": pipeline.name,
+        "model_name": pipeline.name,
+        "hash": sha256 and sha256[:10],
+        "sha256": sha256,
+        "filename": pipeline.bundle.manifest.provenance.source,
+        "config": None,
+    }
+    return JSONResponse([model])
+
+
+async def options(request: Request) -> Response:
+    """Tell the options; setting them to what they are already is all that can be done."""
+    if request.method == "GET":
+        return JSONResponse(_options(request))
+    _check_options(request, await read_json(request, dict[str, Any]))
+    return JSONResponse(None)
+
+
+async def png_info(request: Request) -> Response:
+    """Tell how a picture was made, as it says itself."""
+    asked = await read_json(request, PngInfo)
+    text, items = await asyncio.to_thread(read_parameters, picture_bytes(asked.image, "image"), "image")
+    return JSONResponse({"info": text, "items": items, "parameters": {}})
+
+
+def _empty(answer: object) -> Any:  # noqa: ANN401 - an endpoint
+    async def nothing(_: Request) -> Response:
+        """Name what there is of a kind that is not supported: nothing."""
+        return JSONResponse(answer)
+
+    return nothing
+
+
+_EMPTY = {
+    "scripts": {"txt2img": [], "img2img": []},
+    "schedulers": [{"name": "automatic", "label": "Automatic", "aliases": None, "default_rho": -1}],
+    "embeddings": {"loaded": {}, "skipped": {}},
+    "upscalers": [],
+    "latent-upscale-modes": [],
+    "sd-vae": [],
+    "loras": [],
+    "hypernetworks": [],
+    "face-restorers": [],
+    "realesrgan-models": [],
+    "prompt-styles": [],
+}
+"""What clients ask when they start."""
+
+ROUTES = [
+    Route("/sdapi/v1/txt2img", txt2img, methods=["POST"]),
+    Route("/sdapi/v1/img2img", img2img, methods=["POST"]),
+    Route("/sdapi/v1/progress", progress),
+    Route("/sdapi/v1/interrupt", interrupt, methods=["POST"]),
+    Route("/sdapi/v1/skip", interrupt, methods=["POST"]),
+    Route("/sdapi/v1/samplers", samplers),
+    Route("/sdapi/v1/sd-models", sd_models),
+    Route("/sdapi/v1/options", options, methods=["GET", "POST"]),
+    Route("/sdapi/v1/png-info", png_info, methods=["POST"]),
+    *(Route(f"/sdapi/v1/{name}", _empty(answer)) for name, answer in _EMPTY.items()),
+]
+
+
+async def _draw(request: Request, *, from_picture: bool) -> Response:
+    sent = {name: value for name, value in (await read_json(request, dict[str, Any])).items() if value is not None}
+    _check_features(sent)
+    _check_options(request, sent.get("override_settings", {}))
+    asked = msgspec.convert(sent, Drawing)
+    if from_picture != bool(asked.init_images) or len(asked.init_images) > 1:
+        raise InvalidRequestError("img2img takes one of `init_images`, and txt2img none")
+    sampler = (asked.sampler_name or asked.sampler_index or "").lower()
+    image, mask = None, None
+    if from_picture:
+        image = picture_bytes(asked.init_images[0], "init_images")
+        if asked.mask is not None:
+            mask = picture_bytes(asked.mask, "mask")
+            if asked.inpainting_mask_invert:
+                async with request.app.state.checking:
+                    mask = await asyncio.to_thread(_inverted, mask)
+    order = Order(
+        prompt=asked.prompt,
+        negative_prompt=asked.negative_prompt,
+        width=asked.width,
+        height=asked.height,
+        steps=asked.steps,
+        guidance_scale=asked.cfg_scale,
+        # Clients send their own favourite where nobody chose; the answer says which one drew.
+        sampler=sampler if sampler in SAMPLERS else None,
+        seed=None if asked.seed == -1 else asked.seed,
+        count=asked.batch_size * asked.n_iter,
+        image=image,
+        mask=mask,
+        strength=asked.denoising_strength,
+    )
+    job = await draw(request, order)
+    return JSONResponse(
+        {
+            "images": await picture_texts(request, job) if asked.send_images else [],
+            "parameters": {name: sent[name] for name in sent if name not in ("init_images", "mask")},
+            "info": json.dumps(_info(job, sorted(set(sent) - _DRAWN_FROM))),
+        }
+    )
+
+
+def _info(job: Job, without_effect: list[str]) -> dict[str, Any]:
+    facts = job.settings[0]
+    return {
+        "prompt": facts["prompt"],
+        "all_prompts": [facts["prompt"]] * len(job.settings),
+        "negative_prompt": facts["negative_prompt"],
+        "all_negative_prompts": [facts["negative_prompt"]] * len(job.settings),
+        "seed": facts["seed"],
+        "all_seeds": [each["seed"] for each in job.settings],
+        "width": facts["width"],
+        "height": facts["height"],
+        "sampler_name": facts["sampler"].upper(),
+        "cfg_scale": facts["guidance_scale"],
+        "steps": facts["steps"],
+        "batch_size": len(job.settings),
+        "sd_model_name": facts["model"],
+        "infotexts": job.infotexts,
+        "without_effect": without_effect,
+    }
+
+
+def _check_features(sent: dict[str, Any]) -> None:
+    """Refuse what would change the picture and cannot be done."""
+    wanted = [name for name in _FEATURES if sent.get(name)]
+    scripts = sent.get("alwayson_scripts")
+    if isinstance(scripts, dict):  # clients switch off what they know with empty arguments, or False alone
+        wanted += [name for name, script in scripts.items() if _arguments(script) not in ([], [False], {})]
+    if wanted:
+        raise InvalidRequestError(f"{', '.join(map(str, wanted))}: not supported here; leave it out, or switch it off")
+
+
+def _arguments(script: object) -> object:
+    return script.get("args", []) if isinstance(script, dict) else script
+
+
+def _options(request: Request) -> dict[str, Any]:
+    name = request.app.state.queue.pipeline.name
+    return {"sd_model_checkpoint": name, "samples_format": "png", "CLIP_stop_at_last_layers": 1}
+
+
+def _check_options(request: Request, wanted: object) -> None:
+    """Refuse options that are not as they are already, since none can be set."""
+    current = _options(request)
+    if not isinstance(wanted, dict):
+        raise InvalidRequestError(f"options are an object with any of: {', '.join(current)}")
+    for name, value in wanted.items():
+        if name not in current or value != current[name]:
+            possible = f"can only be {current[name]!r}" if name in current else f"is none of {', '.join(current)}"
+            raise InvalidRequestError(f"option {name!s} {possible} here")
+
+
+def _inverted(mask: bytes) -> bytes:
+    return png_bytes(ImageOps.invert(open_picture(mask, "mask")))

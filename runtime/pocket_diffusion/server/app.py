@@ -1,0 +1,85 @@
+"""The application: what is served where, and what it shares."""
+
+import asyncio
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from pocket_diffusion.errors import PocketDiffusionError
+from pocket_diffusion.pipeline import Pipeline
+from pocket_diffusion.server import a1111, monitoring, openai, rest
+from pocket_diffusion.server.answers import on_error
+from pocket_diffusion.server.guard import Guard
+from pocket_diffusion.server.jobs import JobQueue
+from pocket_diffusion.server.limits import Limits
+from pocket_diffusion.server.monitoring import Metrics
+from pocket_diffusion.server.openapi import describe
+from pocket_diffusion.server.pictures import PictureStore
+
+_PAGE = Path(__file__).parent / "page"
+_FAULTS = (HTTPException, PocketDiffusionError, msgspec.DecodeError, Exception)
+
+
+def create_app(
+    pipeline: Pipeline,
+    *,
+    token: str | None = None,
+    hosts: Collection[str] | None = None,
+    limits: Limits | None = None,
+) -> Starlette:
+    """Return an ASGI application that draws with a pipeline, which is then the application's alone.
+
+    `token` is asked of every client, if given. `hosts` are the names that requests may be for; None leaves that check
+    to whoever serves the application. It can be mounted under any path; what runs then is cancelled when the event loop
+    ends, or earlier by `app.state.queue.close()`, which a server of its own does by itself.
+    """
+    limits = limits or Limits()
+    metrics = Metrics()
+    pictures = PictureStore(limits.pictures)
+    queue = JobQueue(pipeline, limits, pictures, metrics)
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            await queue.close()
+            pictures.close()
+            pipeline.close()
+
+    app = Starlette(
+        routes=[
+            Route("/", _page),
+            Route("/openapi.json", _openapi),
+            *(operation.route for operation in rest.OPERATIONS),
+            *openai.ROUTES,
+            *a1111.ROUTES,
+            *monitoring.ROUTES,
+            Mount("/page", StaticFiles(directory=_PAGE)),
+        ],
+        middleware=[Middleware(Guard, token=token, hosts=hosts, limits=limits, metrics=metrics)],
+        exception_handlers=dict.fromkeys(_FAULTS, on_error),
+        lifespan=lifespan,
+    )
+    app.state.limits = limits
+    app.state.metrics = metrics
+    app.state.queue = queue
+    app.state.checking = asyncio.Lock()
+    return app
+
+
+async def _page(_: Request) -> Response:
+    return FileResponse(_PAGE / "index.html")
+
+
+async def _openapi(_: Request) -> Response:
+    return JSONResponse(describe(rest.OPERATIONS))

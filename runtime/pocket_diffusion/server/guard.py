@@ -1,0 +1,156 @@
+"""What every request must pass: the right host, origin and token, and a body that is neither too large nor too slow."""
+
+import asyncio
+import base64
+import ipaddress
+import secrets
+from collections.abc import Collection
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from pocket_diffusion.server.answers import CHALLENGE, refusal
+from pocket_diffusion.server.limits import Limits
+from pocket_diffusion.server.monitoring import Metrics
+
+ANY_ADDRESS = "any address"
+"""In the hosts that are allowed: IP addresses, which no stranger's domain name can stand for."""
+_SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+_WITHOUT_TOKEN = ("/healthz", "/pictures/")
+"""Tells nothing, and has names that cannot be guessed."""
+_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; frame-ancestors 'none'; "
+    "base-uri 'none'; form-action 'self'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+
+
+class Guard:
+    """Middleware around the whole application."""
+
+    def __init__(
+        self, app: ASGIApp, *, token: str | None, hosts: Collection[str] | None, limits: Limits, metrics: Metrics
+    ) -> None:
+        self._app = app
+        self._token = token
+        self._hosts = hosts
+        self._limits = limits
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Refuse a request, or pass it on."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        status = 500
+
+        async def send_guarded(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                for name, value in _HEADERS.items():
+                    headers.setdefault(name, value)
+                headers.setdefault("Cache-Control", "no-store")
+            await send(message)
+
+        headers = Headers(scope=scope)
+        try:
+            try:
+                self._check(scope, headers)
+            except HTTPException as error:
+                answer = refusal(error.status_code, str(error.detail), dict(error.headers or {}))
+                await answer(scope, receive, send_guarded)
+            else:
+                await self._app(scope, self._limited(receive), send_guarded)
+        finally:
+            endpoint = getattr(scope.get("endpoint"), "__name__", "other")
+            self._metrics.requests.labels(_method(scope), endpoint.lstrip("_"), status).inc()
+
+    def _check(self, scope: Scope, headers: Headers) -> None:
+        """Raise HTTPException for a request that is not to be answered."""
+        host = headers.get("host", "")
+        if self._hosts is not None and not _is_among(host, self._hosts):
+            raise HTTPException(
+                403, f"requests for the host {host!r} are not answered here; `serve --allow-host` adds it"
+            )
+        if scope["method"] not in _SAFE_METHODS:
+            origin = headers.get("origin")
+            if headers.get("sec-fetch-site") == "cross-site" or (origin and _netloc(origin) != host.lower()):
+                raise HTTPException(403, "requests from the pages of other sites are not answered")
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        if self._token is not None and not path.startswith(_WITHOUT_TOKEN) and not self._has_token(headers):
+            raise HTTPException(401, "the token is missing or wrong; send it as `Authorization: Bearer`", CHALLENGE)
+        length = headers.get("content-length", "")
+        if length.isdigit() and int(length) > self._limits.body_bytes:
+            raise _too_large(self._limits)
+
+    def _has_token(self, headers: Headers) -> bool:
+        """Look for the token as OpenAI's clients send it, or as the password that browsers and A1111's clients send."""
+        scheme, _, value = headers.get("authorization", "").partition(" ")
+        if scheme.lower() == "basic":
+            try:
+                given = base64.b64decode(value, validate=True).partition(b":")[2]
+            except ValueError:
+                return False
+        elif scheme.lower() == "bearer":
+            given = value.encode("latin-1")  # as Starlette decodes headers
+        else:
+            return False
+        return secrets.compare_digest(given, (self._token or "").encode())
+
+    def _limited(self, receive: Receive) -> Receive:
+        """Return a `receive` that ends bodies which are too large or take too long."""
+        received = 0
+        complete = False
+        deadline = asyncio.get_running_loop().time() + self._limits.body_seconds
+
+        async def receive_limited() -> Message:
+            nonlocal received, complete
+            if complete:
+                return await receive()
+            try:
+                async with asyncio.timeout_at(deadline):
+                    message = await receive()
+            except TimeoutError:
+                raise HTTPException(
+                    408, f"the body took longer than {self._limits.body_seconds:g} s", {"Connection": "close"}
+                ) from None
+            received += len(message.get("body", b""))
+            complete = not message.get("more_body", False)
+            if received > self._limits.body_bytes:
+                raise _too_large(self._limits)
+            return message
+
+        return receive_limited
+
+
+def _too_large(limits: Limits) -> HTTPException:
+    return HTTPException(413, f"the body has more than {limits.body_bytes:,} bytes", {"Connection": "close"})
+
+
+def _is_among(host: str, hosts: Collection[str]) -> bool:
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+        if name in hosts:
+            return True
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return ANY_ADDRESS in hosts
+
+
+def _netloc(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return None
+
+
+def _method(scope: Scope) -> str:
+    """Return one of the known methods, so that no client can make up ever new ones."""
+    return scope["method"] if scope["method"] in (*_SAFE_METHODS, "POST", "PUT", "PATCH", "DELETE") else "other"

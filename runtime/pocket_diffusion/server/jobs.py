@@ -1,0 +1,276 @@
+"""Drawings that wait, run and are done: one at a time, in order, each to be followed and cancelled."""
+
+import asyncio
+import logging
+import secrets
+import time
+from collections import deque
+from collections.abc import AsyncIterator
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pocket_diffusion.errors import BusyError, Cancelled, InferenceError, PocketDiffusionError
+from pocket_diffusion.guidance import is_guided
+from pocket_diffusion.pipeline import Pipeline
+from pocket_diffusion.preview import LatentPreview
+from pocket_diffusion.request import Request
+from pocket_diffusion.server.limits import Limits
+from pocket_diffusion.server.monitoring import Metrics
+from pocket_diffusion.server.pictures import PictureStore
+
+_log = logging.getLogger(__name__)
+_REMEMBERED = 1000
+"""Jobs that are over and can still be asked for."""
+
+
+class State(StrEnum):
+    """Where a job stands."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_final(self) -> bool:
+        """Whether nothing will change any more."""
+        return self not in (State.QUEUED, State.RUNNING)
+
+
+class Job:
+    """One drawing. Its fields are changed in the event loop's thread alone."""
+
+    def __init__(self, request: Request, model: str) -> None:
+        self.id = secrets.token_urlsafe(16)
+        self.request: Request | None = request
+        """None once the job is over: its pictures take memory."""
+        self.settings = [request.metadata(index, model) for index in range(len(request.seeds))]
+        """How to draw each picture again."""
+        self.infotexts = [request.parameters_text(index, model) for index in range(len(request.seeds))]
+        """The same as text."""
+        passes = 2 if is_guided(request.guidance_scale) else 1
+        self.work = passes * (request.steps - request.first_step) * len(request.seeds) * request.width * request.height
+        """How much there is to do, in units that mean something beside other jobs alone."""
+        self.state = State.QUEUED
+        self.step = 0
+        self.steps = request.steps - request.first_step
+        self.latents: NDArray[np.float32] | None = None
+        """The first picture's, after the last step."""
+        self.pictures: list[str] = []
+        """The names in the store."""
+        self.error: PocketDiffusionError | None = None
+        self.created = time.time()
+        self.began = 0.0
+        """On the monotonic clock, as `ended`."""
+        self.ended = 0.0
+        self.stop: PocketDiffusionError | None = None
+        """Why it is to stop at the next step; read by the thread that draws."""
+        self.followers = 0
+        self._changed = asyncio.Event()
+
+    def change(self) -> None:
+        """Wake those who follow."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def finish(self, state: State, error: PocketDiffusionError | None = None) -> None:
+        """Settle it for good."""
+        self.state, self.error, self.ended = state, error, time.monotonic()
+        self.latents = self.request = None
+        self.change()
+
+    async def changes(self) -> AsyncIterator[None]:
+        """Yield at once and then after each change, or several, until the job is over."""
+        while True:
+            changed = self._changed
+            yield
+            if self.state.is_final:
+                return
+            await changed.wait()
+
+    async def over(self) -> None:
+        """Wait until the job is over."""
+        async for _ in self.changes():
+            pass
+
+
+class JobQueue:
+    """Draws one job after another in a thread, for as long as there are any.
+
+    All methods are for the event loop's thread.
+    """
+
+    def __init__(self, pipeline: Pipeline, limits: Limits, pictures: PictureStore, metrics: Metrics) -> None:
+        self.pipeline = pipeline
+        self.pictures = pictures
+        self.running: Job | None = None
+        self._limits = limits
+        self._metrics = metrics
+        self._waiting: deque[Job] = deque()
+        self._jobs: dict[str, Job] = {}
+        self._worker: asyncio.Task[None] | None = None
+        self._closed = False
+        self._pace: float | None = None
+        """Seconds for a unit of work, as it was lately."""
+        self._preview: LatentPreview | None = None
+
+    # What clients do.
+
+    def submit(self, request: Request) -> Job:
+        """Queue a drawing.
+
+        Raises:
+            BusyError: the queue is full, or the server is about to stop.
+
+        """
+        if self._closed:
+            raise BusyError("the server is about to stop; try another one, or later")
+        if len(self._waiting) >= self._limits.queue:
+            raise BusyError(f"{len(self._waiting)} drawings are waiting already, and no more can; try again later")
+        job = Job(request, self.pipeline.name)
+        self._jobs[job.id] = job
+        self._waiting.append(job)
+        self._forget_the_oldest()
+        if self._worker is None:
+            self._worker = asyncio.get_running_loop().create_task(self._work())
+        self._metrics.waiting.set(len(self._waiting))
+        return job
+
+    def find(self, job_id: str) -> Job | None:
+        """Return a job, if it is known (still)."""
+        return self._jobs.get(job_id)
+
+    def cancel(self, job: Job, why: str = "the drawing was cancelled") -> None:
+        """End a job: at once where it waits, after the current step where it is drawn."""
+        if job.state is State.QUEUED:
+            self._waiting.remove(job)
+            self._finish(job, State.CANCELLED, Cancelled(why))
+            self._tell_those_who_wait()
+        elif job.state is State.RUNNING:
+            job.stop = job.stop or Cancelled(why)
+
+    def position(self, job: Job) -> int:
+        """Return how many jobs come before it, the one that is drawn among them; 0 where none does."""
+        if job.state is not State.QUEUED:
+            return 0
+        return self._waiting.index(job) + (self.running is not None)
+
+    def seconds_left(self, job: Job) -> float | None:
+        """Return about how long it takes until a job is done; None where nothing was drawn yet to tell by."""
+        if job.state.is_final:
+            return 0.0
+        if self._pace is None:
+            return None
+        ahead = 0.0 if self.running is None else self.running.work * (1 - self.running.step / self.running.steps)
+        if job.state is State.QUEUED:
+            for waiting in self._waiting:
+                ahead += waiting.work
+                if waiting is job:
+                    break
+        return ahead * self._pace
+
+    def __len__(self) -> int:
+        """Return how many jobs wait or are drawn."""
+        return len(self._waiting) + (self.running is not None)
+
+    async def follow(self, job: Job) -> AsyncIterator[None]:
+        """Yield at each change; a job that its last follower leaves is cancelled, unless another comes soon."""
+        job.followers += 1
+        try:
+            async for _ in job.changes():
+                yield
+        finally:
+            job.followers -= 1
+            if not job.state.is_final:
+                loop = asyncio.get_running_loop()
+                loop.call_later(self._limits.unfollowed_seconds, self._cancel_unfollowed, job)
+
+    async def close(self) -> None:
+        """Take no more jobs, cancel all, and wait until the one that is drawn has stopped."""
+        self._closed = True
+        for job in [*self._waiting, *filter(None, [self.running])]:
+            self.cancel(job, "the server stopped")
+        if self._worker is not None:
+            await self._worker
+
+    def preview(self, job: Job) -> Image.Image | None:
+        """Return roughly what is drawn so far, a pixel a latent; None before the first step and after the last."""
+        if job.latents is None or self._preview is None:
+            return None
+        return self._preview.picture(job.latents)
+
+    # How jobs are drawn.
+
+    async def _work(self) -> None:
+        try:
+            while self._waiting:
+                self.running = job = self._waiting.popleft()
+                self._metrics.waiting.set(len(self._waiting))
+                job.state, job.began = State.RUNNING, time.monotonic()
+                job.change()
+                self._tell_those_who_wait()
+                outcome = await self._outcome(job)
+                self.running = None
+                self._finish(job, *outcome)
+        finally:
+            self._worker = None
+
+    async def _outcome(self, job: Job) -> tuple[State, PocketDiffusionError | None]:
+        loop = asyncio.get_running_loop()
+        try:
+            job.pictures = await asyncio.to_thread(self._draw, job, job.request, loop)
+        except asyncio.CancelledError:  # the event loop ends; the thread, for which that waits, should too
+            self.cancel(job, "the server stopped")
+            raise
+        except Cancelled as stopped:
+            return State.CANCELLED, stopped
+        except PocketDiffusionError as error:
+            return State.FAILED, error
+        except Exception:
+            _log.exception("a drawing failed")
+            return State.FAILED, InferenceError("the drawing failed; the server's log says why")
+        return State.DONE, None
+
+    def _draw(self, job: Job, request: Request, loop: asyncio.AbstractEventLoop) -> list[str]:
+        """Draw in a thread of its own and return the pictures' names."""
+
+        def on_step(step: int, _total: int, latents: NDArray[np.float32]) -> None:
+            if time.monotonic() - job.began > self._limits.seconds:
+                raise InferenceError(f"the drawing took longer than {self._limits.seconds:g} s; ask for less")
+            if job.stop is not None:
+                raise job.stop
+            loop.call_soon_threadsafe(self._stepped, job, step, latents[:1])
+
+        if self._preview is None:
+            self._preview = LatentPreview.fit(self.pipeline.encode_image)
+            self.pipeline.close()  # the memory of that graph was not weighed
+        return self.pictures.add(self.pipeline.draw(request, on_step))
+
+    def _stepped(self, job: Job, step: int, latents: NDArray[np.float32]) -> None:
+        job.step, job.latents = step, latents
+        self._metrics.stepped()
+        job.change()
+
+    def _finish(self, job: Job, state: State, error: PocketDiffusionError | None) -> None:
+        if state is State.DONE:
+            pace = (time.monotonic() - job.began) / job.work
+            self._pace = pace if self._pace is None else (self._pace + pace) / 2
+        job.finish(state, error)
+        self._metrics.finished(job.state, len(job.pictures), job.ended - job.began if job.began else 0.0)
+
+    def _tell_those_who_wait(self) -> None:
+        for job in self._waiting:
+            job.change()
+
+    def _cancel_unfollowed(self, job: Job) -> None:
+        if not job.followers:
+            self.cancel(job, "nobody followed the drawing any more")
+
+    def _forget_the_oldest(self) -> None:
+        over = [job for job in self._jobs.values() if job.state.is_final]
+        for job in over[: max(len(self._jobs) - _REMEMBERED, 0)]:
+            del self._jobs[job.id]

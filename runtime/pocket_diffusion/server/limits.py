@@ -1,0 +1,58 @@
+"""What a server takes on, so that no client can keep it from the others."""
+
+from dataclasses import dataclass
+
+from pocket_diffusion.errors import InvalidRequestError
+from pocket_diffusion.request import Request
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Refused is what asks for more."""
+
+    # of a request
+    body_bytes: int = 32 * 2**20
+    body_seconds: float = 60.0
+    """How long a client may take to send a request's body."""
+    prompt_characters: int = 4000
+    # of a drawing
+    pixels: int = 1024 * 1024
+    """Of one picture."""
+    steps: int = 150
+    count: int = 16
+    seconds: float = 3600.0
+    """How long one drawing may take; it is stopped at the next step."""
+    # of the server
+    queue: int = 256
+    """Drawings that wait."""
+    pictures: int = 256
+    """Finished pictures that are kept; the oldest go first."""
+    unfollowed_seconds: float = 15.0
+    """How long a drawing goes on after the last that followed its events is gone."""
+
+    def check_prompt(self, text: str, name: str) -> None:
+        """Refuse a text that is too long.
+
+        Raises:
+            InvalidRequestError: that is so.
+
+        """
+        if len(text) > self.prompt_characters:
+            raise InvalidRequestError(
+                f"the {name} has {len(text):,} characters; at most {self.prompt_characters:,} are taken; shorten it"
+            )
+
+    def check(self, request: Request) -> None:
+        """Refuse a drawing that is too much.
+
+        Raises:
+            InvalidRequestError: names the option and the most that is allowed.
+
+        """
+        if request.width * request.height > self.pixels:
+            raise InvalidRequestError(
+                f"{request.width}x{request.height} is too large; at most {self.pixels:,} pixels are drawn here"
+            )
+        for name, value, most in (("steps", request.steps, self.steps), ("count", len(request.seeds), self.count)):
+            if value > most:
+                raise InvalidRequestError(f"{name} must be at most {most} here, not {value}")

@@ -1,0 +1,146 @@
+"""OpenAI's images API, so that its clients draw here by changing their `base_url`."""
+
+import asyncio
+import re
+import reprlib
+import time
+from typing import Any, Literal
+
+import msgspec
+from starlette.datastructures import FormData, UploadFile
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from pocket_diffusion.errors import InvalidRequestError
+from pocket_diffusion.images import png_bytes, transparency_as_mask
+from pocket_diffusion.server.answers import draw, picture_texts, picture_url, read_json
+from pocket_diffusion.server.orders import Order
+
+_POSSIBLE: dict[str, tuple[Any, ...]] = {
+    "background": ("auto", "opaque"),
+    "output_format": ("png",),
+    "partial_images": (0,),
+    "stream": (False,),
+}
+"""What each may be; anything else asks for what cannot be done here."""
+
+
+class Generation(msgspec.Struct, frozen=True, kw_only=True):
+    """What `images.generate` sends, and what it may send with it as `extra_body`.
+
+    What else OpenAI's clients send (`model`, `quality`, `user`, …) has no counterpart here and changes nothing.
+    """
+
+    prompt: str
+    n: int | None = 1
+    size: str | None = "auto"
+    response_format: Literal["b64_json", "url"] | None = None
+    background: str | None = None
+    output_format: str | None = None
+    partial_images: int | None = None
+    stream: bool | None = None
+    # not OpenAI's
+    negative_prompt: str = ""
+    steps: int | None = None
+    guidance_scale: float | None = None
+    sampler: str | None = None
+    seed: int | None = None
+    strength: float | None = None
+
+
+async def generations(request: Request) -> Response:
+    """Draw from a prompt."""
+    return await _answer(request, await read_json(request, Generation))
+
+
+async def edits(request: Request) -> Response:
+    """Redraw a picture; with a mask, only what is transparent in that."""
+    async with request.form(max_files=4, max_fields=40) as form:
+        image = await _content(form, "image")
+        mask = await _content(form, "mask")
+        texts = {name: text for name, text in form.items() if isinstance(text, str)}
+    if image is None:
+        raise InvalidRequestError("`image` is missing; send a picture to redraw, as multipart/form-data")
+    try:
+        asked = msgspec.convert(texts, Generation, strict=False)  # numbers come as text
+    except msgspec.ValidationError as error:
+        raise InvalidRequestError(str(error)) from None
+    if mask is not None:
+        async with request.app.state.checking:
+            mask = await asyncio.to_thread(_white_where_transparent, mask)
+    return await _answer(request, asked, image, mask)
+
+
+async def models(request: Request) -> Response:
+    """Name the one model."""
+    name = request.app.state.queue.pipeline.name
+    model = {"id": name, "object": "model", "created": 0, "owned_by": "pocket-diffusion"}
+    return JSONResponse({"object": "list", "data": [model]})
+
+
+ROUTES = [
+    Route("/v1/images/generations", generations, methods=["POST"]),
+    Route("/v1/images/edits", edits, methods=["POST"]),
+    Route("/v1/models", models),
+]
+
+
+async def _answer(
+    request: Request, asked: Generation, image: bytes | None = None, mask: bytes | None = None
+) -> Response:
+    for name, possible in _POSSIBLE.items():
+        value = getattr(asked, name)
+        if value is not None and value not in possible:
+            raise InvalidRequestError(f"{name} {value!r} is not supported; leave it out, or send {possible[0]!r}")
+    width, height = _size(asked.size)
+    order = Order(
+        prompt=asked.prompt,
+        negative_prompt=asked.negative_prompt,
+        width=width,
+        height=height,
+        steps=asked.steps,
+        guidance_scale=asked.guidance_scale,
+        sampler=asked.sampler,
+        seed=asked.seed,
+        count=1 if asked.n is None else asked.n,
+        image=image,
+        mask=mask,
+        # What is masked is expected to be drawn anew.
+        strength=asked.strength if asked.strength is not None else 0.8 if mask is None else 1.0,
+    )
+    job = await draw(request, order)
+    if asked.response_format == "url":
+        data = [{"url": picture_url(request, name)} for name in job.pictures]
+    else:
+        data = [{"b64_json": text} for text in await picture_texts(request, job)]
+    facts = job.settings[0]
+    return JSONResponse(
+        {
+            "created": int(time.time()),
+            "data": data,
+            "output_format": "png",
+            "size": f"{facts['width']}x{facts['height']}",
+        }
+    )
+
+
+def _size(text: str | None) -> tuple[int | None, int | None]:
+    if text in (None, "auto"):
+        return None, None
+    match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", str(text), re.ASCII)
+    if match is None:
+        raise InvalidRequestError(f"size must be auto or such as 512x512, not {reprlib.repr(text)}")
+    return int(match[1]), int(match[2])
+
+
+async def _content(form: FormData, name: str) -> bytes | None:
+    """Return an uploaded file's content, None where there is none; OpenAI's clients name several `image[]`."""
+    files = [file for file in (*form.getlist(name), *form.getlist(f"{name}[]")) if isinstance(file, UploadFile)]
+    if len(files) > 1:
+        raise InvalidRequestError(f"`{name}` has {len(files)} files; send one")
+    return await files[0].read() if files else None
+
+
+def _white_where_transparent(mask: bytes) -> bytes:
+    return png_bytes(transparency_as_mask(mask))

@@ -1,0 +1,225 @@
+// The page: a form becomes an order, the order a job, the job a picture, and the picture a place in the gallery.
+
+import { Gallery } from "./gallery.js";
+import { cancelJob, createJob, followJob, readModel } from "./server.js";
+import { Source } from "./source.js";
+
+const JOB = "pocket-diffusion job";
+const FORM = "pocket-diffusion form";
+const at = (id) => document.getElementById(id);
+const form = at("form");
+const NUMBERS = ["width", "height", "steps", "guidance_scale", "seed", "count"];
+const REUSED = ["prompt", "negative_prompt", "sampler", "strength", ...NUMBERS];
+
+const source = new Source({
+  chosen: at("chosen"), drop: at("drop"), picture: at("source-picture"), canvas: at("mask"), brush: at("brush"),
+});
+const gallery = new Gallery(at("gallery-section"), at("gallery"), (picture) => {
+  look(picture);
+  reuse(picture.settings);
+});
+let looking = null; // the finished picture on the stage
+let job = null; // the id of the one that is being drawn
+
+// What the form says.
+
+/** Return the form as an order; what is left empty is the model's default. */
+async function order() {
+  const asked = { prompt: form.prompt.value, negative_prompt: form.negative_prompt.value, sampler: form.sampler.value };
+  for (const name of NUMBERS) {
+    if (form[name].value !== "") asked[name] = Number(form[name].value);
+  }
+  const pictures = await source.order();
+  if (pictures.image) Object.assign(asked, pictures, { strength: Number(form.strength.value) });
+  return asked;
+}
+
+function reuse(settings) {
+  for (const name of REUSED) {
+    if (name in settings) form[name].value = settings[name];
+  }
+  form.count.value = "";
+  tellStrength();
+  keepForm();
+}
+
+function keepForm() {
+  sessionStorage.setItem(FORM, JSON.stringify(Object.fromEntries(REUSED.map((name) => [name, form[name].value]))));
+}
+
+function tellStrength() {
+  at("strength-value").value = Number(form.strength.value).toFixed(2);
+}
+
+async function introduce() {
+  const model = await readModel();
+  at("model").textContent = `${model.name}, ${model.width} × ${model.height}`;
+  for (const name of ["width", "height", "steps", "guidance_scale"]) form[name].placeholder = model[name];
+  form.steps.max = model.max_steps;
+  form.count.max = model.max_count;
+  for (const name of ["width", "height"]) form[name].step = form[name].min = model.multiple;
+  form.width.min = form.height.min = Math.ceil(64 / model.multiple) * model.multiple;
+  form.sampler.replaceChildren(...model.samplers.map((name) => new Option(name, name, false, name === model.sampler)));
+}
+
+// What the stage shows.
+
+function say(status, error = "") {
+  at("status").textContent = status;
+  at("error").textContent = error;
+}
+
+function show(url, alt, { isPreview }) {
+  const picture = at("picture");
+  picture.src = url;
+  picture.alt = alt;
+  picture.classList.toggle("preview", isPreview);
+  picture.hidden = false;
+  at("empty").hidden = true;
+}
+
+function look(picture) {
+  looking = picture;
+  show(picture.url, `${picture.settings.prompt}, seed ${picture.seed}`, { isPreview: false });
+  at("download").href = picture.url;
+  at("download").download = `${picture.seed}.png`;
+  at("picture-actions").hidden = false;
+  gallery.mark(picture.url);
+  if (!job) say(`${picture.settings.width} × ${picture.settings.height}, seed ${picture.seed}`);
+}
+
+function onView(view) {
+  const left = view.seconds_left === null ? "" : `, about ${duration(view.seconds_left)}`;
+  at("progress").value = view.steps ? view.step / view.steps : 0;
+  if (view.state === "queued") {
+    const before = view.position === 1 ? "one drawing" : `${view.position} drawings`;
+    say(view.position ? `Waiting for ${before}${left}` : "Waiting");
+  } else if (view.state === "running") {
+    say(view.step ? `Step ${view.step} of ${view.steps}${left}` : "Beginning");
+  }
+  if (view.preview) {
+    at("picture-actions").hidden = true;
+    show(view.preview, "What is drawn so far", { isPreview: true });
+  }
+}
+
+function duration(seconds) {
+  if (seconds < 90) return `${Math.max(1, Math.round(seconds))} s left`;
+  return `${Math.round(seconds / 60)} min left`;
+}
+
+function beginWaiting(id) {
+  job = id;
+  sessionStorage.setItem(JOB, id);
+  at("draw").disabled = true;
+  at("cancel").hidden = at("progress").hidden = false;
+  at("frame").setAttribute("aria-busy", "true");
+}
+
+function endWaiting() {
+  job = null;
+  sessionStorage.removeItem(JOB);
+  at("draw").disabled = false;
+  at("cancel").hidden = at("progress").hidden = true;
+  at("frame").removeAttribute("aria-busy");
+}
+
+// From an order to a picture.
+
+async function draw() {
+  if (job || !form.reportValidity()) return;
+  keepForm();
+  say("Sending");
+  try {
+    const { id } = await createJob(await order());
+    await waitFor(id);
+  } catch (error) {
+    say("", error.message);
+  }
+}
+
+async function waitFor(id) {
+  beginWaiting(id);
+  let view;
+  try {
+    view = await followJob(id, onView);
+  } finally {
+    endWaiting();
+  }
+  if (view.pictures.length) {
+    gallery.add(view.pictures);
+    look(view.pictures[0]);
+  } else {
+    if (looking) look(looking);
+    else at("picture").hidden = !(at("empty").hidden = false);
+    say(view.state === "cancelled" ? "Cancelled" : "", view.state === "failed" ? view.error : "");
+  }
+}
+
+async function chooseSource(file) {
+  try {
+    await source.choose(file);
+    say("");
+  } catch (error) {
+    say("", error.message);
+  }
+}
+
+async function startFrom(picture) {
+  const response = await fetch(picture.url);
+  if (!response.ok) throw new Error("The server does not have this picture any more.");
+  await chooseSource(await response.blob());
+  at("source").scrollIntoView({ block: "nearest" });
+}
+
+// Who does what when.
+
+form.addEventListener("submit", (event) => {
+  event.preventDefault();
+  draw();
+});
+form.addEventListener("input", keepForm);
+form.strength.addEventListener("input", tellStrength);
+at("cancel").onclick = () => job && cancelJob(job).catch((error) => say("", error.message));
+at("defaults").onclick = () => {
+  for (const name of NUMBERS) form[name].value = "";
+  keepForm();
+};
+at("file").onchange = ({ target }) => {
+  if (target.files.length) chooseSource(target.files[0]);
+  target.value = "";
+};
+at("clear-mask").onclick = () => source.clearMask();
+at("remove-source").onclick = () => source.remove();
+at("reuse").onclick = () => reuse(looking.settings);
+at("start-from-it").onclick = () => startFrom(looking).catch((error) => say("", error.message));
+
+document.addEventListener("keydown", (event) => {
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) draw();
+  if (event.key === "Escape") at("cancel").click();
+});
+document.addEventListener("dragover", (event) => {
+  event.preventDefault();
+  document.body.classList.add("dragging");
+});
+document.addEventListener("dragleave", () => document.body.classList.remove("dragging"));
+document.addEventListener("drop", (event) => {
+  event.preventDefault();
+  document.body.classList.remove("dragging");
+  if (event.dataTransfer.files.length) chooseSource(event.dataTransfer.files[0]);
+});
+document.addEventListener("paste", (event) => {
+  const file = [...event.clipboardData.files].find(({ type }) => type.startsWith("image/"));
+  if (file) chooseSource(file);
+});
+
+try {
+  await introduce();
+  Object.entries(JSON.parse(sessionStorage.getItem(FORM) ?? "{}")).forEach(([name, value]) => (form[name].value = value));
+  tellStrength();
+  const unfinished = sessionStorage.getItem(JOB);
+  if (unfinished) await waitFor(unfinished); // the page was loaded anew
+  else if (gallery.pictures.length) look(gallery.pictures[0]);
+} catch (error) {
+  say("", error.message);
+}

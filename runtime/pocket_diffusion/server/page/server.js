@@ -1,0 +1,47 @@
+// What the page asks of the server. Paths are relative, so that the application can be mounted anywhere.
+
+/** Return the answer's JSON, or throw an Error with the server's own words. */
+async function ask(path, options = {}) {
+  let response;
+  try {
+    response = await fetch(path, options);
+  } catch {
+    throw new Error("The server cannot be reached.");
+  }
+  const answer = await response.json().catch(() => ({}));
+  if (!response.ok) throw new Error(answer.error?.message ?? `The server answered ${response.status}.`);
+  return answer;
+}
+
+export const readModel = () => ask("api/model");
+export const readJob = (id) => ask(`api/jobs/${id}`);
+export const cancelJob = (id) => ask(`api/jobs/${id}`, { method: "DELETE" });
+
+export const createJob = (order) =>
+  ask("api/jobs", {
+    method: "POST",
+    headers: { "Content-Type": "application/json" },
+    body: JSON.stringify(order),
+  });
+
+/** Call `onView` with each view of a job until it is over; resolve to the last one. */
+export function followJob(id, onView) {
+  return new Promise((resolve, reject) => {
+    const events = new EventSource(`api/jobs/${id}/events`);
+    const end = (settle, value) => {
+      events.close();
+      settle(value);
+    };
+    for (const state of ["queued", "running", "done", "failed", "cancelled"]) {
+      events.addEventListener(state, ({ data }) => {
+        const view = JSON.parse(data);
+        onView(view);
+        if (!["queued", "running"].includes(state)) end(resolve, view);
+      });
+    }
+    events.onerror = () => {
+      // The browser tries again by itself, unless the server said that there is nothing to follow.
+      if (events.readyState === EventSource.CLOSED) end(reject, new Error("The drawing cannot be followed any more."));
+    };
+  });
+}

@@ -1,0 +1,225 @@
+"""Our own API: drawings as jobs, to be created, followed, cancelled, and fetched from."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response, StreamingResponse
+
+from pocket_diffusion.samplers import SAMPLERS
+from pocket_diffusion.server.answers import draw, event, picture_url, png_text, read_json, submit
+from pocket_diffusion.server.jobs import Job
+from pocket_diffusion.server.openapi import Operation
+from pocket_diffusion.server.orders import Order
+
+_PING_SECONDS = 15.0
+
+
+class Picture(msgspec.Struct, frozen=True, kw_only=True):
+    """A finished picture."""
+
+    url: str
+    seed: int
+    settings: dict[str, Any]
+    """How to draw it again."""
+
+
+class JobView(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a drawing stands."""
+
+    id: str
+    state: str
+    """`queued`, `running`, `done`, `failed` or `cancelled`."""
+    position: int
+    """How many drawings come before it."""
+    step: int
+    steps: int
+    seconds_left: float | None
+    """An estimate; null where nothing was drawn yet to tell by."""
+    error: str | None
+    """Why there is no picture."""
+    pictures: list[Picture]
+    preview: str | None
+    """A `data:` URL of what the first picture looks like so far, a pixel for eight by eight."""
+
+
+class Model(msgspec.Struct, frozen=True, kw_only=True):
+    """What draws, its defaults, and what is taken at most."""
+
+    name: str
+    license: str | None
+    width: int
+    height: int
+    steps: int
+    guidance_scale: float
+    sampler: str
+    samplers: list[str]
+    multiple: int
+    """Sides are multiples of this."""
+    max_pixels: int
+    max_steps: int
+    max_count: int
+
+
+class Text(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A prompt, in the form of the original app."""
+
+    text: str
+
+
+class ImageUrl(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the picture is."""
+
+    image_url: str
+
+
+def view(request: Request, job: Job) -> JobView:
+    """Return what a client may know of a job."""
+    queue = request.app.state.queue
+    preview = queue.preview(job)
+    return JobView(
+        id=job.id,
+        state=job.state.value,
+        position=queue.position(job),
+        step=job.step,
+        steps=job.steps,
+        seconds_left=queue.seconds_left(job),
+        error=None if job.error is None else str(job.error),
+        pictures=[
+            Picture(url=picture_url(request, name), seed=settings["seed"], settings=settings)
+            for name, settings in zip(job.pictures, job.settings, strict=False)
+        ],
+        preview=None if preview is None else f"data:image/png;base64,{png_text(preview)}",
+    )
+
+
+async def create_job(request: Request) -> Response:
+    """Queue a drawing and answer at once."""
+    job = await submit(request, await read_json(request, Order))
+    return _json(view(request, job), 202)
+
+
+async def read_job(request: Request) -> Response:
+    """Answer where a drawing stands."""
+    return _json(view(request, _job(request)))
+
+
+async def cancel_job(request: Request) -> Response:
+    """Cancel a drawing: at once where it waits, after the current step where it is drawn."""
+    job = _job(request)
+    request.app.state.queue.cancel(job)
+    return _json(view(request, job), 202)
+
+
+async def follow_job(request: Request) -> Response:
+    """Send a job's view at each change, until it is over."""
+    job = _job(request)
+
+    async def events() -> AsyncIterator[bytes]:
+        changes = request.app.state.queue.follow(job)
+        upcoming: asyncio.Task[None] | None = None
+        try:
+            while True:
+                upcoming = upcoming or asyncio.ensure_future(anext(changes))
+                done, _ = await asyncio.wait({upcoming}, timeout=_PING_SECONDS)
+                if not done:
+                    yield b": still here\n\n"
+                    continue
+                try:
+                    upcoming.result()
+                except StopAsyncIteration:
+                    return
+                upcoming = None
+                yield event(job.state.value, msgspec.json.encode(view(request, job)).decode())
+        finally:
+            if upcoming is not None:
+                upcoming.cancel()
+                await asyncio.gather(upcoming, return_exceptions=True)
+            await changes.aclose()
+
+    return StreamingResponse(events(), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
+
+
+async def read_model(request: Request) -> Response:
+    """Answer what draws here."""
+    state = request.app.state
+    manifest = state.queue.pipeline.bundle.manifest
+    defaults = manifest.defaults
+    return _json(
+        Model(
+            name=state.queue.pipeline.name,
+            license=manifest.provenance.license,
+            width=defaults.width,
+            height=defaults.height,
+            steps=defaults.steps,
+            guidance_scale=defaults.guidance_scale,
+            sampler=defaults.sampler,
+            samplers=list(SAMPLERS),
+            multiple=manifest.latents.downscale,
+            max_pixels=state.limits.pixels,
+            max_steps=state.limits.steps,
+            max_count=state.limits.count,
+        )
+    )
+
+
+async def read_picture(request: Request) -> Response:
+    """Send a finished picture, with how it was made in its metadata."""
+    path: Path | None = request.app.state.queue.pictures.path(request.path_params["name"])
+    if path is None:
+        raise HTTPException(404, "there is no such picture (any more)")
+    return FileResponse(path, media_type="image/png", headers={"Cache-Control": "private, max-age=86400, immutable"})
+
+
+async def generate(request: Request) -> Response:
+    """Draw a prompt with the model's defaults, and answer when the picture is there."""
+    job = await draw(request, Order(prompt=(await read_json(request, Text)).text))
+    return _json(ImageUrl(image_url=picture_url(request, job.pictures[0])))
+
+
+_NOT_FOUND = {404: "There is no such thing (any more)."}
+_REFUSED = {
+    400: "The body is not JSON.",
+    413: "The body is too large.",
+    422: "Something in the body cannot be drawn with; the message says what is allowed.",
+    429: "Too many drawings wait; try again later.",
+}
+
+OPERATIONS = [
+    Operation("GET", "/api/model", read_model, answers={200: Model}),
+    Operation("POST", "/api/jobs", create_job, body=Order, answers={202: JobView, **_REFUSED}),
+    Operation("GET", "/api/jobs/{id}", read_job, answers={200: JobView, **_NOT_FOUND}),
+    Operation("DELETE", "/api/jobs/{id}", cancel_job, answers={202: JobView, **_NOT_FOUND}),
+    Operation(
+        "GET",
+        "/api/jobs/{id}/events",
+        follow_job,
+        answers={200: JobView, **_NOT_FOUND},
+        media_type="text/event-stream",
+        notes="The events are named by the job's state, and each carries its view as JSON. A drawing whose last "
+        "follower goes away is cancelled after some seconds; one that nobody ever followed is drawn.",
+    ),
+    Operation("GET", "/pictures/{name}", read_picture, answers={200: bytes, **_NOT_FOUND}, media_type="image/png"),
+    Operation(
+        "POST",
+        "/generate",
+        generate,
+        body=Text,
+        answers={200: ImageUrl, 409: "The drawing was cancelled.", **_REFUSED},
+    ),
+]
+
+
+def _job(request: Request) -> Job:
+    job: Job | None = request.app.state.queue.find(request.path_params["id"])
+    if job is None:
+        raise HTTPException(404, "there is no such job (any more)")
+    return job
+
+
+def _json(content: msgspec.Struct, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(content), status, media_type="application/json")

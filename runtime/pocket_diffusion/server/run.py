@@ -1,0 +1,125 @@
+"""Serving the application with uvicorn: the socket, patience with slow clients, and a clean end."""
+
+import asyncio
+import ipaddress
+import logging
+import socket
+from collections.abc import Callable, Collection
+
+import uvicorn
+from h11 import IDLE
+from starlette.applications import Starlette
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from pocket_diffusion.errors import InvalidRequestError
+from pocket_diffusion.server.guard import ANY_ADDRESS
+
+_HEAD_SECONDS = 15.0
+"""How long a client may take to send the head of a request."""
+_CONNECTIONS = 1000
+_LAST_SECONDS = 10
+"""How long clients may take, at the end, to be told so."""
+
+
+class PunctualProtocol(H11Protocol):
+    """uvicorn's, which would wait for ever for the rest of a request's head."""
+
+    _deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's
+        """Expect a request soon."""
+        super().connection_made(transport)
+        self._expect_head()
+
+    def data_received(self, data: bytes) -> None:
+        """Expect the rest of a head that has begun."""
+        super().data_received(data)
+        if self.conn.their_state is IDLE:
+            self._expect_head()
+        else:
+            self._expect_nothing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Expect nothing more."""
+        self._expect_nothing()
+        super().connection_lost(exc)
+
+    def _expect_head(self) -> None:
+        if self._deadline is None:
+            self._deadline = self.loop.call_later(_HEAD_SECONDS, self.transport.close)
+
+    def _expect_nothing(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+
+class Server(uvicorn.Server):
+    """uvicorn's, which ends the drawings before it waits for those who wait for them."""
+
+    def __init__(self, app: Starlette, on_started: Callable[[], None]) -> None:
+        """Serve an application of `create_app`'s: `run([listener])` answers until SIGINT or SIGTERM."""
+        config = uvicorn.Config(
+            app,
+            http=PunctualProtocol,
+            ws="none",
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            limit_concurrency=_CONNECTIONS,
+            timeout_graceful_shutdown=_LAST_SECONDS,
+        )
+        logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # every malformed request would be a warning
+        super().__init__(config)
+        self._app = app
+        self._on_started = on_started
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Say so when requests are answered."""
+        await super().startup(sockets)
+        self._on_started()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Cancel what is drawn, after its current step."""
+        await self._app.state.queue.close()
+        await super().shutdown(sockets)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens on an address.
+
+    Raises:
+        InvalidRequestError: it cannot, with the reason.
+
+    """
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=256)
+    except (OSError, OverflowError, UnicodeError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise InvalidRequestError(
+            f"cannot listen on {host}, port {port} ({why}); choose others with --host, --port"
+        ) from None
+
+
+def is_loopback(listener: socket.socket) -> bool:
+    """Whether only this machine can connect."""
+    return ipaddress.ip_address(listener.getsockname()[0]).is_loopback
+
+
+def hosts_of(listener: socket.socket, named: Collection[str]) -> frozenset[str]:
+    """Return the names that requests may be for, so that no stranger's domain name can lead here (DNS rebinding)."""
+    hosts = {"localhost", "127.0.0.1", "::1", *(name.lower() for name in named)}
+    if not is_loopback(listener):
+        hostname = socket.gethostname().lower()
+        hosts |= {ANY_ADDRESS, hostname, f"{hostname.partition('.')[0]}.local"}
+    return frozenset(hosts)
+
+
+def url_of(listener: socket.socket) -> str:
+    """Return where a browser finds the page."""
+    host, port = listener.getsockname()[:2]
+    if ipaddress.ip_address(host).is_unspecified:
+        host = socket.gethostname()
+    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"

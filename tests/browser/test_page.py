@@ -1,0 +1,266 @@
+"""The page in a real browser, as a person uses it."""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+import numpy as np
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from PIL import Image
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from serving import RunningServer, running_server
+
+SECONDS = 60_000  # milliseconds that a picture may take on a slow machine
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RunningServer]:
+    with running_server("--threads", 2) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        if os.environ.get("CI"):
+            pytest.fail("there is no Chromium; install Debian's package `chromium`")
+        pytest.skip("there is no Chromium; Debian's package `chromium` has it")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(browser: Browser, server: RunningServer) -> Iterator[Callable[..., Page]]:
+    """Open the page in a browser of its own; errors in it and requests elsewhere are failures."""
+    contexts, faults = [], []
+
+    def check(url: str) -> None:
+        if not url.startswith((server.url, "data:", "blob:")):
+            faults.append(f"fetched {url}")
+
+    def open_page(**options: object) -> Page:
+        context = browser.new_context(**options)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("request", lambda request: check(request.url))
+        page.goto(server.url)
+        expect(page.locator("#model")).to_have_text("landscapes, 128 × 128")
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert faults == []
+
+
+@pytest.fixture
+def page(open_page: Callable[..., Page]) -> Page:
+    return open_page()
+
+
+def settings(page: Page, **values: object) -> None:
+    if page.locator("#settings").get_attribute("open") is None:
+        page.get_by_text("Settings", exact=True).click()
+    for label, value in values.items():
+        page.get_by_label(label, exact=True).fill(str(value))
+
+
+def draw(page: Page, prompt: str = "a lake", **values: object) -> Image.Image:
+    """Have a picture drawn and return it."""
+    if values:
+        settings(page, **values)
+    page.get_by_label("Prompt", exact=True).fill(prompt)
+    page.get_by_role("button", name="Draw").click()
+    return finished(page)
+
+
+def finished(page: Page) -> Image.Image:
+    expect(page.get_by_role("link", name="Download")).to_be_visible(timeout=SECONDS)
+    expect(page.get_by_role("button", name="Draw")).to_be_enabled()
+    return fetched(page.locator("#picture").get_attribute("src"))
+
+
+def fetched(url: str | None) -> Image.Image:
+    assert url
+    with urlopen(url) as answer:
+        return Image.open(BytesIO(answer.read()))
+
+
+def facts(picture: Image.Image) -> dict[str, Any]:
+    return json.loads(picture.text["pocket-diffusion"])
+
+
+def a_picture(path: Path, colour: str = "red") -> Path:
+    Image.new("RGB", (128, 128), colour).save(path)
+    return path
+
+
+def test_a_prompt_is_typed_and_the_picture_seen(page: Page) -> None:
+    drawn = draw(page, "a lake under snowy mountains at sunset", Seed=5)
+    assert (facts(drawn)["prompt"], facts(drawn)["seed"]) == ("a lake under snowy mountains at sunset", 5)
+    expect(page.locator("#picture")).to_have_attribute("alt", "a lake under snowy mountains at sunset, seed 5")
+    expect(page.get_by_role("status")).to_have_text("128 × 128, seed 5")
+    assert page.locator("#picture").evaluate("image => image.naturalWidth") == 128
+
+
+def test_progress_is_watched_and_the_drawing_cancelled(page: Page) -> None:
+    draw(page, Steps=2)  # after which the time left is known
+    settings(page, Steps=150, Width=512, Height=512)
+    page.get_by_label("Prompt", exact=True).press("Control+Enter")
+    expect(page.get_by_role("status")).to_have_text(
+        re.compile(r"Step \d+ of 150, about \d+ (s|min) left"), timeout=SECONDS
+    )
+    expect(page.locator("#picture.preview")).to_have_attribute("src", re.compile("^data:image/png"))
+    assert 0 < float(page.get_by_role("progressbar").evaluate("bar => bar.value")) < 1
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.get_by_role("status")).to_have_text("Cancelled", timeout=SECONDS)
+    expect(page.get_by_role("button", name="Cancel")).to_be_hidden()
+    expect(page.get_by_role("button", name="Draw")).to_be_enabled()
+    expect(page.locator("#gallery li")).to_have_count(1)  # the first picture, shown again
+
+
+def test_escape_cancels(page: Page) -> None:
+    settings(page, Steps=150, Width=512, Height=512)
+    page.get_by_label("Prompt", exact=True).fill("a lake")
+    page.keyboard.press("Control+Enter")
+    expect(page.get_by_role("status")).to_have_text(re.compile("Step"), timeout=SECONDS)
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("status")).to_have_text("Cancelled", timeout=SECONDS)
+
+
+def test_a_reload_keeps_form_and_gallery_and_settings_are_used_again(page: Page) -> None:
+    first = draw(page, "a beach at noon", Seed=1, Steps=3)
+    draw(page, "dunes at night", Seed=2, Steps=4)
+    page.reload()
+    expect(page.get_by_label("Prompt", exact=True)).to_have_value("dunes at night")
+    expect(page.locator("#gallery li")).to_have_count(2)
+    page.get_by_role("button", name="a beach at noon, seed 1").click()
+    expect(page.get_by_label("Prompt", exact=True)).to_have_value("a beach at noon")
+    page.get_by_role("button", name="Draw").click()
+    expect(page.locator("#gallery li")).to_have_count(3, timeout=SECONDS)
+    np.testing.assert_array_equal(np.asarray(finished(page)), np.asarray(first))
+
+
+def test_a_reload_finds_the_drawing_going_on(page: Page) -> None:
+    settings(page, Steps=100, Width=256, Height=256)
+    page.get_by_label("Prompt", exact=True).fill("a lake")
+    page.get_by_role("button", name="Draw").click()
+    expect(page.get_by_role("status")).to_have_text(re.compile("Step"), timeout=SECONDS)
+    page.reload()
+    expect(page.get_by_role("button", name="Cancel")).to_be_visible()
+    assert finished(page).size == (256, 256)
+
+
+def test_several_pictures_go_to_the_gallery(page: Page) -> None:
+    draw(page, Pictures=3, Steps=2, Seed=10)
+    expect(page.locator("#gallery li")).to_have_count(3)
+    expect(page.get_by_role("button", name="a lake, seed 12")).to_be_visible()
+
+
+def test_a_picture_that_is_dropped_is_redrawn(page: Page, tmp_path: Path) -> None:
+    content = list(a_picture(tmp_path / "red.png").read_bytes())
+    transfer = page.evaluate_handle(
+        """content => {
+            const transfer = new DataTransfer();
+            transfer.items.add(new File([new Uint8Array(content)], "red.png", { type: "image/png" }));
+            return transfer;
+        }""",
+        content,
+    )
+    page.dispatch_event("body", "drop", {"dataTransfer": transfer})
+    expect(page.get_by_alt_text("The picture to start from")).to_be_visible()
+    page.get_by_label("How much to change").fill("0.4")
+    made = facts(draw(page, Steps=5))
+    assert (made["task"], made["strength"]) == ("image-to-image", 0.4)
+
+
+def test_what_is_painted_over_is_drawn_anew(page: Page, tmp_path: Path) -> None:
+    page.locator("#file").set_input_files(a_picture(tmp_path / "red.png"))
+    box = page.locator("#mask").bounding_box()
+    assert box
+    page.get_by_label("Brush").fill("20")
+    page.mouse.move(box["x"] + box["width"] * 0.2, box["y"] + box["height"] * 0.1)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.2, box["y"] + box["height"] * 0.9, steps=5)
+    page.mouse.up()
+    page.get_by_label("How much to change").fill("1")
+    drawn = draw(page, "a lake at noon", Steps=10, Seed=3)
+    assert facts(drawn)["task"] == "inpainting"
+    off = np.abs(np.asarray(drawn, float) - (255, 0, 0)).mean(2)
+    assert off[16:112, 8:40].mean() > 60  # painted on the left
+    assert off[:, 72:].mean() < 30  # kept on the right
+
+
+def test_a_mask_is_painted_and_cleared_by_keyboard(page: Page, tmp_path: Path) -> None:
+    page.locator("#file").set_input_files(a_picture(tmp_path / "red.png"))
+    page.locator("#mask").focus()
+    for key in ("ArrowLeft", "ArrowUp", "Space", "Shift+ArrowRight"):
+        page.keyboard.press(key)
+    page.get_by_label("How much to change").fill("1")
+    assert facts(draw(page, Steps=2))["task"] == "inpainting"
+    page.get_by_role("button", name="Clear the mask").click()
+    page.get_by_role("button", name="Draw").click()
+    expect(page.locator("#gallery li")).to_have_count(2, timeout=SECONDS)
+    assert facts(finished(page))["task"] == "image-to-image"
+    page.get_by_role("button", name="Remove the picture").click()
+    page.get_by_role("button", name="Draw").click()
+    expect(page.locator("#gallery li")).to_have_count(3, timeout=SECONDS)
+    assert facts(finished(page))["task"] == "text-to-image"
+
+
+def test_a_drawn_picture_is_started_from_and_downloaded(page: Page) -> None:
+    drawn = draw(page, Seed=4, Steps=5)
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download").click()
+    assert download.value.suggested_filename == "4.png"
+    with Image.open(download.value.path()) as saved:
+        assert facts(saved) == facts(drawn)
+    page.get_by_role("button", name="Start from it").click()
+    expect(page.get_by_alt_text("The picture to start from")).to_be_visible()
+
+
+def test_what_is_wrong_is_said(page: Page, tmp_path: Path) -> None:
+    (tmp_path / "no.png").write_text("no picture")
+    page.locator("#file").set_input_files(tmp_path / "no.png")
+    expect(page.get_by_role("alert")).to_have_text("no.png is no picture that can be shown.")
+    settings(page, Width=1024, Height=1032)
+    page.get_by_label("Prompt", exact=True).fill("a lake")
+    page.get_by_role("button", name="Draw").click()
+    expect(page.get_by_role("alert")).to_have_text(re.compile("1024x1032 is too large; at most 1,048,576 pixels"))
+
+
+def test_a_prompt_is_text_and_never_markup(page: Page) -> None:
+    prompt = "<img src=x onerror=\"document.title='owned'\">"
+    draw(page, prompt, Steps=1)
+    expect(page.locator("#picture")).to_have_attribute("alt", re.compile("^<img src=x"))
+    page.reload()
+    expect(page.locator("#gallery li")).to_have_count(1)
+    assert page.title() == "Pocket Diffusion"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("phone", [False, True], ids=["desktop", "phone"])
+def test_nothing_keeps_people_out(open_page: Callable[..., Page], tmp_path: Path, scheme: str, phone: bool) -> None:
+    size = {"width": 390, "height": 844} if phone else {"width": 1280, "height": 900}
+    page = open_page(viewport=size, color_scheme=scheme, has_touch=phone)
+    page.locator("#file").set_input_files(a_picture(tmp_path / "red.png"))
+    draw(page, Steps=1)
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    found = Axe().run(page)
+    assert found.violations_count == 0, found.generate_report()

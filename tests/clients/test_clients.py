@@ -1,0 +1,149 @@
+"""Clients that people have, unchanged, against a running server."""
+
+import base64
+import json
+from collections.abc import Iterator
+from io import BytesIO
+
+import numpy as np
+import openai
+import pytest
+import webuiapi
+from PIL import Image
+
+from pocket_diffusion import Pipeline
+from serving import RunningServer, running_server
+
+TOKEN = "open sesame"
+RED = Image.new("RGB", (64, 64), "red")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RunningServer]:
+    with running_server("--token", TOKEN) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> Pipeline:
+    return Pipeline.load(provider="cpu")
+
+
+@pytest.fixture
+def official(server: RunningServer) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key=TOKEN, max_retries=0) as client:
+        yield client
+
+
+@pytest.fixture
+def webui(server: RunningServer) -> webuiapi.WebUIApi:
+    return webuiapi.WebUIApi(port=server.port, username="anyone", password=TOKEN)
+
+
+def decoded(text: str | None) -> Image.Image:
+    assert text
+    return Image.open(BytesIO(base64.b64decode(text)))
+
+
+def as_file(picture: Image.Image, name: str) -> tuple[str, bytes]:
+    file = BytesIO()
+    picture.save(file, "PNG")
+    return name, file.getvalue()
+
+
+def test_openai_draws(official: openai.OpenAI, pipeline: Pipeline) -> None:
+    answer = official.images.generate(
+        model="gpt-image-2", prompt="a lake", size="64x64", n=2, extra_body={"steps": 2, "seed": 7}
+    )
+    expected = pipeline.generate("a lake", width=64, height=64, steps=2, seed=7, count=2)
+    for each, image in zip(answer.data, expected.images, strict=True):
+        np.testing.assert_array_equal(np.asarray(decoded(each.b64_json)), np.asarray(image))
+
+
+def test_openai_needs_no_more_than_a_prompt(official: openai.OpenAI) -> None:
+    assert decoded(official.images.generate(prompt="a lake at sunset").data[0].b64_json).size == (128, 128)
+
+
+def test_openai_gets_a_url(official: openai.OpenAI) -> None:
+    import urllib.request
+
+    answer = official.images.generate(prompt="a lake", size="64x64", response_format="url", extra_body={"steps": 1})
+    with urllib.request.urlopen(answer.data[0].url) as picture:
+        assert Image.open(BytesIO(picture.read())).size == (64, 64)
+
+
+def test_openai_edits(official: openai.OpenAI, pipeline: Pipeline) -> None:
+    mask, left = Image.new("RGBA", (64, 64), "black"), Image.new("L", (64, 64), 0)
+    mask.paste((0, 0, 0, 0), (0, 0, 32, 64))
+    left.paste(255, (0, 0, 32, 64))
+    answer = official.images.edit(
+        image=as_file(RED, "image.png"), mask=as_file(mask, "mask.png"), prompt="a lake", size="64x64",
+        response_format="b64_json", extra_body={"steps": 2, "seed": 7},
+    )  # fmt: skip
+    expected = pipeline.generate(
+        "a lake", width=64, height=64, steps=2, seed=7, image=RED, mask=left, strength=1.0
+    ).images[0]
+    np.testing.assert_array_equal(np.asarray(decoded(answer.data[0].b64_json)), np.asarray(expected))
+
+
+def test_openai_edits_several_uploads_as_a_list(official: openai.OpenAI) -> None:
+    answer = official.images.edit(image=[as_file(RED, "a.png")], prompt="a lake", extra_body={"steps": 2})
+    assert decoded(answer.data[0].b64_json).size == (64, 64)
+
+
+def test_openai_understands_refusals(official: openai.OpenAI, server: RunningServer) -> None:
+    with pytest.raises(openai.UnprocessableEntityError, match="width must be a multiple of 8"):
+        official.images.generate(prompt="a lake", size="65x64")
+    wrong = openai.OpenAI(base_url=f"{server.url}/v1", api_key="wrong", max_retries=0)
+    with wrong, pytest.raises(openai.AuthenticationError):
+        wrong.images.generate(prompt="a lake")
+
+
+def test_openai_lists_the_model(official: openai.OpenAI, pipeline: Pipeline) -> None:
+    assert [model.id for model in official.models.list()] == [pipeline.name]
+
+
+def test_webui_draws(webui: webuiapi.WebUIApi, pipeline: Pipeline) -> None:
+    result = webui.txt2img(prompt="a lake", negative_prompt="sea", seed=7, steps=2, width=64, height=64)
+    expected = pipeline.generate(
+        "a lake", negative_prompt="sea", seed=7, steps=2, width=64, height=64, guidance_scale=7
+    ).images[0]
+    np.testing.assert_array_equal(np.asarray(result.image), np.asarray(expected))
+    assert result.info["all_seeds"] == [7]
+    assert result.parameters["prompt"] == "a lake"
+
+
+def test_webui_redraws_and_inpaints(webui: webuiapi.WebUIApi, pipeline: Pipeline) -> None:
+    size = {"width": 64, "height": 64, "steps": 2, "seed": 7}
+    redrawn = webui.img2img(images=[RED], prompt="a lake", denoising_strength=0.6, **size)
+    expected = pipeline.generate("a lake", image=RED, strength=0.6, guidance_scale=7, **size).images[0]
+    np.testing.assert_array_equal(np.asarray(redrawn.image), np.asarray(expected))
+    mask = Image.new("L", (64, 64), 0)
+    mask.paste(255, (0, 0, 32, 64))
+    painted = webui.img2img(images=[RED], mask_image=mask, prompt="a lake", denoising_strength=1.0, **size)
+    expected = pipeline.generate("a lake", image=RED, mask=mask, strength=1.0, guidance_scale=7, **size).images[0]
+    np.testing.assert_array_equal(np.asarray(painted.image), np.asarray(expected))
+
+
+def test_webui_looks_around(webui: webuiapi.WebUIApi, pipeline: Pipeline) -> None:
+    assert webui.util_get_model_names() == [pipeline.name]
+    assert webui.util_get_current_model() == pipeline.name
+    assert webui.util_get_sampler_names() == ["DDPM"]
+    assert webui.util_get_scheduler_names() == ["automatic"]
+    webui.util_set_model(pipeline.name)
+    webui.util_wait_for_ready(check_interval=0.1)
+    webui.interrupt()
+    for empty in (webui.get_upscalers, webui.get_loras, webui.get_sd_vae, webui.get_prompt_styles):
+        assert empty() == []
+
+
+def test_webui_reads_how_a_picture_was_made(webui: webuiapi.WebUIApi) -> None:
+    drawn = webui.txt2img(prompt="a lake", seed=7, steps=1, width=64, height=64).image
+    told = webui.png_info(drawn)
+    assert told.info.startswith("a lake\nSteps: 1")
+    assert json.loads(told.json["items"]["pocket-diffusion"])["seed"] == 7
+
+
+def test_webui_is_told_what_is_not_supported(webui: webuiapi.WebUIApi) -> None:
+    with pytest.raises(RuntimeError, match="enable_hr: not supported here"):
+        webui.txt2img(prompt="a lake", enable_hr=True)

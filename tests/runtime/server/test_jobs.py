@@ -1,0 +1,354 @@
+"""The queue of drawings, with a pipeline that draws as slowly as a test wants."""
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from pocket_diffusion import Cancelled, Pipeline
+from pocket_diffusion.errors import BusyError, InvalidRequestError
+from pocket_diffusion.request import Request
+from pocket_diffusion.server.jobs import Job, JobQueue, State
+from pocket_diffusion.server.limits import Limits
+from pocket_diffusion.server.monitoring import Metrics
+from pocket_diffusion.server.orders import Order, resolve
+
+LATENTS = np.zeros((1, 4, 8, 8), "f4")
+
+
+class FakePipeline:
+    """Draws a step each time it is allowed to."""
+
+    name = "fake"
+
+    def __init__(self) -> None:
+        self.allowed = threading.Semaphore(0)
+        self.drawn: list[int] = []
+        self.together = 0
+        self.failure: Exception | None = None
+
+    def encode_image(self, picture: np.ndarray) -> np.ndarray:
+        return np.zeros((1, 4, *(side // 8 for side in picture.shape[2:])), "f4")
+
+    def close(self) -> None:
+        pass
+
+    def draw(self, request: Request, on_step: Callable[..., None]) -> object:
+        self.together += 1
+        assert self.together == 1
+        try:
+            for step in range(1, request.steps + 1):
+                assert self.allowed.acquire(timeout=30)
+                if self.failure:
+                    raise self.failure
+                on_step(step, request.steps, LATENTS)
+        finally:
+            self.together -= 1
+        self.drawn.append(request.seeds[0])
+        return SimpleNamespace(images=[], seeds=[])
+
+
+class NoPictures:
+    def add(self, _: object) -> list[str]:
+        return ["name"]
+
+
+class Bench:
+    """What a test works with."""
+
+    def __init__(self, request: Request, limits: Limits) -> None:
+        self.pipeline = FakePipeline()
+        self.metrics = Metrics()
+        self.queue = JobQueue(self.pipeline, limits, NoPictures(), self.metrics)
+        self._request = request
+
+    def submit(self, seed: int = 0, steps: int = 2) -> Job:
+        return self.queue.submit(replace(self._request, seeds=(seed,), steps=steps))
+
+    def allow(self, steps: int) -> None:
+        self.pipeline.allowed.release(steps)
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(30):
+            while not condition():
+                await asyncio.sleep(0.005)
+
+
+@pytest.fixture(scope="module")
+def request_() -> Request:
+    return resolve(Order(prompt="a lake", width=64, height=64), Pipeline.load(provider="cpu").bundle.manifest, Limits())
+
+
+@pytest.fixture
+def run(request_: Request) -> Callable[..., None]:
+    """Run a test's story in an event loop, with a queue that is closed afterwards."""
+
+    def run(story: Callable[[Bench], Awaitable[None]], **limits: float) -> None:
+        async def whole() -> None:
+            bench = Bench(request_, Limits(**limits))
+            try:
+                await story(bench)
+            finally:
+                bench.allow(1000)
+                await bench.queue.close()
+
+        asyncio.run(whole())
+
+    return run
+
+
+def test_jobs_are_drawn_one_by_one_in_their_order(run: Callable[..., None]) -> None:
+    async def story(bench: Bench) -> None:
+        jobs = [bench.submit(seed) for seed in (5, 3, 4)]
+        bench.allow(6)
+        await asyncio.gather(*(job.over() for job in jobs))
+        assert bench.pipeline.drawn == [5, 3, 4]
+        assert {job.state for job in jobs} == {State.DONE}
+        assert jobs[0].pictures == ["name"]
+
+    run(story)
+
+
+def test_positions_fall_and_those_who_wait_are_told(run: Callable[..., None]) -> None:
+    async def story(bench: Bench) -> None:
+        first, second, third = (bench.submit() for _ in range(3))
+        await bench.until(lambda: first.state is State.RUNNING)
+        assert [bench.queue.position(job) for job in (first, second, third)] == [0, 1, 2]
+        seen = []
+
+        async def follow() -> None:
+            async for _ in bench.queue.follow(third):
+                seen.append((third.state.value, bench.queue.position(third)))
+
+        following = asyncio.create_task(follow())
+        await asyncio.sleep(0)
+        bench.allow(2)
+        await bench.until(lambda: second.state is State.RUNNING)
+        assert bench.queue.position(third) == 1
+        bench.allow(4)
+        await following
+        assert seen[0] == ("queued", 2)
+        assert ("queued", 1) in seen
+        assert seen[-1] == ("done", 0)
+
+    run(story)
+
+
+def test_the_time_left_is_told_by_the_work_ahead(run: Callable[..., None]) -> None:
+    async def story(bench: Bench) -> None:
+        first = bench.submit(steps=2)
+        assert bench.queue.seconds_left(first) is None
+        bench.allow(2)
+        await first.over()
+        assert bench.queue.seconds_left(first) == 0
+        running, waiting = bench.submit(steps=4), bench.submit(steps=8)
+        bench.allow(1)
+        await bench.until(lambda: running.step == 1)
+        left, behind = bench.queue.seconds_left(running), bench.queue.seconds_left(waiting)
+        assert left and behind
+        assert behind / left == pytest.approx((3 + 8) / 3)
+
+    run(story)
+
+
+def test_a_job_that_waits_is_cancelled_at_once(run: Callable[..., None]) -> None:
+    async def story(bench: Bench) -> None:
+        first, second = bench.submit(1), bench.submit(2)
+        bench.queue.cancel(second)
+        assert second.state is State.CANCELLED
+        bench.allow(2)
+        await first.over()
+        assert bench.pipeline.drawn == [1]
+
+    run(story)
+
+
+def test_a_job_that_is_drawn_is_cancelled_after_its_step(run: Callable[..., None]) -> None:
+    async def story(bench: Bench) -> None:
+        job, following = bench.submit(1, steps=100), bench.submit(2)
+        await bench.until(lambda: job.state is State.RUNNING)
+        bench.queue.cancel(job)
+        assert job.state is State.RUNNING
+        bench.allow(1)
+        await job.over()
+        assert isinstance(job.error, Cancelled)
+        bench.allow(2)
+        await following.over()
+        assert bench.pipeline.drawn == [2]
+        bench.queue.cancel(job)  # nothing happens
+        assert job.state is State.CANCELLED
+
+    run(story)
+
+
+def test_a_job_that_takes_too_long_fails(run: Callable[..., None]) -> None:
+    async def story(bench: Bench) -> None:
+        job = bench.submit(steps=100)
+        await bench.until(lambda: job.state is State.RUNNING)
+        await asyncio.sleep(0.1)
+        bench.allow(1)
+        await job.over()
+        assert job.state is State.FAILED
+        assert "took longer than 0.05 s" in str(job.error)
+
+    run(story, seconds=0.05)
+
+
+@pytest.mark.parametrize(
+    ("failure", "message"),
+    [(InvalidRequestError("no room"), "no room"), (ZeroDivisionError("secret"), "the server's log says why")],
+)
+def test_a_failure_is_told_without_its_insides_and_the_queue_goes_on(
+    run: Callable[..., None], failure: Exception, message: str
+) -> None:
+    async def story(bench: Bench) -> None:
+        bench.pipeline.failure = failure
+        job = bench.submit(1)
+        bench.allow(1)
+        await job.over()
+        assert job.state is State.FAILED
+        assert message in str(job.error)
+        assert "secret" not in str(job.error)
+        bench.pipeline.failure = None
+        job = bench.submit(2)
+        bench.allow(2)
+        await job.over()
+        assert bench.pipeline.drawn == [2]
+
+    run(story)
+
+
+def test_a_full_queue_takes_no_more(run: Callable[..., None]) -> None:
+    async def story(bench: Bench) -> None:
+        first = bench.submit()
+        await bench.until(lambda: first.state is State.RUNNING)
+        for _ in range(3):
+            bench.submit()
+        with pytest.raises(BusyError, match="3 drawings are waiting already"):
+            bench.submit()
+
+    run(story, queue=3)
+
+
+def test_a_job_whose_last_follower_leaves_is_cancelled(run: Callable[..., None]) -> None:
+    async def story(bench: Bench) -> None:
+        followed, fired = bench.submit(1, steps=100), bench.submit(2)
+
+        async def follow() -> None:
+            async for _ in bench.queue.follow(followed):
+                pass
+
+        following = [asyncio.create_task(follow()) for _ in range(2)]
+        await bench.until(lambda: followed.followers == 2)
+        for task in following:
+            task.cancel()
+        await bench.until(lambda: followed.stop is not None)
+        bench.allow(1)
+        await followed.over()
+        assert "nobody followed" in str(followed.error)
+        bench.allow(2)
+        await fired.over()  # which nobody ever followed
+        assert fired.state is State.DONE
+
+    run(story, unfollowed_seconds=0.05)
+
+
+def test_a_follower_who_comes_back_soon_finds_the_job_running(run: Callable[..., None]) -> None:
+    async def story(bench: Bench) -> None:
+        job = bench.submit(steps=2)
+        changes = bench.queue.follow(job)
+        await anext(changes)
+        await changes.aclose()
+        again = bench.queue.follow(job)
+        await anext(again)
+        await asyncio.sleep(0.1)
+        assert job.stop is None
+        bench.allow(2)
+        async for _ in again:
+            pass
+        assert job.state is State.DONE
+
+    run(story, unfollowed_seconds=0.05)
+
+
+def test_closing_cancels_all_and_takes_no_more(run: Callable[..., None]) -> None:
+    async def story(bench: Bench) -> None:
+        jobs = [bench.submit(steps=100) for _ in range(3)]
+        await bench.until(lambda: jobs[0].state is State.RUNNING)
+        closing = asyncio.create_task(bench.queue.close())
+        await bench.until(lambda: jobs[2].state is State.CANCELLED)
+        bench.allow(1)
+        await closing
+        assert {job.state for job in jobs} == {State.CANCELLED}
+        with pytest.raises(BusyError, match="about to stop"):
+            bench.submit()
+
+    run(story)
+
+
+def test_jobs_that_are_over_keep_no_pictures_and_are_forgotten_in_the_end(
+    run: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pocket_diffusion.server.jobs._REMEMBERED", 2)
+
+    async def story(bench: Bench) -> None:
+        jobs = []
+        for seed in range(4):
+            jobs.append(bench.submit(seed))
+            bench.allow(2)
+            await jobs[-1].over()
+        assert [bench.queue.find(job.id) is job for job in jobs] == [False, False, True, True]
+        assert jobs[0].request is None
+        assert jobs[0].latents is None
+
+    run(story)
+
+
+def test_the_figures_count_what_happened(run: Callable[..., None]) -> None:
+    async def story(bench: Bench) -> None:
+        done, cancelled = bench.submit(steps=3), bench.submit()
+        bench.queue.cancel(cancelled)
+        bench.allow(3)
+        await done.over()
+        value = bench.metrics.registry.get_sample_value
+        assert value("pocket_diffusion_pictures_total") == 1
+        assert value("pocket_diffusion_step_seconds_count") == 2  # from step to step
+        assert value("pocket_diffusion_drawing_seconds_count", {"state": "cancelled"}) == 1
+        assert value("pocket_diffusion_queue_length") == 0
+
+    run(story)
+
+
+def test_an_event_loop_that_ends_has_the_drawing_stop(request_: Request) -> None:
+    # As in an application that mounts ours and runs no lifespan of it.
+    async def story() -> tuple[Bench, Job]:
+        bench = Bench(request_, Limits())
+        job = bench.submit(steps=2)
+        await bench.until(lambda: job.state is State.RUNNING)
+        threading.Timer(0.2, bench.allow, [2]).start()
+        return bench, job
+
+    bench, job = asyncio.run(story())
+    assert job.stop is not None
+    assert bench.pipeline.drawn == []
+
+
+def test_names_in_the_store_are_no_paths(tmp_path: Path, pipeline: Pipeline) -> None:
+    from pocket_diffusion.server.pictures import PictureStore
+
+    store = PictureStore(2)
+    result = pipeline.generate("a lake", width=64, height=64, steps=1)
+    names = [store.add(result)[0] for _ in range(3)]
+    assert store.path(names[0]) is None  # made room
+    paths = [store.path(name) for name in names[1:]]
+    assert all(path is not None and path.is_file() for path in paths)
+    assert len(list(paths[0].parent.iterdir())) == 2
+    for name in ("../" + names[1], str(paths[0]), names[1] + ".png", "", "/etc/passwd"):
+        assert store.path(name) is None
+    store.close()
+    assert not paths[0].parent.exists()

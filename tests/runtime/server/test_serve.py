@@ -1,0 +1,179 @@
+"""`pocket-diffusion serve`, as a process of its own: who is let in, slow and sudden clients, and the end."""
+
+import http.client
+import json
+import socket
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+
+import pytest
+
+from pocket_diffusion import Pipeline
+from pocket_diffusion.server import create_app, run
+from serving import RunningServer
+
+RunCli = Callable[..., SimpleNamespace]
+LONG = {"prompt": "a lake", "width": 512, "height": 512, "steps": 150}
+
+
+def ask(server: RunningServer, path: str, body: object = None, **headers: str) -> dict[str, object]:
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(server.url + path, data, {"Content-Type": "application/json", **headers})
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return json.loads(answer.read())
+
+
+def wait_for(server: RunningServer, job: str, state: str) -> dict[str, object]:
+    deadline = time.monotonic() + 60
+    while (view := ask(server, f"/api/jobs/{job}"))["state"] != state:
+        assert time.monotonic() < deadline, view
+        time.sleep(0.02)
+    return view
+
+
+def test_it_draws_and_ctrl_c_ends_it(start_server: Callable[..., RunningServer]) -> None:
+    server = start_server()
+    assert "image_url" in ask(server, "/generate", {"text": "a lake"})
+    assert server.interrupt() == 0
+    assert server.process.stderr.read() == "stopped\n"
+
+
+def test_ctrl_c_cancels_what_is_drawn_and_those_who_wait_are_told(start_server: Callable[..., RunningServer]) -> None:
+    server = start_server()
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    job = ask(server, "/api/jobs", LONG)["id"]
+    connection.request("GET", f"/api/jobs/{job}/events")
+    stream = connection.getresponse()
+    assert stream.readline().startswith(b"event: ")
+    wait_for(server, job, "running")
+    assert server.interrupt() == 0
+    rest = stream.read()
+    assert b"event: cancelled\n" in rest
+    assert b"the server stopped" in rest
+
+
+def test_a_client_that_goes_away_has_its_drawing_cancelled(start_server: Callable[..., RunningServer]) -> None:
+    server = start_server()
+    connection = http.client.HTTPConnection("127.0.0.1", server.port)
+    body = {"prompt": "a lake", "size": "512x512", "steps": 150}
+    connection.request("POST", "/v1/images/generations", json.dumps(body))
+    while ask(server, "/sdapi/v1/progress")["state"]["job_count"] == 0:
+        time.sleep(0.02)
+    connection.close()
+    deadline = time.monotonic() + 30
+    while ask(server, "/sdapi/v1/progress")["state"]["job_count"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def impatient(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """The port of a server in this process that waits a third of a second for a request's head."""
+    monkeypatch.setattr(run, "_HEAD_SECONDS", 0.3)
+    started = threading.Event()
+    with run.listen("127.0.0.1", 0) as listener:
+        server = run.Server(create_app(pipeline), started.set)
+        thread = threading.Thread(target=server.run, args=[[listener]])
+        thread.start()
+        assert started.wait(30)
+        yield listener.getsockname()[1]
+        server.should_exit = True
+        thread.join(30)
+
+
+@pytest.mark.parametrize("said", [b"", b"GET / HT", b"POST /generate HTTP/1.1\r\nHost: localhost\r\nX-A: b\r\n"])
+def test_a_client_that_never_finishes_its_request_is_hung_up_on(impatient: int, said: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", impatient), timeout=30) as client:
+        client.sendall(said)
+        assert client.recv(1000) == b""
+
+
+def test_after_a_good_request_too_the_next_one_has_to_come_whole(impatient: int) -> None:
+    with socket.create_connection(("127.0.0.1", impatient), timeout=30) as client:
+        client.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert client.recv(10_000).startswith(b"HTTP/1.1 200")
+        client.sendall(b"GET /healthz HT")
+        while client.recv(10_000):
+            pass
+
+
+def test_a_request_that_takes_longer_than_its_head_may_is_answered(impatient: int) -> None:
+    with socket.create_connection(("127.0.0.1", impatient), timeout=60) as client:
+        body = json.dumps({"prompt": "a lake", "size": "256x256", "steps": 60}).encode()
+        head = f"POST /v1/images/generations HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+        client.sendall(head.encode() + body)
+        assert client.recv(1000).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize("said", [b"\x00\x01\x02\r\n\r\n", b"GET / HTTP/9\r\n\r\n", b"G" * 200_000])
+def test_what_is_no_request_is_refused(start_server: Callable[..., RunningServer], said: bytes) -> None:
+    server = start_server()
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as client:
+        client.sendall(said)
+        assert client.recv(1000).startswith(b"HTTP/1.1 400")
+    assert ask(server, "/healthz")["status"] == "ok"
+
+
+def test_a_body_of_a_gigabyte_is_refused_before_it_is_sent(start_server: Callable[..., RunningServer]) -> None:
+    server = start_server()
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as client:
+        client.sendall(b"POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1073741824\r\n\r\n")
+        assert client.recv(1000).startswith(b"HTTP/1.1 413")
+
+
+def test_the_token_comes_from_an_option_or_the_environment(start_server: Callable[..., RunningServer]) -> None:
+    for options, environment in ((("--token", "open"), {}), ((), {"POCKET_DIFFUSION_TOKEN": "open"})):
+        server = start_server("--host", "0.0.0.0", *options, **environment)
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            ask(server, "/api/model")
+        assert ask(server, "/api/model", Authorization="Bearer open")["name"]
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:80"])
+def test_a_strangers_domain_name_does_not_lead_here(start_server: Callable[..., RunningServer], host: str) -> None:
+    server = start_server("--allow-host", "box.lan")
+    assert ask(server, "/healthz", Host="box.lan")["status"] == "ok"
+    with pytest.raises(urllib.error.HTTPError, match="403"):
+        ask(server, "/healthz", Host=host)
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (["--host", "0.0.0.0"], "anyone in the network could draw; give a --token"),
+        (["--host", "::"], "anyone in the network could draw"),
+        (["--token", ""], "the token is empty"),
+        (["--host", "no.such.host.invalid"], "cannot listen on no.such.host.invalid"),
+        (["--port", "70000"], "--port"),
+        (["--model", "nowhere"], "no bundle at nowhere"),
+        (["--memory", "huge"], "'huge' is not known"),
+        (["--queue", "0"], "--queue"),
+    ],
+    ids=" ".join,
+)
+def test_what_cannot_be_served_is_one_line(run_cli: RunCli, options: list[str], why: str) -> None:
+    outcome = run_cli("serve", "--port", "0", *options)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert why in outcome.error
+
+
+def test_a_port_that_is_taken_is_named(run_cli: RunCli) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        outcome = run_cli("serve", "--port", port)
+    assert outcome.code == 2
+    assert f"cannot listen on 127.0.0.1, port {port} (Address already in use)" in outcome.error
+
+
+def test_without_its_packages_the_extra_is_named(run_cli: RunCli, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith("pocket_diffusion.server")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "starlette.applications", None)
+    outcome = run_cli("serve", "--port", "0")
+    assert outcome.code == 1
+    assert 'pip install "pocket-diffusion[server]"' in outcome.error

@@ -1,0 +1,52 @@
+"""Real servers, in processes of their own, for the tests that need one."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from pocket_diffusion.server import Limits
+
+SMALL = {"width": 64, "height": 64, "steps": 1, "seed": 7}
+LIMITS = Limits(body_bytes=200_000, prompt_characters=500, pixels=256 * 256, steps=100, count=3, queue=4)
+
+_COMMAND = (
+    # Shells have background jobs ignore Ctrl-C, and a test may be part of one.
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    "from pocket_diffusion.cli import main; main()"
+)
+
+
+@dataclass
+class RunningServer:
+    process: "subprocess.Popen[str]"
+    url: str
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rsplit(":", 1)[1])
+
+    def interrupt(self) -> int:
+        self.process.send_signal(signal.SIGINT)
+        return self.process.wait(timeout=30)
+
+
+@contextmanager
+def running_server(*options: object, **environment: str) -> Iterator[RunningServer]:
+    """Start `pocket-diffusion serve` on a free port, wait until it answers, and end it afterwards."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", _COMMAND, "serve", "--port", "0", *map(str, options)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment},
+    )  # fmt: skip
+    try:
+        line = process.stdout.readline()
+        match = re.search(r"http://\S+:(\d+)/", line)
+        assert match, line + process.stderr.read()
+        yield RunningServer(process, f"http://127.0.0.1:{match[1]}")
+    finally:
+        process.kill()
+        process.communicate()
