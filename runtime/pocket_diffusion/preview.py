@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import product
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,27 +14,37 @@ Latents = NDArray[np.float32]
 EncodeImage = Callable[[NDArray[np.float32]], Latents]
 """A picture `[1, 3, height, width]` in -1…1 to scaled latents `[1, channels, height/8, width/8]`."""
 
-_LEVELS = (0, 85, 170, 255)
-_SWATCH = 16
-"""The side of a plain square, in pixels."""
+_SIDE, _PATCHES = 256, 8
+"""Of the first picture that is learnt from: pixels, and colours along a side."""
+_MEMORY = 0.9
+"""How much what was learnt before counts beside what comes new."""
 
 
 @dataclass(frozen=True)
 class LatentPreview:
-    """How one VAE's latents become colours."""
+    """How one VAE's latents become colours: least squares over pictures whose latents are known."""
 
-    weights: NDArray[np.float32]
-    """`[channels + 1, 3]`: the last row is added to every pixel."""
+    gram: NDArray[np.float64]
+    """`[channels + 1, channels + 1]`: products of latents, and of the constant 1 behind them, a pixel on average."""
+    moments: NDArray[np.float64]
+    """`[channels + 1, 3]`: products of these with colours in -1…1."""
 
     @classmethod
     def fit(cls, encode_image: EncodeImage) -> "LatentPreview":
-        """Find the map that best tells the colours of plain squares from their latents (least squares)."""
-        swatches = _swatches()
-        latents = encode_image(to_array(swatches, *swatches.size))
-        height, width = latents.shape[2:]
-        colours = to_array(swatches.resize((width, height), Image.Resampling.BOX), width, height)
-        weights, *_ = np.linalg.lstsq(_as_rows(latents), _pixels(colours), rcond=None)
-        return cls(weights.astype(np.float32))
+        """Learn from a picture of colours that run into each other, before there is any better one."""
+        patches = np.random.default_rng(0).integers(0, 256, (_PATCHES, _PATCHES, 3), np.uint8)
+        picture = Image.fromarray(patches).resize((_SIDE, _SIDE), Image.Resampling.BICUBIC)
+        return cls(*_normal_equations(encode_image(to_array(picture, _SIDE, _SIDE)), picture))
+
+    def learn(self, latents: Latents, picture: Image.Image) -> "LatentPreview":
+        """Return a map that knows one more picture and its latents `[1, channels, height/8, width/8]`."""
+        gram, moments = _normal_equations(latents, picture)
+        return LatentPreview(_MEMORY * self.gram + gram, _MEMORY * self.moments + moments)
+
+    @cached_property
+    def weights(self) -> NDArray[np.float32]:
+        """`[channels + 1, 3]`: the last row is added to every pixel."""
+        return np.linalg.lstsq(self.gram, self.moments, rcond=None)[0].astype(np.float32)
 
     def picture(self, latents: Latents) -> Image.Image:
         """Return a picture with a pixel for each latent of `[1, channels, height/8, width/8]`."""
@@ -43,9 +53,12 @@ class LatentPreview:
         return to_pictures(colours.transpose(0, 3, 1, 2))[0]
 
 
-def _swatches() -> Image.Image:
-    colours = np.array(list(product(_LEVELS, repeat=3)), np.uint8).reshape(8, 8, 3)
-    return Image.fromarray(colours.repeat(_SWATCH, 0).repeat(_SWATCH, 1))
+def _normal_equations(latents: Latents, picture: Image.Image) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    height, width = latents.shape[2:]
+    reduced = picture.resize((width, height), Image.Resampling.BOX)
+    rows = _as_rows(latents).astype(np.float64)
+    colours = _pixels(to_array(reduced, width, height))
+    return rows.T @ rows / len(rows), rows.T @ colours / len(rows)
 
 
 def _pixels(array: NDArray[np.float32]) -> NDArray[np.float32]:

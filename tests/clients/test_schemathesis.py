@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 import schemathesis
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, given, settings
+from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
@@ -12,8 +13,10 @@ from schemathesis.specs.openapi.checks import (
     response_schema_conformance,
     status_code_conformance,
 )
-
 from serving import RunningServer, running_server
+
+from pocket_diffusion.server.openapi import Operation
+from pocket_diffusion.server.rest import OPERATIONS
 
 CHECKS = [
     not_a_server_error,
@@ -30,15 +33,27 @@ def server() -> Iterator[RunningServer]:
         yield server
 
 
-@pytest.fixture
-def description(server: RunningServer) -> object:
-    return schemathesis.openapi.from_url(f"{server.url}/openapi.json")
+def named(operation: Operation) -> str:
+    return f"{operation.method} {operation.path}"
 
 
-schema = schemathesis.pytest.from_fixture("description")
+@pytest.mark.parametrize("operation", OPERATIONS, ids=named)
+def test_good_requests_get_answers_that_are_described(server: RunningServer, operation: Operation) -> None:
+    ask(server, operation, GenerationMode.POSITIVE)
 
 
-@schema.parametrize()
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
-def test_the_description_holds(case: schemathesis.Case) -> None:
-    case.call_and_validate(checks=CHECKS, timeout=120)
+@pytest.mark.parametrize("operation", [operation for operation in OPERATIONS if operation.body], ids=named)
+def test_bad_requests_are_refused(server: RunningServer, operation: Operation) -> None:
+    ask(server, operation, GenerationMode.NEGATIVE)
+
+
+def ask(server: RunningServer, operation: Operation, mode: GenerationMode) -> None:
+    schema = schemathesis.openapi.from_url(f"{server.url}/openapi.json")
+    requests = schema[operation.path][operation.method].as_strategy(generation_mode=mode)
+
+    @given(case=requests)
+    @settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), database=None)
+    def send(case: schemathesis.Case) -> None:
+        case.call_and_validate(checks=CHECKS, timeout=120)
+
+    send()

@@ -248,7 +248,9 @@ class JobQueue:
         if self._preview is None:
             self._preview = LatentPreview.fit(self.pipeline.encode_image)
             self.pipeline.close()  # the memory of that graph was not weighed
-        return self.pictures.add(self.pipeline.draw(request, on_step))
+        result = self.pipeline.draw(request, on_step)
+        self._preview = self._preview.learn(result.latents[:1], result.images[0])
+        return self.pictures.add(result)
 
     def _stepped(self, job: Job, step: int, latents: NDArray[np.float32]) -> None:
         job.step, job.latents = step, latents

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from pocket_diffusion import Cancelled, Pipeline
 from pocket_diffusion.errors import BusyError, InvalidRequestError
@@ -50,7 +51,7 @@ class FakePipeline:
         finally:
             self.together -= 1
         self.drawn.append(request.seeds[0])
-        return SimpleNamespace(images=[], seeds=[])
+        return SimpleNamespace(images=[Image.new("RGB", (64, 64))], latents=LATENTS)
 
 
 class NoPictures:

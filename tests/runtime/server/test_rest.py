@@ -131,7 +131,7 @@ def test_generate_takes_text_and_answers_with_a_url(client: TestClient) -> None:
         ({"steps": "4"}, "Expected `int | null`, got `str` - at `$.steps`"),
         ({"steps": 0}, "steps must be"),
         ({"steps": 101}, "steps must be at most 100 here, not 101"),
-        ({"steps": 2**70}, "$.steps"),
+        ({"steps": 2**70}, "steps must be"),
         ({"count": 4}, "count must be at most 3"),
         ({"width": 512, "height": 256}, "512x256 is too large; at most 65,536 pixels"),
         ({"width": 65}, "multiple of 8"),

@@ -45,14 +45,12 @@ def test_it_draws_and_ctrl_c_ends_it(start_server: Callable[..., RunningServer])
 
 def test_ctrl_c_cancels_what_is_drawn_and_those_who_wait_are_told(start_server: Callable[..., RunningServer]) -> None:
     server = start_server()
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
     job = ask(server, "/api/jobs", LONG)["id"]
-    connection.request("GET", f"/api/jobs/{job}/events")
-    stream = connection.getresponse()
-    assert stream.readline().startswith(b"event: ")
-    wait_for(server, job, "running")
-    assert server.interrupt() == 0
-    rest = stream.read()
+    with urllib.request.urlopen(f"{server.url}/api/jobs/{job}/events", timeout=60) as stream:
+        assert stream.readline().startswith(b"event: ")
+        wait_for(server, job, "running")
+        assert server.interrupt() == 0
+        rest = stream.read()
     assert b"event: cancelled\n" in rest
     assert b"the server stopped" in rest
 

@@ -118,7 +118,6 @@ function beginWaiting(id) {
 
 function endWaiting() {
   job = null;
-  sessionStorage.removeItem(JOB);
   at("draw").disabled = false;
   at("cancel").hidden = at("progress").hidden = true;
   at("frame").removeAttribute("aria-busy");
@@ -143,6 +142,7 @@ async function waitFor(id) {
   let view;
   try {
     view = await followJob(id, onView);
+    sessionStorage.removeItem(JOB); // only now: a page that is left stops following, too
   } finally {
     endWaiting();
   }
@@ -218,6 +218,7 @@ try {
   Object.entries(JSON.parse(sessionStorage.getItem(FORM) ?? "{}")).forEach(([name, value]) => (form[name].value = value));
   tellStrength();
   const unfinished = sessionStorage.getItem(JOB);
+  sessionStorage.removeItem(JOB);
   if (unfinished) await waitFor(unfinished); // the page was loaded anew
   else if (gallery.pictures.length) look(gallery.pictures[0]);
 } catch (error) {
