@@ -13,10 +13,10 @@ from schemathesis.specs.openapi.checks import (
     response_schema_conformance,
     status_code_conformance,
 )
-from serving import RunningServer, running_server
 
 from pocket_diffusion.server.openapi import Operation
 from pocket_diffusion.server.rest import OPERATIONS
+from serving import RunningServer, running_server
 
 CHECKS = [
     not_a_server_error,

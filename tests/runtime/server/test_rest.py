@@ -191,8 +191,11 @@ def test_a_wrong_method_is_refused_as_json(client: TestClient) -> None:
 
 def test_a_full_queue_says_when_to_come_again(client: TestClient) -> None:
     jobs = [create(client, steps=100, width=256, height=256) for _ in range(LIMITS.queue)]
-    answers = [client.post("/api/jobs", json={"prompt": "a lake", **SMALL}) for _ in range(3)]
-    assert answers[-1].status_code == 429
+    answers = [client.post("/api/jobs", json={"prompt": "a lake", **SMALL}) for _ in range(1000)]
+    statuses = [answer.status_code for answer in answers]
+    assert set(statuses) <= {202, 429}
+    assert statuses.count(202) <= 5  # as many as were finished meanwhile
+    assert len(client.app.state.queue) <= LIMITS.queue + 1
     assert answers[-1].headers["retry-after"] == "10"
     assert "no more can" in answers[-1].json()["error"]["message"]
     for job in jobs:

@@ -55,18 +55,38 @@ def test_ctrl_c_cancels_what_is_drawn_and_those_who_wait_are_told(start_server: 
     assert b"the server stopped" in rest
 
 
-def test_a_client_that_goes_away_has_its_drawing_cancelled(start_server: Callable[..., RunningServer]) -> None:
-    server = start_server()
-    connection = http.client.HTTPConnection("127.0.0.1", server.port)
-    body = {"prompt": "a lake", "size": "512x512", "steps": 150}
-    connection.request("POST", "/v1/images/generations", json.dumps(body))
-    while ask(server, "/sdapi/v1/progress")["state"]["job_count"] == 0:
-        time.sleep(0.02)
-    connection.close()
+def until_jobs(server: RunningServer, count: int) -> None:
+    """Wait until so many jobs wait or are drawn."""
     deadline = time.monotonic() + 30
-    while ask(server, "/sdapi/v1/progress")["state"]["job_count"]:
+    while ask(server, "/sdapi/v1/progress")["state"]["job_count"] != count:
         assert time.monotonic() < deadline
-        time.sleep(0.05)
+        time.sleep(0.02)
+
+
+def test_a_client_that_goes_away_has_its_drawing_cancelled_at_any_stage(
+    start_server: Callable[..., RunningServer],
+) -> None:
+    server = start_server()
+    body = json.dumps({"prompt": "a lake", "size": "512x512", "steps": 150})
+
+    def send(sent: str) -> http.client.HTTPConnection:
+        connection = http.client.HTTPConnection("127.0.0.1", server.port)
+        connection.putrequest("POST", "/v1/images/generations")
+        connection.putheader("Content-Length", str(len(body)))
+        connection.endheaders(sent.encode())
+        return connection
+
+    uploading = send(body[:10])
+    uploading.close()
+    drawn = send(body)
+    until_jobs(server, 1)
+    waiting = send(body)
+    until_jobs(server, 2)
+    waiting.close()
+    until_jobs(server, 1)
+    drawn.close()
+    until_jobs(server, 0)
+    assert "image_url" in ask(server, "/generate", {"text": "a lake"})
 
 
 @pytest.fixture

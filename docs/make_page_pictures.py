@@ -1,0 +1,82 @@
+"""Take the README's pictures of the page of a running server: `python docs/make_page_pictures.py URL`."""
+
+import shutil
+import sys
+from io import BytesIO
+from pathlib import Path
+
+from PIL import Image
+from playwright.sync_api import Browser, Page, sync_playwright
+
+FOLDER = Path(__file__).parent / "pictures"
+PROMPTS = (
+    ("a cactus in the desert at sunrise", 2),
+    ("a house in a pine forest at night", 1),
+    ("a hot air balloon over green hills", 1),
+    ("a sailboat on the sea at noon", 4),
+    ("a lake under snowy mountains at sunset", 1),
+)
+PATIENCE = 60_000  # milliseconds
+
+
+def draw(page: Page, prompt: str, seed: int) -> None:
+    """Have a picture drawn and wait for it."""
+    page.get_by_label("Prompt", exact=True).fill(prompt)
+    page.get_by_label("Seed").fill(str(seed))
+    page.get_by_role("button", name="Draw").click()
+    page.locator(f'#picture[alt="{prompt}, seed {seed}"]').wait_for(timeout=PATIENCE)
+
+
+def desktop(browser: Browser, url: str, scheme: str) -> Image.Image:
+    """Return the page with some pictures drawn."""
+    page = browser.new_page(viewport={"width": 1180, "height": 860}, color_scheme=scheme)
+    page.goto(url)
+    page.get_by_text("Settings", exact=True).click()
+    for prompt, seed in PROMPTS:
+        draw(page, prompt, seed)
+    return Image.open(BytesIO(page.screenshot()))
+
+
+def phone(browser: Browser, url: str) -> Image.Image:
+    """Return the page on a phone, with a mask painted over a picture."""
+    page = browser.new_page(viewport={"width": 390, "height": 844}, device_scale_factor=2, has_touch=True)
+    page.goto(url)
+    page.get_by_text("Settings", exact=True).click()
+    draw(page, *PROMPTS[2])
+    page.get_by_text("Settings", exact=True).click()
+    page.get_by_role("button", name="Start from it").click()
+    page.get_by_label("Brush").fill("25")
+    page.get_by_label("Prompt", exact=True).fill("a sailboat on a lake at noon")
+    mask = page.locator("#mask")
+    mask.scroll_into_view_if_needed()
+    box = mask.bounding_box() or {}
+    for along in (0.4, 0.6):
+        page.mouse.move(box["x"] + box["width"] * 0.3, box["y"] + box["height"] * along)
+        page.mouse.down()
+        page.mouse.move(box["x"] + box["width"] * 0.7, box["y"] + box["height"] * along, steps=8)
+        page.mouse.up()
+    page.evaluate("window.scrollTo(0, 0)")
+    return Image.open(BytesIO(page.screenshot()))
+
+
+def main() -> None:
+    """Write both pictures."""
+    chromium = shutil.which("chromium")
+    if chromium is None or len(sys.argv) != 2:
+        raise SystemExit("needs Debian's package `chromium`, and the URL of a running server")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        schemes = [desktop(browser, sys.argv[1], scheme) for scheme in ("light", "dark")]
+        both = Image.new("RGB", (2 * schemes[0].width, schemes[0].height))
+        for i, picture in enumerate(schemes):
+            both.paste(picture, (i * picture.width, 0))
+        both.resize((both.width * 2 // 3, both.height * 2 // 3), Image.Resampling.LANCZOS).quantize(256).save(
+            FOLDER / "page-desktop.png", optimize=True
+        )
+        small = phone(browser, sys.argv[1])
+        small.quantize(256).save(FOLDER / "page-phone.png", optimize=True)
+        browser.close()
+
+
+if __name__ == "__main__":
+    main()
