@@ -42,15 +42,18 @@ def encode(text: str, tokenizer: ClipTokenizer, name: str = "prompt") -> NDArray
 
     """
     check_prompt(text, name)
-    dropped = tokenizer.beyond_limit(text).strip()
-    if dropped:
-        shown = dropped if len(dropped) <= _SHOWN else dropped[:_SHOWN] + "…"
-        warnings.warn(
-            f"the {name} is longer than {tokenizer.spec.max_tokens} tokens; dropped: {shown!r}; shorten it",
-            PromptTruncatedWarning,
-            stacklevel=3,
-        )
+    if warning := truncation(text, tokenizer, name):
+        warnings.warn(warning, PromptTruncatedWarning, stacklevel=3)
     return tokenizer.frame(tokenizer.tokens(text))
+
+
+def truncation(text: str, tokenizer: ClipTokenizer, name: str = "prompt") -> str | None:
+    """Return what is to be said of a text that is longer than the text encoder reads, None of any other."""
+    dropped = tokenizer.beyond_limit(text).strip()
+    if not dropped:
+        return None
+    shown = dropped if len(dropped) <= _SHOWN else dropped[:_SHOWN] + "…"
+    return f"the {name} is longer than {tokenizer.spec.max_tokens} tokens; dropped: {shown!r}; shorten it"
 
 
 def _encodable(text: str) -> bool:

@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse, Response
 
 from pocket_diffusion.errors import BusyError, Cancelled, PocketDiffusionError
 from pocket_diffusion.images import png_bytes
+from pocket_diffusion.prompt import truncation
 from pocket_diffusion.server.jobs import Job, JobQueue
 from pocket_diffusion.server.orders import Order, resolve
 
@@ -77,9 +78,11 @@ async def submit(request: Request, order: Order) -> Job:
     """
     state = request.app.state
     async with state.checking:  # one at a time: decoding pictures takes memory
-        manifest = state.queue.pipeline.bundle.manifest
-        resolved = await asyncio.to_thread(resolve, order, manifest, state.limits)
-    job: Job = state.queue.submit(resolved)
+        pipeline = state.queue.pipeline
+        resolved = await asyncio.to_thread(resolve, order, pipeline.bundle.manifest, state.limits)
+        texts = ((order.prompt, "prompt"), (order.negative_prompt, "negative prompt"))
+        warnings = [warning for text, name in texts if (warning := truncation(text, pipeline.tokenizer, name))]
+    job: Job = state.queue.submit(resolved, warnings)
     return job
 
 

@@ -86,7 +86,7 @@ class Guard:
         if self._token is not None and not path.startswith(_WITHOUT_TOKEN) and not self._has_token(headers):
             raise HTTPException(401, "the token is missing or wrong; send it as `Authorization: Bearer`", CHALLENGE)
         length = headers.get("content-length", "")
-        if length.isdigit() and int(length) > self._limits.body_bytes:
+        if length.isdecimal() and int(length) > self._limits.body_bytes:
             raise _too_large(self._limits)
 
     def _has_token(self, headers: Headers) -> bool:

@@ -5,7 +5,7 @@ import logging
 import secrets
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from enum import StrEnum
 
 import numpy as np
@@ -44,7 +44,7 @@ class State(StrEnum):
 class Job:
     """One drawing. Its fields are changed in the event loop's thread alone."""
 
-    def __init__(self, request: Request, model: str) -> None:
+    def __init__(self, request: Request, model: str, warnings: Sequence[str] = ()) -> None:
         self.id = secrets.token_urlsafe(16)
         self.request: Request | None = request
         """None once the job is over: its pictures take memory."""
@@ -55,6 +55,7 @@ class Job:
         passes = 2 if is_guided(request.guidance_scale) else 1
         self.work = passes * (request.steps - request.first_step) * len(request.seeds) * request.width * request.height
         """How much there is to do, in units that mean something beside other jobs alone."""
+        self.warnings = warnings
         self.state = State.QUEUED
         self.step = 0
         self.steps = request.steps - request.first_step
@@ -120,7 +121,7 @@ class JobQueue:
 
     # What clients do.
 
-    def submit(self, request: Request) -> Job:
+    def submit(self, request: Request, warnings: Sequence[str] = ()) -> Job:
         """Queue a drawing.
 
         Raises:
@@ -131,7 +132,7 @@ class JobQueue:
             raise BusyError("the server is about to stop; try another one, or later")
         if len(self._waiting) >= self._limits.queue:
             raise BusyError(f"{len(self._waiting)} drawings are waiting already, and no more can; try again later")
-        job = Job(request, self.pipeline.name)
+        job = Job(request, self.pipeline.name, warnings)
         self._jobs[job.id] = job
         self._waiting.append(job)
         self._forget_the_oldest()

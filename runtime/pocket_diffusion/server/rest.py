@@ -1,7 +1,7 @@
 """Our own API: drawings as jobs, to be created, followed, cancelled, and fetched from."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,8 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
     """An estimate; null where nothing was drawn yet to tell by."""
     error: str | None
     """Why there is no picture."""
+    warnings: Sequence[str]
+    """What the model does not read, for example."""
     pictures: list[Picture]
     preview: str | None
     """A `data:` URL of what the first picture looks like so far, a pixel for eight by eight."""
@@ -89,6 +91,7 @@ def view(request: Request, job: Job) -> JobView:
         steps=job.steps,
         seconds_left=queue.seconds_left(job),
         error=None if job.error is None else str(job.error),
+        warnings=job.warnings,
         pictures=[
             Picture(url=picture_url(request, name), seed=settings["seed"], settings=settings)
             for name, settings in zip(job.pictures, job.settings, strict=False)

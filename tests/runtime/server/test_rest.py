@@ -106,6 +106,14 @@ def test_cancelling_stops_between_steps(client: TestClient) -> None:
     assert last["error"] == "the drawing was cancelled"
 
 
+@pytest.mark.filterwarnings("default::pocket_diffusion.prompt.PromptTruncatedWarning")
+def test_what_the_model_does_not_read_is_told(client: TestClient) -> None:
+    _, last = events(client, create(client, prompt="lake " * 90)["id"])[-1]
+    assert len(last["warnings"]) == 1
+    assert "the prompt is longer than 77 tokens; dropped: 'lake" in last["warnings"][0]
+    assert len(last["pictures"]) == 1
+
+
 def test_the_model_says_what_it_draws_and_what_is_taken(client: TestClient, pipeline: Pipeline) -> None:
     model = client.get("/api/model").json()
     assert (model["name"], model["width"], model["sampler"]) == (pipeline.name, 128, "ddpm")

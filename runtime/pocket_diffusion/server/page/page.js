@@ -149,6 +149,7 @@ async function waitFor(id) {
   if (view.pictures.length) {
     gallery.add(view.pictures);
     look(view.pictures[0]);
+    if (view.warnings.length) say(at("status").textContent, view.warnings.join(" "));
   } else {
     if (looking) look(looking);
     else at("picture").hidden = !(at("empty").hidden = false);
