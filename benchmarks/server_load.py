@@ -7,6 +7,7 @@ what each figure means.
 """
 
 import base64
+import http.client
 import json
 import re
 import statistics
@@ -104,7 +105,7 @@ def crowd(server: Server, workload: Workload, clients: int) -> dict[str, Any]:
     def ask(seed: int) -> bytes | str:
         try:
             return server.draw(workload, seed)
-        except OSError as error:
+        except (OSError, http.client.HTTPException) as error:
             return str(error)
 
     with ThreadPoolExecutor(clients) as pool:

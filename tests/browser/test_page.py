@@ -115,7 +115,7 @@ def test_a_prompt_is_typed_and_the_picture_seen(page: Page) -> None:
     drawn = draw(page, "a lake under snowy mountains at sunset", Seed=5)
     assert (facts(drawn)["prompt"], facts(drawn)["seed"]) == ("a lake under snowy mountains at sunset", 5)
     expect(page.locator("#picture")).to_have_attribute("alt", "a lake under snowy mountains at sunset, seed 5")
-    expect(page.locator("#status")).to_have_text("128 × 128, seed 5")
+    expect(page.locator("#line")).to_have_text("128 × 128, seed 5")
     assert page.locator("#picture").evaluate("image => image.naturalWidth") == 128
 
 
@@ -123,13 +123,12 @@ def test_progress_is_watched_and_the_drawing_cancelled(page: Page) -> None:
     draw(page, Steps=2)  # after which the time left is known
     settings(page, Steps=150, Width=512, Height=512)
     page.get_by_label("Prompt", exact=True).press("Control+Enter")
-    expect(page.locator("#status")).to_have_text(
-        re.compile(r"Step \d+ of 150, about \d+ (s|min) left"), timeout=SECONDS
-    )
+    expect(page.locator("#line")).to_have_text(re.compile(r"Step \d+ of 150, about \d+ (s|min) left"), timeout=SECONDS)
     expect(page.locator("#picture.preview")).to_have_attribute("src", re.compile("^data:image/png"))
+    expect(page.get_by_role("status").last).to_have_text(re.compile("Drawing, (0|25|50|75) percent"))
     assert 0 < float(page.get_by_role("progressbar").evaluate("bar => bar.value")) < 1
     page.get_by_role("button", name="Cancel").click()
-    expect(page.locator("#status")).to_have_text("Cancelled", timeout=SECONDS)
+    expect(page.locator("#line")).to_have_text("Cancelled: the drawing was cancelled", timeout=SECONDS)
     expect(page.get_by_role("button", name="Cancel")).to_be_hidden()
     expect(page.get_by_role("button", name="Draw")).to_be_enabled()
     expect(page.locator("#gallery li")).to_have_count(1)  # the first picture, shown again
@@ -139,9 +138,9 @@ def test_escape_cancels(page: Page) -> None:
     settings(page, Steps=150, Width=512, Height=512)
     page.get_by_label("Prompt", exact=True).fill("a lake")
     page.keyboard.press("Control+Enter")
-    expect(page.locator("#status")).to_have_text(re.compile("Step"), timeout=SECONDS)
+    expect(page.locator("#line")).to_have_text(re.compile("Step"), timeout=SECONDS)
     page.keyboard.press("Escape")
-    expect(page.locator("#status")).to_have_text("Cancelled", timeout=SECONDS)
+    expect(page.locator("#line")).to_have_text("Cancelled: the drawing was cancelled", timeout=SECONDS)
 
 
 def test_a_reload_keeps_form_and_gallery_and_settings_are_used_again(page: Page) -> None:
@@ -161,7 +160,7 @@ def test_a_reload_finds_the_drawing_going_on(page: Page) -> None:
     settings(page, Steps=100, Width=256, Height=256)
     page.get_by_label("Prompt", exact=True).fill("a lake")
     page.get_by_role("button", name="Draw").click()
-    expect(page.locator("#status")).to_have_text(re.compile("Step"), timeout=SECONDS)
+    expect(page.locator("#line")).to_have_text(re.compile("Step"), timeout=SECONDS)
     page.reload()
     expect(page.get_by_role("button", name="Cancel")).to_be_visible()
     assert finished(page).size == (256, 256)
@@ -247,6 +246,22 @@ def test_what_is_wrong_is_said(page: Page, tmp_path: Path) -> None:
     page.get_by_label("Prompt", exact=True).fill("a lake")
     page.get_by_role("button", name="Draw").click()
     expect(page.locator("#error")).to_have_text(re.compile("1024x1032 is too large; at most 1,048,576 pixels"))
+
+
+def test_a_wrong_number_that_is_folded_away_is_shown(page: Page) -> None:
+    settings(page, Width=65)
+    page.get_by_text("Settings", exact=True).click()
+    page.get_by_label("Prompt", exact=True).fill("a lake")
+    page.get_by_role("button", name="Draw").click()
+    expect(page.get_by_label("Width", exact=True)).to_be_focused()
+
+
+def test_a_second_click_while_sending_draws_no_second_picture(page: Page) -> None:
+    page.get_by_label("Prompt", exact=True).fill("a lake")
+    page.evaluate("for (let i = 0; i < 3; i++) document.getElementById('form').requestSubmit()")
+    finished(page)
+    page.wait_for_timeout(500)
+    expect(page.locator("#gallery li")).to_have_count(1)
 
 
 def test_a_prompt_is_text_and_never_markup(page: Page) -> None:

@@ -92,7 +92,7 @@ def test_openai_edits_several_uploads_as_a_list(official: openai.OpenAI) -> None
 
 
 def test_openai_understands_refusals(official: openai.OpenAI, server: RunningServer) -> None:
-    with pytest.raises(openai.UnprocessableEntityError, match="width must be a multiple of 8"):
+    with pytest.raises(openai.BadRequestError, match="width must be a multiple of 8"):
         official.images.generate(prompt="a lake", size="65x64")
     wrong = openai.OpenAI(base_url=f"{server.url}/v1", api_key="wrong", max_retries=0)
     with wrong, pytest.raises(openai.AuthenticationError):

@@ -60,13 +60,11 @@ def serve(
     from pocket_diffusion.server import Limits, create_app
     from pocket_diffusion.server.run import Server, hosts_of, is_loopback, listen, url_of
 
-    if token == "":
-        raise InvalidRequestError("the token is empty; give one that cannot be guessed, or leave --token out")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     limits = {name: value for name, value in (("queue", queue), ("pictures", keep)) if value is not None}
     pipeline = Pipeline.load(model, provider=provider, threads=threads, memory=memory)
     with listen(host, port) as listener:
-        if not (token or insecure or is_loopback(listener)):
+        if token is None and not insecure and not is_loopback(listener):
             raise InvalidRequestError(
                 f"on {host} anyone in the network could draw; give a --token that they need (or ${_TOKEN_VARIABLE}), "
                 "or allow it with --insecure"
@@ -78,6 +76,9 @@ def serve(
             if token:
                 click.echo("a browser asks for a name and a password: any name, and the token", err=True)
 
+        def take_leave() -> None:
+            busy = " after the step that is being drawn" if app.state.queue.running else ""
+            click.echo(f"stopping{busy}", err=True)
+
         with contextlib.suppress(KeyboardInterrupt):  # which uvicorn raises again once it has stopped
-            Server(app, announce).run([listener])
-    click.echo("stopped", err=True)
+            Server(app, announce, take_leave).run([listener])

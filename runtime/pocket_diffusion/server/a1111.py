@@ -1,6 +1,7 @@
 """The API of AUTOMATIC1111's web UI, as far as its clients use it to draw."""
 
 import asyncio
+import contextlib
 import json
 from typing import Annotated, Any
 
@@ -10,26 +11,20 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from pocket_diffusion.errors import InvalidRequestError
+from pocket_diffusion.errors import Cancelled, InvalidRequestError
 from pocket_diffusion.images import open_picture, png_bytes, read_parameters
 from pocket_diffusion.samplers import SAMPLERS
-from pocket_diffusion.server.answers import draw, picture_texts, png_text, read_json
+from pocket_diffusion.server.answers import picture_texts, png_text, read_json, submit, wait
 from pocket_diffusion.server.jobs import Job, JobQueue
 from pocket_diffusion.server.orders import Order, picture_bytes
 
-_DRAWN_FROM = frozenset(
-    (
-        "prompt", "negative_prompt", "seed", "steps", "cfg_scale", "width", "height", "batch_size", "n_iter",
-        "sampler_name", "sampler_index", "denoising_strength", "init_images", "mask", "inpainting_mask_invert",
-        "send_images", "override_settings",
-    )
-)  # fmt: skip
-"""What has an effect here."""
 _FEATURES = (
     "enable_hr", "restore_faces", "tiling", "styles", "script_name", "subseed_strength", "refiner_checkpoint",
-    "save_images", "controlnet_units",
+    "controlnet_units",
 )  # fmt: skip
 """What changes the picture and cannot be done here, so that asking for it is refused."""
+_MOST_OF_A_FEATURE = 10_000
+"""Bytes; what is longer is asked for, whatever it is."""
 
 
 class Drawing(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,10 +42,11 @@ class Drawing(msgspec.Struct, frozen=True, kw_only=True):
     sampler_name: str | None = None
     sampler_index: str | None = None
     send_images: bool = True
+    override_settings: dict[str, Any] = {}
     # img2img
     init_images: tuple[str, ...] = ()
     mask: str | None = None
-    inpainting_mask_invert: int = 0
+    inpainting_mask_invert: bool | int = False
     denoising_strength: float = 0.75
 
 
@@ -79,7 +75,7 @@ async def progress(request: Request) -> Response:
         "skipped": False,
         "interrupted": job is not None and job.stop is not None,
         "stopping_generation": False,
-        "job": "" if job is None else job.id,
+        "job": "" if job is None else "drawing",  # whoever knows its id can read and cancel it
         "job_count": len(queue),
         "job_timestamp": "0",
         "job_no": 0,
@@ -137,7 +133,8 @@ async def options(request: Request) -> Response:
 async def png_info(request: Request) -> Response:
     """Tell how a picture was made, as it says itself."""
     asked = await read_json(request, PngInfo)
-    text, items = await asyncio.to_thread(read_parameters, picture_bytes(asked.image, "image"), "image")
+    async with request.app.state.decoding:
+        text, items = await asyncio.to_thread(read_parameters, picture_bytes(asked.image, "image"), "image")
     return JSONResponse({"info": text, "items": items, "parameters": {}})
 
 
@@ -179,22 +176,38 @@ ROUTES = [
 
 
 async def _draw(request: Request, *, from_picture: bool) -> Response:
-    sent = {name: value for name, value in (await read_json(request, dict[str, Any])).items() if value is not None}
+    job, answer, info = await _submit(request, from_picture=from_picture)
+    with contextlib.suppress(Cancelled):  # an interrupted drawing has no pictures, but is no error
+        await wait(request, job)
+    wanted = job.pictures and answer["parameters"]["send_images"]
+    answer["images"] = await picture_texts(request, job) if wanted else []
+    return JSONResponse({**answer, "info": json.dumps(info)})
+
+
+async def _submit(request: Request, *, from_picture: bool) -> tuple[Job, dict[str, Any], dict[str, Any]]:
+    """Return a job, and what is told of it when it is done: little, since it may have to wait."""
+    sent = await read_json(request, dict[str, msgspec.Raw])
+    sent = {name: value for name, value in sent.items() if bytes(value) != b"null"}
     _check_features(sent)
-    _check_options(request, sent.get("override_settings", {}))
-    asked = msgspec.convert(sent, Drawing)
+    known = {name: value for name, value in sent.items() if name in Drawing.__struct_fields__}
+    asked = msgspec.json.decode(msgspec.json.encode(known), type=Drawing)
+    _check_options(request, asked.override_settings)
+    job = await submit(request, await _order(request, asked, from_picture=from_picture))
+    parameters = msgspec.to_builtins(msgspec.structs.replace(asked, init_images=(), mask=None))
+    return job, {"parameters": parameters}, _info(job, sorted(set(sent) - set(known)))
+
+
+async def _order(request: Request, asked: Drawing, *, from_picture: bool) -> Order:
     if from_picture != bool(asked.init_images) or len(asked.init_images) > 1:
         raise InvalidRequestError("img2img takes one of `init_images`, and txt2img none")
     sampler = (asked.sampler_name or asked.sampler_index or "").lower()
-    image, mask = None, None
-    if from_picture:
-        image = picture_bytes(asked.init_images[0], "init_images")
-        if asked.mask is not None:
-            mask = picture_bytes(asked.mask, "mask")
-            if asked.inpainting_mask_invert:
-                async with request.app.state.checking:
-                    mask = await asyncio.to_thread(_inverted, mask)
-    order = Order(
+    mask = None
+    if from_picture and asked.mask is not None:
+        mask = picture_bytes(asked.mask, "mask")
+        if asked.inpainting_mask_invert:
+            async with request.app.state.decoding:
+                mask = await asyncio.to_thread(_inverted, mask)
+    return Order(
         prompt=asked.prompt,
         negative_prompt=asked.negative_prompt,
         width=asked.width,
@@ -205,17 +218,9 @@ async def _draw(request: Request, *, from_picture: bool) -> Response:
         sampler=sampler if sampler in SAMPLERS else None,
         seed=None if asked.seed == -1 else asked.seed,
         count=asked.batch_size * asked.n_iter,
-        image=image,
+        image=picture_bytes(asked.init_images[0], "init_images") if from_picture else None,
         mask=mask,
         strength=asked.denoising_strength,
-    )
-    job = await draw(request, order)
-    return JSONResponse(
-        {
-            "images": await picture_texts(request, job) if asked.send_images else [],
-            "parameters": {name: sent[name] for name in sent if name not in ("init_images", "mask")},
-            "info": json.dumps(_info(job, sorted(set(sent) - _DRAWN_FROM))),
-        }
     )
 
 
@@ -240,14 +245,20 @@ def _info(job: Job, without_effect: list[str]) -> dict[str, Any]:
     }
 
 
-def _check_features(sent: dict[str, Any]) -> None:
+def _check_features(sent: dict[str, msgspec.Raw]) -> None:
     """Refuse what would change the picture and cannot be done."""
-    wanted = [name for name in _FEATURES if sent.get(name)]
-    scripts = sent.get("alwayson_scripts")
-    if isinstance(scripts, dict):  # clients switch off what they know with empty arguments, or False alone
+    wanted = [name for name in _FEATURES if name in sent and _decoded(sent[name])]
+    scripts = _decoded(sent["alwayson_scripts"]) if "alwayson_scripts" in sent else {}
+    if not isinstance(scripts, dict):
+        wanted.append("alwayson_scripts")
+    else:  # clients switch off what they know with empty arguments, or False alone
         wanted += [name for name, script in scripts.items() if _arguments(script) not in ([], [False], {})]
     if wanted:
         raise InvalidRequestError(f"{', '.join(map(str, wanted))}: not supported here; leave it out, or switch it off")
+
+
+def _decoded(value: msgspec.Raw) -> object:
+    return msgspec.json.decode(value) if len(bytes(value)) <= _MOST_OF_A_FEATURE else True
 
 
 def _arguments(script: object) -> object:

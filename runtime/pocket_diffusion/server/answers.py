@@ -1,57 +1,61 @@
-"""What is sent back: errors in one form, drawings waited for, pictures as text."""
+"""Between requests and the queue: bodies read, orders submitted and waited for, errors in one form."""
 
 import asyncio
 import base64
-import json
-from typing import Any, TypeVar
+from collections.abc import Iterable
+from contextlib import AsyncExitStack
+from typing import TypeVar
 
 import msgspec
 from PIL import Image
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
-from pocket_diffusion.errors import BusyError, Cancelled, PocketDiffusionError
+from pocket_diffusion import request as drawing
+from pocket_diffusion.errors import BusyError, Cancelled, InvalidRequestError, PocketDiffusionError
 from pocket_diffusion.images import png_bytes
+from pocket_diffusion.pipeline import Pipeline
 from pocket_diffusion.prompt import truncation
 from pocket_diffusion.server.jobs import Job, JobQueue
+from pocket_diffusion.server.limits import Limits
 from pocket_diffusion.server.orders import Order, resolve
 
 Body = TypeVar("Body")
 
 CHALLENGE = {"WWW-Authenticate": 'Basic realm="Pocket Diffusion", charset="UTF-8"'}
 """With which browsers ask for the token."""
+RELEASE_BODY = "release_body"
+"""In a request's state: says that its body is no longer in memory."""
 _RETRY_SECONDS = "10"
+_FAILED = "the server failed; its log says why"
 
 
 def refusal(status: int, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
     """Return an error in the form of OpenAI's API, with the `detail` where AUTOMATIC1111's has it."""
     kind = "invalid_request_error" if status < 500 else "server_error"
     error = {"message": message, "type": kind, "param": None, "code": None}
-    return JSONResponse({"error": error, "detail": message}, status, headers)
+    # OpenAI's clients would otherwise have drawn again what was cancelled or failed.
+    again = {} if status in (408, 429) else {"X-Should-Retry": "false"}
+    return JSONResponse({"error": error, "detail": message}, status, {**again, **(headers or {})})
 
 
-def status_of(error: PocketDiffusionError) -> int:
-    """Return the HTTP status of an error."""
-    if isinstance(error, BusyError):
-        return 429
-    if isinstance(error, Cancelled):
-        return 409
-    return 422 if error.exit_code == 2 else 500
-
-
-async def on_error(_: Request, error: Exception) -> Response:
-    """Answer an error of ours: one line, no traceback."""
+async def on_error(request: Request, error: Exception) -> Response:
+    """Answer an error: one line, no traceback, nothing of the server's insides."""
     if isinstance(error, HTTPException):
         return refusal(error.status_code, str(error.detail), dict(error.headers or {}))
-    if isinstance(error, PocketDiffusionError):
-        headers = {"Retry-After": _RETRY_SECONDS} if isinstance(error, BusyError) else None
-        return refusal(status_of(error), str(error), headers)
-    if isinstance(error, msgspec.ValidationError):
-        return refusal(422, str(error))
+    if isinstance(error, BusyError):
+        return refusal(429, str(error), {"Retry-After": _RETRY_SECONDS})
+    if isinstance(error, Cancelled):
+        return refusal(409, str(error))
+    if isinstance(error, InvalidRequestError | msgspec.ValidationError):
+        path = request.url.path.removeprefix(request.scope.get("root_path", ""))
+        return refusal(400 if path.startswith("/v1/") else 422, str(error))  # OpenAI's clients know 400
     if isinstance(error, msgspec.DecodeError):
         return refusal(400, f"the request's body is not JSON: {error}")
-    return refusal(500, "the server failed; its log says why")
+    if isinstance(error, ClientDisconnect):
+        return refusal(400, "the request ended early")
+    return refusal(500, str(error) if isinstance(error, PocketDiffusionError) else _FAILED)
 
 
 async def read_json(request: Request, kind: type[Body]) -> Body:
@@ -61,7 +65,7 @@ async def read_json(request: Request, kind: type[Body]) -> Body:
         msgspec.DecodeError: it is not JSON, or not of that form.
 
     """
-    body = await request.body()
+    body = b"".join([chunk async for chunk in request.stream()])  # `request.body()` would keep it
     try:
         return msgspec.json.decode(body, type=kind)
     except (UnicodeDecodeError, RecursionError) as error:
@@ -69,7 +73,7 @@ async def read_json(request: Request, kind: type[Body]) -> Body:
 
 
 async def submit(request: Request, order: Order) -> Job:
-    """Check an order and queue it.
+    """Check an order and queue it; whoever calls should not hold the order, and its pictures, any longer.
 
     Raises:
         InvalidRequestError: it cannot be drawn.
@@ -77,25 +81,26 @@ async def submit(request: Request, order: Order) -> Job:
 
     """
     state = request.app.state
-    async with state.checking:  # one at a time: decoding pictures takes memory
-        pipeline = state.queue.pipeline
-        resolved = await asyncio.to_thread(resolve, order, pipeline.bundle.manifest, state.limits)
-        texts = ((order.prompt, "prompt"), (order.negative_prompt, "negative prompt"))
-        warnings = [warning for text, name in texts if (warning := truncation(text, pipeline.tokenizer, name))]
+    async with AsyncExitStack() as stack:
+        if order.image is not None:  # one at a time: decoding takes memory
+            await stack.enter_async_context(state.decoding)
+        resolved, warnings = await asyncio.to_thread(_check, order, state.queue.pipeline, state.limits)
+    release = getattr(request.state, RELEASE_BODY, None)
+    if release is not None:
+        release()
     job: Job = state.queue.submit(resolved, warnings)
     return job
 
 
-async def draw(request: Request, order: Order) -> Job:
-    """Draw an order while the client waits; one who goes away has it cancelled.
+async def wait(request: Request, job: Job) -> None:
+    """Wait with the client until a job is done; one who goes away has it cancelled.
 
     Raises:
         PocketDiffusionError: why there is no picture.
 
     """
     queue: JobQueue = request.app.state.queue
-    job = await submit(request, order)
-    over = asyncio.create_task(job.over())
+    over = asyncio.create_task(_over(queue, job))
     gone = asyncio.create_task(_disconnected(request))
     try:
         await asyncio.wait({over, gone}, return_when=asyncio.FIRST_COMPLETED)
@@ -107,12 +112,18 @@ async def draw(request: Request, order: Order) -> Job:
         raise job.error
     if not job.state.is_final:
         raise Cancelled("the client went away")
-    return job
 
 
 async def picture_texts(request: Request, job: Job) -> list[str]:
-    """Return a job's pictures in Base64."""
-    return [base64.b64encode(picture).decode() for picture in await asyncio.to_thread(_read, request, job)]
+    """Return a job's pictures in Base64.
+
+    Raises:
+        HTTPException: they had to make room for others already.
+
+    """
+    pictures = request.app.state.queue.pictures
+    files = await asyncio.to_thread(lambda: [pictures.read(name) for name in job.pictures])
+    return list(_texts(files))
 
 
 def png_text(picture: Image.Image) -> str:
@@ -125,15 +136,23 @@ def picture_url(request: Request, name: str) -> str:
     return str(request.url.replace(path=f"{request.scope.get('root_path', '')}/pictures/{name}", query=""))
 
 
-def event(name: str, data: Any) -> bytes:  # noqa: ANN401 - whatever JSON can tell
-    """Return a server-sent event (WHATWG HTML, section 9.2)."""
-    text = data if isinstance(data, str) else json.dumps(data)
-    return f"event: {name}\ndata: {text}\n\n".encode()
+def _check(order: Order, pipeline: Pipeline, limits: Limits) -> tuple[drawing.Request, list[str]]:
+    """Return what is to be drawn, and what is to be said of it."""
+    resolved = resolve(order, pipeline.bundle.manifest, limits)
+    texts = ((order.prompt, "prompt"), (order.negative_prompt, "negative prompt"))
+    return resolved, [warning for text, name in texts if (warning := truncation(text, pipeline.tokenizer, name))]
 
 
-def _read(request: Request, job: Job) -> list[bytes]:
-    paths = [request.app.state.queue.pictures.path(name) for name in job.pictures]
-    return [path.read_bytes() for path in paths if path is not None]
+def _texts(files: Iterable[bytes | None]) -> Iterable[str]:
+    for content in files:
+        if content is None:
+            raise HTTPException(410, "the picture had to make room for others; `serve --keep` keeps more")
+        yield base64.b64encode(content).decode()
+
+
+async def _over(queue: JobQueue, job: Job) -> None:
+    async for _ in queue.follow(job):
+        pass
 
 
 async def _disconnected(request: Request) -> None:

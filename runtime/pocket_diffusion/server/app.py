@@ -9,12 +9,12 @@ import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from pocket_diffusion.errors import PocketDiffusionError
+from pocket_diffusion.errors import InvalidRequestError, PocketDiffusionError
 from pocket_diffusion.pipeline import Pipeline
 from pocket_diffusion.server import a1111, monitoring, openai, rest
 from pocket_diffusion.server.answers import on_error
@@ -26,7 +26,7 @@ from pocket_diffusion.server.openapi import describe
 from pocket_diffusion.server.pictures import PictureStore
 
 _PAGE = Path(__file__).parent / "page"
-_FAULTS = (HTTPException, PocketDiffusionError, msgspec.DecodeError, Exception)
+_FAULTS = (HTTPException, ClientDisconnect, PocketDiffusionError, msgspec.DecodeError, Exception)
 
 
 def create_app(
@@ -39,10 +39,20 @@ def create_app(
     """Return an ASGI application that draws with a pipeline, which is then the application's alone.
 
     `token` is asked of every client, if given. `hosts` are the names that requests may be for; None leaves that check
-    to whoever serves the application. It can be mounted under any path; what runs then is cancelled when the event loop
-    ends, or earlier by `app.state.queue.close()`, which a server of its own does by itself.
+    to whoever serves the application: without it and without a token, a stranger's page whose domain name is made to lead
+    here can have pictures drawn (DNS rebinding).
+
+    It can be mounted under any path, and is for one event loop. What is drawn is cancelled when that, or its lifespan
+    where it has one, ends; `app.state.queue.close()` does so earlier.
+
+    Raises:
+        InvalidRequestError: the token is empty, which everyone would know.
+
     """
+    if token == "":
+        raise InvalidRequestError("the token is empty; give one that cannot be guessed, or none")
     limits = limits or Limits()
+    names = None if hosts is None else frozenset(name.lower() for name in hosts)
     metrics = Metrics()
     pictures = PictureStore(limits.pictures)
     queue = JobQueue(pipeline, limits, pictures, metrics)
@@ -66,14 +76,14 @@ def create_app(
             *monitoring.ROUTES,
             Mount("/page", StaticFiles(directory=_PAGE)),
         ],
-        middleware=[Middleware(Guard, token=token, hosts=hosts, limits=limits, metrics=metrics)],
+        middleware=[Middleware(Guard, token=token, hosts=names, limits=limits, metrics=metrics)],
         exception_handlers=dict.fromkeys(_FAULTS, on_error),
         lifespan=lifespan,
     )
     app.state.limits = limits
     app.state.metrics = metrics
     app.state.queue = queue
-    app.state.checking = asyncio.Lock()
+    app.state.decoding = asyncio.Lock()
     return app
 
 
@@ -81,5 +91,5 @@ async def _page(_: Request) -> Response:
     return FileResponse(_PAGE / "index.html")
 
 
-async def _openapi(_: Request) -> Response:
-    return JSONResponse(describe(rest.OPERATIONS))
+async def _openapi(request: Request) -> Response:
+    return JSONResponse(describe(rest.OPERATIONS, request.scope.get("root_path", "")))

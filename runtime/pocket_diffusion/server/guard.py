@@ -11,7 +11,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pocket_diffusion.server.answers import CHALLENGE, refusal
+from pocket_diffusion.server.answers import CHALLENGE, RELEASE_BODY, refusal
 from pocket_diffusion.server.limits import Limits
 from pocket_diffusion.server.monitoring import Metrics
 
@@ -19,7 +19,7 @@ ANY_ADDRESS = "any address"
 """In the hosts that are allowed: IP addresses, which no stranger's domain name can stand for."""
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 _WITHOUT_TOKEN = ("/healthz", "/pictures/")
-"""Tells nothing, and has names that cannot be guessed."""
+"""Tells no more than the version, and has names that cannot be guessed."""
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -40,13 +40,16 @@ class Guard:
         self._hosts = hosts
         self._limits = limits
         self._metrics = metrics
+        self._bodies = 0
+        """Bytes of bodies that are being received and checked."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuse a request, or pass it on."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        status = 500
+        status, body = 500, _Body(self)
+        scope.setdefault("state", {})[RELEASE_BODY] = body.release
 
         async def send_guarded(message: Message) -> None:
             nonlocal status
@@ -66,8 +69,9 @@ class Guard:
                 answer = refusal(error.status_code, str(error.detail), dict(error.headers or {}))
                 await answer(scope, receive, send_guarded)
             else:
-                await self._app(scope, self._limited(receive), send_guarded)
+                await self._app(scope, self._limited(receive, body), send_guarded)
         finally:
+            body.release()
             endpoint = getattr(scope.get("endpoint"), "__name__", "other")
             self._metrics.requests.labels(_method(scope), endpoint.lstrip("_"), status).inc()
 
@@ -103,14 +107,13 @@ class Guard:
             return False
         return secrets.compare_digest(given, (self._token or "").encode())
 
-    def _limited(self, receive: Receive) -> Receive:
+    def _limited(self, receive: Receive, body: "_Body") -> Receive:
         """Return a `receive` that ends bodies which are too large or take too long."""
-        received = 0
         complete = False
         deadline = asyncio.get_running_loop().time() + self._limits.body_seconds
 
         async def receive_limited() -> Message:
-            nonlocal received, complete
+            nonlocal complete
             if complete:
                 return await receive()
             try:
@@ -120,13 +123,36 @@ class Guard:
                 raise HTTPException(
                     408, f"the body took longer than {self._limits.body_seconds:g} s", {"Connection": "close"}
                 ) from None
-            received += len(message.get("body", b""))
             complete = not message.get("more_body", False)
-            if received > self._limits.body_bytes:
-                raise _too_large(self._limits)
+            body.add(len(message.get("body", b"")))
             return message
 
         return receive_limited
+
+
+class _Body:
+    """How much of one request's body is in memory."""
+
+    def __init__(self, guard: Guard) -> None:
+        self._guard = guard
+        self._bytes = 0
+        self._released = False
+
+    def add(self, size: int) -> None:
+        """Count what came; raise HTTPException where that is too much, of this request or of all."""
+        limits = self._guard._limits
+        self._bytes += size
+        self._guard._bodies += size
+        if self._bytes > limits.body_bytes:
+            raise _too_large(limits)
+        if self._guard._bodies > limits.bodies_bytes:
+            raise HTTPException(429, "too much is being uploaded at once; try again later", {"Connection": "close"})
+
+    def release(self) -> None:
+        """Count it no longer."""
+        if not self._released:
+            self._released = True
+            self._guard._bodies -= self._bytes
 
 
 def _too_large(limits: Limits) -> HTTPException:

@@ -12,7 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pocket_diffusion.errors import BusyError, Cancelled, InferenceError, PocketDiffusionError
+from pocket_diffusion.errors import (
+    BusyError,
+    Cancelled,
+    InferenceError,
+    InvalidRequestError,
+    PocketDiffusionError,
+)
 from pocket_diffusion.guidance import is_guided
 from pocket_diffusion.pipeline import Pipeline
 from pocket_diffusion.preview import LatentPreview
@@ -50,8 +56,6 @@ class Job:
         """None once the job is over: its pictures take memory."""
         self.settings = [request.metadata(index, model) for index in range(len(request.seeds))]
         """How to draw each picture again."""
-        self.infotexts = [request.parameters_text(index, model) for index in range(len(request.seeds))]
-        """The same as text."""
         passes = 2 if is_guided(request.guidance_scale) else 1
         self.work = passes * (request.steps - request.first_step) * len(request.seeds) * request.width * request.height
         """How much there is to do, in units that mean something beside other jobs alone."""
@@ -64,14 +68,27 @@ class Job:
         self.pictures: list[str] = []
         """The names in the store."""
         self.error: PocketDiffusionError | None = None
-        self.created = time.time()
         self.began = 0.0
-        """On the monotonic clock, as `ended`."""
-        self.ended = 0.0
+        """On the monotonic clock."""
         self.stop: PocketDiffusionError | None = None
         """Why it is to stop at the next step; read by the thread that draws."""
         self.followers = 0
+        self.abandoning: asyncio.TimerHandle | None = None
+        """Runs since the last follower left."""
         self._changed = asyncio.Event()
+
+    @property
+    def waiting_pixels(self) -> int:
+        """How many pixels of pictures it keeps in memory."""
+        request = self.request
+        return 0 if request is None or request.image is None else request.width * request.height
+
+    @property
+    def infotexts(self) -> list[str]:
+        """How to draw each picture again, as text; not once the job is over."""
+        if self.request is None:
+            return []
+        return [self.request.parameters_text(index, facts["model"]) for index, facts in enumerate(self.settings)]
 
     def change(self) -> None:
         """Wake those who follow."""
@@ -80,7 +97,7 @@ class Job:
 
     def finish(self, state: State, error: PocketDiffusionError | None = None) -> None:
         """Settle it for good."""
-        self.state, self.error, self.ended = state, error, time.monotonic()
+        self.state, self.error = state, error
         self.latents = self.request = None
         self.change()
 
@@ -130,9 +147,10 @@ class JobQueue:
         """
         if self._closed:
             raise BusyError("the server is about to stop; try another one, or later")
-        if len(self._waiting) >= self._limits.queue:
-            raise BusyError(f"{len(self._waiting)} drawings are waiting already, and no more can; try again later")
         job = Job(request, self.pipeline.name, warnings)
+        pixels = sum(one.waiting_pixels for one in (job, *self._waiting)) if job.waiting_pixels else 0
+        if len(self._waiting) >= self._limits.queue or pixels > self._limits.waiting_pixels:
+            raise BusyError(f"{len(self._waiting)} drawings are waiting already, and no more can; try again later")
         self._jobs[job.id] = job
         self._waiting.append(job)
         self._forget_the_oldest()
@@ -181,14 +199,16 @@ class JobQueue:
     async def follow(self, job: Job) -> AsyncIterator[None]:
         """Yield at each change; a job that its last follower leaves is cancelled, unless another comes soon."""
         job.followers += 1
+        if job.abandoning is not None:
+            job.abandoning.cancel()
         try:
             async for _ in job.changes():
                 yield
         finally:
             job.followers -= 1
-            if not job.state.is_final:
-                loop = asyncio.get_running_loop()
-                loop.call_later(self._limits.unfollowed_seconds, self._cancel_unfollowed, job)
+            if not (job.followers or job.state.is_final):
+                loop, why = asyncio.get_running_loop(), "nobody followed the drawing any more"
+                job.abandoning = loop.call_later(self._limits.unfollowed_seconds, self.cancel, job, why)
 
     async def close(self) -> None:
         """Take no more jobs, cancel all, and wait until the one that is drawn has stopped."""
@@ -200,7 +220,7 @@ class JobQueue:
 
     def preview(self, job: Job) -> Image.Image | None:
         """Return roughly what is drawn so far, a pixel a latent; None before the first step and after the last."""
-        if job.latents is None or self._preview is None:
+        if job.latents is None or self._preview is None or not np.isfinite(job.latents).all():
             return None
         return self._preview.picture(job.latents)
 
@@ -219,6 +239,10 @@ class JobQueue:
                 self._finish(job, *outcome)
         finally:
             self._worker = None
+            for job in [*self._waiting, *filter(None, [self.running])]:  # none, unless the event loop ends
+                self._finish(job, State.CANCELLED, Cancelled("the server stopped"))
+            self._waiting.clear()
+            self.running = None
 
     async def _outcome(self, job: Job) -> tuple[State, PocketDiffusionError | None]:
         loop = asyncio.get_running_loop()
@@ -229,9 +253,9 @@ class JobQueue:
             raise
         except Cancelled as stopped:
             return State.CANCELLED, stopped
-        except PocketDiffusionError as error:
+        except InvalidRequestError as error:
             return State.FAILED, error
-        except Exception:
+        except Exception:  # of which only the log may say more: there are paths in it
             _log.exception("a drawing failed")
             return State.FAILED, InferenceError("the drawing failed; the server's log says why")
         return State.DONE, None
@@ -241,17 +265,27 @@ class JobQueue:
 
         def on_step(step: int, _total: int, latents: NDArray[np.float32]) -> None:
             if time.monotonic() - job.began > self._limits.seconds:
-                raise InferenceError(f"the drawing took longer than {self._limits.seconds:g} s; ask for less")
+                raise InvalidRequestError(f"the drawing took longer than {self._limits.seconds:g} s; ask for less")
             if job.stop is not None:
                 raise job.stop
             loop.call_soon_threadsafe(self._stepped, job, step, latents[:1])
 
         if self._preview is None:
-            self._preview = LatentPreview.fit(self.pipeline.encode_image)
-            self.pipeline.close()  # the memory of that graph was not weighed
+            self._preview = self._first_preview()
         result = self.pipeline.draw(request, on_step)
-        self._preview = self._preview.learn(result.latents[:1], result.images[0])
+        latents = result.latents[:1]
+        if self._preview is not None and np.isfinite(latents).all():
+            self._preview = self._preview.learn(latents, result.images[0])
         return self.pictures.add(result)
+
+    def _first_preview(self) -> LatentPreview | None:
+        try:
+            return LatentPreview.fit(self.pipeline.encode_image)
+        except PocketDiffusionError as error:  # a picture without previews is better than none
+            _log.warning("no previews: %s", error)
+            return None
+        finally:
+            self.pipeline.close()  # the memory of that graph was not weighed
 
     def _stepped(self, job: Job, step: int, latents: NDArray[np.float32]) -> None:
         job.step, job.latents = step, latents
@@ -259,19 +293,16 @@ class JobQueue:
         job.change()
 
     def _finish(self, job: Job, state: State, error: PocketDiffusionError | None) -> None:
+        if job.state is State.RUNNING:
+            self._metrics.finished(state, len(job.pictures), time.monotonic() - job.began)
         if state is State.DONE:
             pace = (time.monotonic() - job.began) / job.work
             self._pace = pace if self._pace is None else (self._pace + pace) / 2
         job.finish(state, error)
-        self._metrics.finished(job.state, len(job.pictures), job.ended - job.began if job.began else 0.0)
 
     def _tell_those_who_wait(self) -> None:
         for job in self._waiting:
             job.change()
-
-    def _cancel_unfollowed(self, job: Job) -> None:
-        if not job.followers:
-            self.cancel(job, "nobody followed the drawing any more")
 
     def _forget_the_oldest(self) -> None:
         over = [job for job in self._jobs.values() if job.state.is_final]

@@ -1,4 +1,4 @@
-"""What a server takes on, so that no client can keep it from the others."""
+"""What a server takes on: refused is what asks for more."""
 
 from dataclasses import dataclass
 
@@ -8,12 +8,14 @@ from pocket_diffusion.request import Request
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Refused is what asks for more."""
+    """The most of everything."""
 
     # of a request
     body_bytes: int = 32 * 2**20
     body_seconds: float = 60.0
     """How long a client may take to send a request's body."""
+    bodies_bytes: int = 128 * 2**20
+    """Of all requests that are being received and checked."""
     prompt_characters: int = 4000
     # of a drawing
     pixels: int = 1024 * 1024
@@ -25,9 +27,11 @@ class Limits:
     # of the server
     queue: int = 256
     """Drawings that wait."""
+    waiting_pixels: int = 64 * 2**20
+    """Of the pictures that waiting drawings start from, five bytes each."""
     pictures: int = 256
     """Finished pictures that are kept; the oldest go first."""
-    unfollowed_seconds: float = 15.0
+    unfollowed_seconds: float = 60.0
     """How long a drawing goes on after the last that followed its events is gone."""
 
     def check_prompt(self, text: str, name: str) -> None:

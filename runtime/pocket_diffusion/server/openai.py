@@ -7,16 +7,21 @@ import time
 from typing import Any, Literal
 
 import msgspec
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, UploadFile
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from pocket_diffusion.errors import InvalidRequestError
 from pocket_diffusion.images import png_bytes, transparency_as_mask
-from pocket_diffusion.server.answers import draw, picture_texts, picture_url, read_json
+from pocket_diffusion.server.answers import picture_texts, picture_url, read_json, submit, wait
+from pocket_diffusion.server.jobs import Job
 from pocket_diffusion.server.orders import Order
 
+_MOST_TEXT = 2**16
+"""Bytes of a form's field."""
 _POSSIBLE: dict[str, tuple[Any, ...]] = {
     "background": ("auto", "opaque"),
     "output_format": ("png",),
@@ -51,12 +56,16 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
 
 async def generations(request: Request) -> Response:
     """Draw from a prompt."""
-    return await _answer(request, await read_json(request, Generation))
+    asked = await read_json(request, Generation)
+    return await _answer(request, await _submit(request, asked), asked.response_format)
 
 
 async def edits(request: Request) -> Response:
     """Redraw a picture; with a mask, only what is transparent in that."""
-    async with request.form(max_files=4, max_fields=40) as form:
+    charset = parse_options_header(request.headers.get("content-type", ""))[1].get(b"charset", b"utf-8")
+    if charset.lower() != b"utf-8":  # Starlette would decode by whichever codec is named, some of them very slow
+        raise HTTPException(415, "the form's charset must be utf-8")
+    async with request.form(max_files=4, max_fields=40, max_part_size=_MOST_TEXT) as form:
         image = await _content(form, "image")
         mask = await _content(form, "mask")
         texts = {name: text for name, text in form.items() if isinstance(text, str)}
@@ -67,28 +76,35 @@ async def edits(request: Request) -> Response:
     except msgspec.ValidationError as error:
         raise InvalidRequestError(str(error)) from None
     if mask is not None:
-        async with request.app.state.checking:
+        async with request.app.state.decoding:
             mask = await asyncio.to_thread(_white_where_transparent, mask)
-    return await _answer(request, asked, image, mask)
+    job = await _submit(request, asked, image, mask)
+    del form, image, mask  # which would wait with the client otherwise
+    return await _answer(request, job, asked.response_format)
 
 
 async def models(request: Request) -> Response:
     """Name the one model."""
-    name = request.app.state.queue.pipeline.name
-    model = {"id": name, "object": "model", "created": 0, "owned_by": "pocket-diffusion"}
-    return JSONResponse({"object": "list", "data": [model]})
+    return JSONResponse({"object": "list", "data": [_model(request)]})
+
+
+async def model(request: Request) -> Response:
+    """Tell of the one model."""
+    found = _model(request)
+    if request.path_params["id"] != found["id"]:
+        raise HTTPException(404, f"there is no such model; the one here is {found['id']!r}")
+    return JSONResponse(found)
 
 
 ROUTES = [
     Route("/v1/images/generations", generations, methods=["POST"]),
     Route("/v1/images/edits", edits, methods=["POST"]),
     Route("/v1/models", models),
+    Route("/v1/models/{id:path}", model),
 ]
 
 
-async def _answer(
-    request: Request, asked: Generation, image: bytes | None = None, mask: bytes | None = None
-) -> Response:
+async def _submit(request: Request, asked: Generation, image: bytes | None = None, mask: bytes | None = None) -> Job:
     for name, possible in _POSSIBLE.items():
         value = getattr(asked, name)
         if value is not None and value not in possible:
@@ -109,8 +125,12 @@ async def _answer(
         # What is masked is expected to be drawn anew.
         strength=asked.strength if asked.strength is not None else 0.8 if mask is None else 1.0,
     )
-    job = await draw(request, order)
-    if asked.response_format == "url":
+    return await submit(request, order)
+
+
+async def _answer(request: Request, job: Job, response_format: str | None) -> Response:
+    await wait(request, job)
+    if response_format == "url":
         data = [{"url": picture_url(request, name)} for name in job.pictures]
     else:
         data = [{"b64_json": text} for text in await picture_texts(request, job)]
@@ -123,6 +143,11 @@ async def _answer(
             "size": f"{facts['width']}x{facts['height']}",
         }
     )
+
+
+def _model(request: Request) -> dict[str, Any]:
+    name = request.app.state.queue.pipeline.name
+    return {"id": name, "object": "model", "created": 0, "owned_by": "pocket-diffusion"}
 
 
 def _size(text: str | None) -> tuple[int | None, int | None]:

@@ -24,7 +24,7 @@ class Operation:
     path: str
     handler: Handler
     """Its docstring says what it does."""
-    answers: Mapping[int, type | str]
+    answers: dict[int, type | str]
     """By status: the form of the answer, or why there is an error."""
     body: type | None = None
     media_type: str = "application/json"
@@ -35,6 +35,13 @@ class Operation:
     def route(self) -> Route:
         """Return the route to the handler."""
         return Route(self.path, self.handler, methods=[self.method], name=self.handler.__name__)
+
+
+_FOR_ALL: dict[int, type | str] = {
+    401: "The token is missing or wrong.",
+    403: "The request is for another host, or comes from the page of another site.",
+    500: "The server failed.",
+}
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,8 +60,8 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True):
     detail: str
 
 
-def describe(operations: Sequence[Operation]) -> dict[str, Any]:
-    """Return the OpenAPI 3.1 document of some operations."""
+def describe(operations: Sequence[Operation], root: str) -> dict[str, Any]:
+    """Return the OpenAPI 3.1 document of some operations under a path."""
     bodies = [operation.body for operation in operations if operation.body is not None]
     answers = [form for operation in operations for form in operation.answers.values() if isinstance(form, type)]
     kinds = list(dict.fromkeys([*bodies, *answers, Refusal]))
@@ -70,12 +77,16 @@ def describe(operations: Sequence[Operation]) -> dict[str, Any]:
             "version": __version__,
             "description": "Pictures from prompts. Where the server has a token, send it as `Authorization: Bearer`.",
         },
+        "servers": [{"url": root or "/"}],
         "paths": paths,
         "components": {
             "schemas": components,
-            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+            "securitySchemes": {
+                "token": {"type": "http", "scheme": "bearer"},
+                "password": {"type": "http", "scheme": "basic", "description": "Any name, and the token."},
+            },
         },
-        "security": [{}, {"token": []}],
+        "security": [{}, {"token": []}, {"password": []}],
     }
 
 
@@ -86,7 +97,7 @@ def _describe(operation: Operation, schema_of: Mapping[type, dict[str, Any]]) ->
         for name in re.findall(r"{(\w+)}", operation.path)
     ]
     responses: dict[str, Any] = {}
-    for status, form in operation.answers.items():
+    for status, form in (operation.answers | _FOR_ALL).items():
         if isinstance(form, str):
             content = {"application/json": {"schema": schema_of[Refusal]}}
             responses[str(status)] = {"description": form, "content": content}

@@ -59,8 +59,13 @@ def resolve(order: Order, manifest: Manifest, limits: Limits) -> Request:
         strength=order.strength,
     )
     limits.check(request)
+    # As `images.to_array` and `to_mask` do, for which there is then nothing left to do.
     size = request.width, request.height
-    return replace(request, image=_resized(request.image, size), mask=_resized(request.mask, size))
+    image, mask = (
+        None if picture is None else picture.resize(size, Image.Resampling.LANCZOS)
+        for picture in (request.image, request.mask)
+    )
+    return replace(request, image=image, mask=None if mask is None else mask.convert("L"))
 
 
 def picture_bytes(text: str, name: str) -> bytes:
@@ -76,8 +81,3 @@ def picture_bytes(text: str, name: str) -> bytes:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
         raise InvalidRequestError(f"the {name} must be a picture file in Base64, or a data: URL of one") from None
-
-
-def _resized(picture: Image.Image | None, size: tuple[int, int]) -> Image.Image | None:
-    # As `images.to_array` and `to_mask` do, for which there is then nothing left to do.
-    return None if picture is None else picture.resize(size, Image.Resampling.LANCZOS)

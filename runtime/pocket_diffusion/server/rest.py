@@ -2,21 +2,24 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import msgspec
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response, StreamingResponse
+from starlette.responses import Response, StreamingResponse
 
 from pocket_diffusion.samplers import SAMPLERS
-from pocket_diffusion.server.answers import draw, event, picture_url, png_text, read_json, submit
-from pocket_diffusion.server.jobs import Job
+from pocket_diffusion.server.answers import picture_url, png_text, read_json, submit, wait
+from pocket_diffusion.server.jobs import Job, State
 from pocket_diffusion.server.openapi import Operation
 from pocket_diffusion.server.orders import Order
 
 _PING_SECONDS = 15.0
+_PICTURE_HEADERS = {
+    "Cache-Control": "private, max-age=86400, immutable",
+    "Cross-Origin-Resource-Policy": "cross-origin",  # other pages may show what they had drawn
+}
 
 
 class Picture(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,8 +35,7 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
     """Where a drawing stands."""
 
     id: str
-    state: str
-    """`queued`, `running`, `done`, `failed` or `cancelled`."""
+    state: State
     position: int
     """How many drawings come before it."""
     step: int
@@ -85,7 +87,7 @@ def view(request: Request, job: Job) -> JobView:
     preview = queue.preview(job)
     return JobView(
         id=job.id,
-        state=job.state.value,
+        state=job.state,
         position=queue.position(job),
         step=job.step,
         steps=job.steps,
@@ -137,12 +139,14 @@ async def follow_job(request: Request) -> Response:
                 except StopAsyncIteration:
                     return
                 upcoming = None
-                yield event(job.state.value, msgspec.json.encode(view(request, job)).decode())
+                # A server-sent event: WHATWG HTML, section 9.2.
+                yield b"event: %b\ndata: %b\n\n" % (job.state.encode(), msgspec.json.encode(view(request, job)))
         finally:
+            # Nothing can be awaited here where the client has gone: its task ends `changes`, if that is running.
             if upcoming is not None:
                 upcoming.cancel()
-                await asyncio.gather(upcoming, return_exceptions=True)
-            await changes.aclose()
+            else:
+                await changes.aclose()
 
     return StreamingResponse(events(), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
 
@@ -172,15 +176,16 @@ async def read_model(request: Request) -> Response:
 
 async def read_picture(request: Request) -> Response:
     """Send a finished picture, with how it was made in its metadata."""
-    path: Path | None = request.app.state.queue.pictures.path(request.path_params["name"])
-    if path is None:
+    content = await asyncio.to_thread(request.app.state.queue.pictures.read, request.path_params["name"])
+    if content is None:
         raise HTTPException(404, "there is no such picture (any more)")
-    return FileResponse(path, media_type="image/png", headers={"Cache-Control": "private, max-age=86400, immutable"})
+    return Response(content, media_type="image/png", headers=_PICTURE_HEADERS)
 
 
 async def generate(request: Request) -> Response:
     """Draw a prompt with the model's defaults, and answer when the picture is there."""
-    job = await draw(request, Order(prompt=(await read_json(request, Text)).text))
+    job = await submit(request, Order(prompt=(await read_json(request, Text)).text))
+    await wait(request, job)
     return _json(ImageUrl(image_url=picture_url(request, job.pictures[0])))
 
 

@@ -6,8 +6,13 @@ import logging
 import socket
 from collections.abc import Callable, Collection
 
+try:
+    import resource
+except ImportError:  # not on Windows
+    resource = None  # type: ignore[assignment]
+
 import uvicorn
-from h11 import IDLE
+from h11 import DONE, IDLE
 from starlette.applications import Starlette
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -16,15 +21,19 @@ from pocket_diffusion.server.guard import ANY_ADDRESS
 
 _HEAD_SECONDS = 15.0
 """How long a client may take to send the head of a request."""
+_READ_SECONDS = 60.0
+"""How long a client may take to read what fills the buffers."""
 _CONNECTIONS = 1000
+"""At most, and no more than half of the files that the process may have open."""
 _LAST_SECONDS = 10
 """How long clients may take, at the end, to be told so."""
 
 
 class PunctualProtocol(H11Protocol):
-    """uvicorn's, which would wait for ever for the rest of a request's head."""
+    """uvicorn's, which would wait for ever for the rest of a request, and for an answer to be read."""
 
     _deadline: asyncio.TimerHandle | None = None
+    _unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's
         """Expect a request soon."""
@@ -32,16 +41,27 @@ class PunctualProtocol(H11Protocol):
         self._expect_head()
 
     def data_received(self, data: bytes) -> None:
-        """Expect the rest of a head that has begun."""
+        """Expect the rest of a head that has begun, and the end of a body that was answered already."""
         super().data_received(data)
-        if self.conn.their_state is IDLE:
+        if self.conn.their_state is IDLE or self.conn.our_state is DONE:
             self._expect_head()
         else:
             self._expect_nothing()
 
+    def pause_writing(self) -> None:
+        """Expect the client to read on."""
+        super().pause_writing()
+        self._unread = self.loop.call_later(_READ_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """Go on with a client that has read."""
+        super().resume_writing()
+        self._expect_reading_no_more()
+
     def connection_lost(self, exc: Exception | None) -> None:
         """Expect nothing more."""
         self._expect_nothing()
+        self._expect_reading_no_more()
         super().connection_lost(exc)
 
     def _expect_head(self) -> None:
@@ -53,11 +73,16 @@ class PunctualProtocol(H11Protocol):
             self._deadline.cancel()
             self._deadline = None
 
+    def _expect_reading_no_more(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
+
 
 class Server(uvicorn.Server):
     """uvicorn's, which ends the drawings before it waits for those who wait for them."""
 
-    def __init__(self, app: Starlette, on_started: Callable[[], None]) -> None:
+    def __init__(self, app: Starlette, on_started: Callable[[], None], on_stopping: Callable[[], None]) -> None:
         """Serve an application of `create_app`'s: `run([listener])` answers until SIGINT or SIGTERM."""
         config = uvicorn.Config(
             app,
@@ -67,13 +92,14 @@ class Server(uvicorn.Server):
             log_config=None,
             access_log=False,
             server_header=False,
-            limit_concurrency=_CONNECTIONS,
+            limit_concurrency=_most_connections(),
             timeout_graceful_shutdown=_LAST_SECONDS,
         )
         logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # every malformed request would be a warning
         super().__init__(config)
         self._app = app
         self._on_started = on_started
+        self._on_stopping = on_stopping
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Say so when requests are answered."""
@@ -82,6 +108,7 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Cancel what is drawn, after its current step."""
+        self._on_stopping()
         await self._app.state.queue.close()
         await super().shutdown(sockets)
 
@@ -101,6 +128,13 @@ def listen(host: str, port: int) -> socket.socket:
         raise InvalidRequestError(
             f"cannot listen on {host}, port {port} ({why}); choose others with --host, --port"
         ) from None
+
+
+def _most_connections() -> int:
+    if resource is None:
+        return _CONNECTIONS
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return _CONNECTIONS if files < 0 else min(_CONNECTIONS, files // 2)
 
 
 def is_loopback(listener: socket.socket) -> bool:

@@ -8,6 +8,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from pocket_diffusion import Pipeline
+from pocket_diffusion.errors import InvalidRequestError
 from pocket_diffusion.server import Limits, create_app
 from pocket_diffusion.server.guard import ANY_ADDRESS
 from serving import LIMITS
@@ -93,13 +94,28 @@ def test_pages_of_other_sites_cannot_have_anything_drawn(
 
 
 def test_a_body_that_says_it_is_too_large_is_refused_unread(guarded: TestClient) -> None:
-    def never() -> Iterator[bytes]:
-        pytest.fail("the body was asked for")
-        yield b""
-
     headers = {**basic("sésame"), "Content-Length": str(2**30)}
-    answer = asyncio.run(post_raw(guarded, [], headers))
-    assert answer == 413
+    sent: list[bytes] = []
+    assert asyncio.run(post_raw(guarded, [], headers, sent)) == 413
+    assert sent == []
+
+
+def test_all_bodies_together_have_a_limit_and_are_forgotten(pipeline: Pipeline) -> None:
+    limits = Limits(body_bytes=100_000, bodies_bytes=150_000, body_seconds=0.3)
+    with TestClient(create_app(pipeline, limits=limits)) as client:
+
+        async def crowd() -> list[int]:
+            slow = [post_raw(client, [b"x" * 60_000, None], {}) for _ in range(4)]
+            return sorted(await asyncio.gather(*slow))
+
+        assert asyncio.run(crowd()) == [408, 408, 429, 429]
+        assert client.post("/api/jobs", content=b"x" * 90_000).status_code == 400
+        assert client.post("/api/jobs", content=b"x" * 90_000).status_code == 400
+
+
+def test_an_empty_token_is_none_that_protects(pipeline: Pipeline) -> None:
+    with pytest.raises(InvalidRequestError, match="the token is empty"):
+        create_app(pipeline, token="")
 
 
 def test_a_body_that_turns_out_too_large_is_refused_on_the_way(guarded: TestClient) -> None:

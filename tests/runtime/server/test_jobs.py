@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from pocket_diffusion import Cancelled, Pipeline
-from pocket_diffusion.errors import BusyError, InvalidRequestError
+from pocket_diffusion.errors import BundleDamagedError, BusyError, InvalidRequestError
 from pocket_diffusion.request import Request
 from pocket_diffusion.server.jobs import Job, JobQueue, State
 from pocket_diffusion.server.limits import Limits
@@ -32,6 +32,7 @@ class FakePipeline:
         self.drawn: list[int] = []
         self.together = 0
         self.failure: Exception | None = None
+        self.latents = LATENTS
 
     def encode_image(self, picture: np.ndarray) -> np.ndarray:
         return np.zeros((1, 4, *(side // 8 for side in picture.shape[2:])), "f4")
@@ -47,11 +48,11 @@ class FakePipeline:
                 assert self.allowed.acquire(timeout=30)
                 if self.failure:
                     raise self.failure
-                on_step(step, request.steps, LATENTS)
+                on_step(step, request.steps, self.latents)
         finally:
             self.together -= 1
         self.drawn.append(request.seeds[0])
-        return SimpleNamespace(images=[Image.new("RGB", (64, 64))], latents=LATENTS)
+        return SimpleNamespace(images=[Image.new("RGB", (64, 64))], latents=self.latents)
 
 
 class NoPictures:
@@ -66,10 +67,10 @@ class Bench:
         self.pipeline = FakePipeline()
         self.metrics = Metrics()
         self.queue = JobQueue(self.pipeline, limits, NoPictures(), self.metrics)
-        self._request = request
+        self.request = request
 
     def submit(self, seed: int = 0, steps: int = 2) -> Job:
-        return self.queue.submit(replace(self._request, seeds=(seed,), steps=steps))
+        return self.queue.submit(replace(self.request, seeds=(seed,), steps=steps))
 
     def allow(self, steps: int) -> None:
         self.pipeline.allowed.release(steps)
@@ -202,7 +203,11 @@ def test_a_job_that_takes_too_long_fails(run: Callable[..., None]) -> None:
 
 @pytest.mark.parametrize(
     ("failure", "message"),
-    [(InvalidRequestError("no room"), "no room"), (ZeroDivisionError("secret"), "the server's log says why")],
+    [
+        (InvalidRequestError("no room"), "no room"),
+        (BundleDamagedError("secret/path"), "the server's log says why"),
+        (ZeroDivisionError("secret"), "the server's log says why"),
+    ],
 )
 def test_a_failure_is_told_without_its_insides_and_the_queue_goes_on(
     run: Callable[..., None], failure: Exception, message: str
@@ -236,6 +241,52 @@ def test_a_full_queue_takes_no_more(run: Callable[..., None]) -> None:
     run(story, queue=3)
 
 
+def test_pictures_that_wait_are_limited_too(run: Callable[..., None]) -> None:
+    async def story(bench: Bench) -> None:
+        first = bench.submit()
+        await bench.until(lambda: first.state is State.RUNNING)
+        picture = Image.new("RGB", (64, 64))
+        bench.queue.submit(replace(bench.request, image=picture))
+        bench.submit()  # has none
+        with pytest.raises(BusyError):
+            bench.queue.submit(replace(bench.request, image=picture))
+
+    run(story, waiting_pixels=64 * 64)
+
+
+def test_latents_that_are_no_numbers_spoil_no_preview(run: Callable[..., None]) -> None:
+    async def story(bench: Bench) -> None:
+        bench.pipeline.latents = np.full_like(LATENTS, np.nan)
+        first = bench.submit(steps=1)
+        bench.allow(1)
+        await first.over()
+        assert first.state is State.DONE
+        bench.pipeline.latents = LATENTS
+        second = bench.submit(steps=2)
+        bench.allow(1)
+        await bench.until(lambda: second.step == 1)
+        assert bench.queue.preview(second) is not None
+
+    run(story)
+
+
+def test_without_a_preview_pictures_are_drawn_all_the_same(run: Callable[..., None]) -> None:
+    async def story(bench: Bench) -> None:
+        def fail(_: object) -> np.ndarray:
+            raise BundleDamagedError("no encoder")
+
+        bench.pipeline.encode_image = fail
+        job = bench.submit(steps=2)
+        bench.allow(1)
+        await bench.until(lambda: job.step == 1)
+        assert bench.queue.preview(job) is None
+        bench.allow(1)
+        await job.over()
+        assert job.state is State.DONE
+
+    run(story)
+
+
 def test_a_job_whose_last_follower_leaves_is_cancelled(run: Callable[..., None]) -> None:
     async def story(bench: Bench) -> None:
         followed, fired = bench.submit(1, steps=100), bench.submit(2)
@@ -248,6 +299,7 @@ def test_a_job_whose_last_follower_leaves_is_cancelled(run: Callable[..., None])
         await bench.until(lambda: followed.followers == 2)
         for task in following:
             task.cancel()
+            await asyncio.sleep(0.01)
         await bench.until(lambda: followed.stop is not None)
         bench.allow(1)
         await followed.over()
@@ -262,19 +314,22 @@ def test_a_job_whose_last_follower_leaves_is_cancelled(run: Callable[..., None])
 def test_a_follower_who_comes_back_soon_finds_the_job_running(run: Callable[..., None]) -> None:
     async def story(bench: Bench) -> None:
         job = bench.submit(steps=2)
-        changes = bench.queue.follow(job)
-        await anext(changes)
-        await changes.aclose()
+        for _ in range(4):  # each time there is nobody for most of the patience, and then someone for a moment
+            changes = bench.queue.follow(job)
+            await anext(changes)
+            await changes.aclose()
+            await asyncio.sleep(0.06)
+        assert job.stop is None
         again = bench.queue.follow(job)
         await anext(again)
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.15)
         assert job.stop is None
         bench.allow(2)
         async for _ in again:
             pass
         assert job.state is State.DONE
 
-    run(story, unfollowed_seconds=0.05)
+    run(story, unfollowed_seconds=0.1)
 
 
 def test_closing_cancels_all_and_takes_no_more(run: Callable[..., None]) -> None:
@@ -319,7 +374,8 @@ def test_the_figures_count_what_happened(run: Callable[..., None]) -> None:
         value = bench.metrics.registry.get_sample_value
         assert value("pocket_diffusion_pictures_total") == 1
         assert value("pocket_diffusion_step_seconds_count") == 2  # from step to step
-        assert value("pocket_diffusion_drawing_seconds_count", {"state": "cancelled"}) == 1
+        assert value("pocket_diffusion_drawing_seconds_count", {"state": "done"}) == 1
+        assert value("pocket_diffusion_drawing_seconds_count", {"state": "cancelled"}) is None  # never had its turn
         assert value("pocket_diffusion_queue_length") == 0
 
     run(story)
@@ -327,16 +383,18 @@ def test_the_figures_count_what_happened(run: Callable[..., None]) -> None:
 
 def test_an_event_loop_that_ends_has_the_drawing_stop(request_: Request) -> None:
     # As in an application that mounts ours and runs no lifespan of it.
-    async def story() -> tuple[Bench, Job]:
+    async def story() -> tuple[Bench, Job, Job]:
         bench = Bench(request_, Limits())
-        job = bench.submit(steps=2)
+        job, waiting = bench.submit(steps=2), bench.submit()
         await bench.until(lambda: job.state is State.RUNNING)
         threading.Timer(0.2, bench.allow, [2]).start()
-        return bench, job
+        return bench, job, waiting
 
-    bench, job = asyncio.run(story())
+    bench, job, waiting = asyncio.run(story())
     assert job.stop is not None
     assert bench.pipeline.drawn == []
+    assert {job.state, waiting.state} == {State.CANCELLED}
+    assert len(bench.queue) == 0
 
 
 def test_names_in_the_store_are_no_paths(tmp_path: Path, pipeline: Pipeline) -> None:
@@ -345,11 +403,13 @@ def test_names_in_the_store_are_no_paths(tmp_path: Path, pipeline: Pipeline) -> 
     store = PictureStore(2)
     result = pipeline.generate("a lake", width=64, height=64, steps=1)
     names = [store.add(result)[0] for _ in range(3)]
-    assert store.path(names[0]) is None  # made room
-    paths = [store.path(name) for name in names[1:]]
-    assert all(path is not None and path.is_file() for path in paths)
-    assert len(list(paths[0].parent.iterdir())) == 2
-    for name in ("../" + names[1], str(paths[0]), names[1] + ".png", "", "/etc/passwd"):
-        assert store.path(name) is None
+    assert store.read(names[0]) is None  # made room
+    assert all(store.read(name) for name in names[1:])
+    folder = store._folder
+    assert len(list(folder.iterdir())) == 2
+    for name in ("../" + names[1], str(folder / f"{names[1]}.png"), names[1] + ".png", "", "/etc/passwd"):
+        assert store.read(name) is None
+    (folder / f"{names[1]}.png").unlink()
+    assert store.read(names[1]) is None
     store.close()
-    assert not paths[0].parent.exists()
+    assert not folder.exists()

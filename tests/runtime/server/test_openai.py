@@ -80,7 +80,7 @@ def test_without_a_mask_the_whole_is_redrawn(client: TestClient) -> None:
 )
 def test_what_cannot_be_done_is_refused(client: TestClient, change: dict[str, object], why: str) -> None:
     answer = client.post("/v1/images/generations", json={"prompt": "a lake", **change})
-    assert answer.status_code == 422
+    assert answer.status_code == 400
     assert why in answer.json()["error"]["message"]
 
 
@@ -108,14 +108,21 @@ def test_an_edit_that_cannot_be_done_is_refused(
     client: TestClient, files: dict[str, object], data: dict[str, str], why: str
 ) -> None:
     answer = client.post("/v1/images/edits", files=files, data=data)
-    assert answer.status_code == 422
+    assert answer.status_code == 400
     assert why in answer.json()["error"]["message"]
 
 
 def test_a_form_that_is_none_is_refused(client: TestClient) -> None:
     headers = {"Content-Type": "multipart/form-data; boundary=x"}
-    assert client.post("/v1/images/edits", content=b"--y\r\n", headers=headers).status_code in (400, 422)
+    assert client.post("/v1/images/edits", content=b"--y\r\n", headers=headers).status_code in (400, 415)
+
+
+def test_a_form_in_another_charset_is_refused(client: TestClient) -> None:
+    headers = {"Content-Type": "multipart/form-data; boundary=x; charset=punycode"}
+    assert client.post("/v1/images/edits", content=b"--x--\r\n", headers=headers).status_code == 415
 
 
 def test_the_model_is_named(client: TestClient, pipeline: Pipeline) -> None:
+    assert client.get(f"/v1/models/{pipeline.name}").json()["id"] == pipeline.name
+    assert client.get("/v1/models/other/one").status_code == 404
     assert [model["id"] for model in client.get("/v1/models").json()["data"]] == [pipeline.name]

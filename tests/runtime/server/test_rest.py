@@ -262,6 +262,7 @@ def test_an_error_in_the_server_is_told_without_its_insides(
         monkeypatch.setattr(client.app.state.queue, "submit", lambda _: 1 / 0)
         answer = client.post("/api/jobs", json={"prompt": "a lake"})
     assert answer.status_code == 500
+    assert answer.headers["x-should-retry"] == "false"
     assert answer.json()["error"] == {
         "message": "the server failed; its log says why", "type": "server_error", "param": None, "code": None,
     }  # fmt: skip

@@ -40,7 +40,7 @@ def test_it_draws_and_ctrl_c_ends_it(start_server: Callable[..., RunningServer])
     server = start_server()
     assert "image_url" in ask(server, "/generate", {"text": "a lake"})
     assert server.interrupt() == 0
-    assert server.process.stderr.read() == "stopped\n"
+    assert server.process.stderr.read() == "stopping\n"
 
 
 def test_ctrl_c_cancels_what_is_drawn_and_those_who_wait_are_told(start_server: Callable[..., RunningServer]) -> None:
@@ -95,7 +95,7 @@ def impatient(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> Iterator[i
     monkeypatch.setattr(run, "_HEAD_SECONDS", 0.3)
     started = threading.Event()
     with run.listen("127.0.0.1", 0) as listener:
-        server = run.Server(create_app(pipeline), started.set)
+        server = run.Server(create_app(pipeline), started.set, lambda: None)
         thread = threading.Thread(target=server.run, args=[[listener]])
         thread.start()
         assert started.wait(30)
@@ -118,6 +118,25 @@ def test_after_a_good_request_too_the_next_one_has_to_come_whole(impatient: int)
         client.sendall(b"GET /healthz HT")
         while client.recv(10_000):
             pass
+
+
+def test_a_body_that_goes_on_after_its_answer_is_hung_up_on(impatient: int) -> None:
+    with socket.create_connection(("127.0.0.1", impatient), timeout=30) as client:
+        client.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\n")
+        assert client.recv(10_000).startswith(b"HTTP/1.1 200")
+        client.sendall(b"x")
+        while client.recv(10_000):
+            pass
+
+
+def test_a_client_that_does_not_read_is_hung_up_on(impatient: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "_READ_SECONDS", 0.3)
+    with socket.create_connection(("127.0.0.1", impatient), timeout=30) as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        with pytest.raises(OSError, match=r"reset|Broken pipe"):
+            for _ in range(10_000):  # answers pile up until the server stops reading
+                client.sendall(b"GET /page/page.js HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                time.sleep(0.001)
 
 
 def test_a_request_that_takes_longer_than_its_head_may_is_answered(impatient: int) -> None:

@@ -40,10 +40,8 @@ export class Gallery {
     image.alt = `${picture.settings.prompt}, seed ${picture.seed}`;
     image.loading = "lazy";
     image.onerror = () => {
-      // The server keeps only so many.
-      this.pictures = this.pictures.filter(({ url }) => url !== picture.url);
-      this.keep();
-      this.show();
+      // The server keeps only so many; or it is away for a moment, so that it is hidden and not forgotten.
+      image.closest("li").hidden = true;
     };
     const button = document.createElement("button");
     button.type = "button";

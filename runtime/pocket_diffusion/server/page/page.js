@@ -12,7 +12,7 @@ const NUMBERS = ["width", "height", "steps", "guidance_scale", "seed", "count"];
 const REUSED = ["prompt", "negative_prompt", "sampler", "strength", ...NUMBERS];
 
 const source = new Source({
-  chosen: at("chosen"), drop: at("drop"), picture: at("source-picture"), canvas: at("mask"), brush: at("brush"),
+  chosen: at("chosen"), drop: at("drop"), picture: at("source-picture"), canvas: at("mask"), ring: at("ring"), brush: at("brush"),
 });
 const gallery = new Gallery(at("gallery-section"), at("gallery"), (picture) => {
   look(picture);
@@ -20,6 +20,7 @@ const gallery = new Gallery(at("gallery-section"), at("gallery"), (picture) => {
 });
 let looking = null; // the finished picture on the stage
 let job = null; // the id of the one that is being drawn
+let busy = false; // from the order to its end
 
 // What the form says.
 
@@ -39,6 +40,7 @@ function reuse(settings) {
     if (name in settings) form[name].value = settings[name];
   }
   form.count.value = "";
+  if (settings.task === "text-to-image") source.remove();
   tellStrength();
   keepForm();
 }
@@ -64,8 +66,16 @@ async function introduce() {
 
 // What the stage shows.
 
+let said = null; // what was read out last
+
+/** Have a line read out, if it is a new one. */
+function announce(line) {
+  if (line !== said) at("status").textContent = said = line;
+}
+
 function say(status, error = "") {
-  at("status").textContent = status;
+  tell(status);
+  at("status").textContent = said = status;
   at("error").textContent = error;
 }
 
@@ -85,7 +95,12 @@ function look(picture) {
   at("download").download = `${picture.seed}.png`;
   at("picture-actions").hidden = false;
   gallery.mark(picture.url);
-  if (!job) say(`${picture.settings.width} × ${picture.settings.height}, seed ${picture.seed}`);
+  if (!busy) say(`${picture.settings.width} × ${picture.settings.height}, seed ${picture.seed}`);
+}
+
+/** Show a line without having it read out, as often as it may change. */
+function tell(line) {
+  at("line").textContent = line;
 }
 
 function onView(view) {
@@ -93,9 +108,12 @@ function onView(view) {
   at("progress").value = view.steps ? view.step / view.steps : 0;
   if (view.state === "queued") {
     const before = view.position === 1 ? "one drawing" : `${view.position} drawings`;
-    say(view.position ? `Waiting for ${before}${left}` : "Waiting");
+    const line = view.position ? `Waiting for ${before}` : "Waiting";
+    tell(`${line}${left}`);
+    announce(line);
   } else if (view.state === "running") {
-    say(view.step ? `Step ${view.step} of ${view.steps}${left}` : "Beginning");
+    tell(view.step ? `Step ${view.step} of ${view.steps}${left}` : "Beginning");
+    announce(`Drawing, ${Math.floor((4 * view.step) / view.steps) * 25} percent`);
   }
   if (view.preview) {
     at("picture-actions").hidden = true;
@@ -108,17 +126,20 @@ function duration(seconds) {
   return `${Math.round(seconds / 60)} min left`;
 }
 
-function beginWaiting(id) {
-  job = id;
-  sessionStorage.setItem(JOB, id);
-  at("draw").disabled = true;
-  at("cancel").hidden = at("progress").hidden = false;
+function begin() {
+  busy = true;
+  said = null;
+  at("draw").setAttribute("aria-disabled", "true"); // not `disabled`, which would take the focus away
+  at("progress").hidden = false;
+  at("progress").value = 0;
   at("frame").setAttribute("aria-busy", "true");
 }
 
-function endWaiting() {
+function end() {
+  busy = false;
   job = null;
-  at("draw").disabled = false;
+  if (document.activeElement === at("cancel")) at("draw").focus();
+  at("draw").removeAttribute("aria-disabled");
   at("cancel").hidden = at("progress").hidden = true;
   at("frame").removeAttribute("aria-busy");
 }
@@ -126,34 +147,37 @@ function endWaiting() {
 // From an order to a picture.
 
 async function draw() {
-  if (job || !form.reportValidity()) return;
+  if (busy || !form.reportValidity()) return;
   keepForm();
+  begin();
   say("Sending");
   try {
     const { id } = await createJob(await order());
     await waitFor(id);
   } catch (error) {
     say("", error.message);
+  } finally {
+    end();
   }
 }
 
 async function waitFor(id) {
-  beginWaiting(id);
-  let view;
-  try {
-    view = await followJob(id, onView);
-    sessionStorage.removeItem(JOB); // only now: a page that is left stops following, too
-  } finally {
-    endWaiting();
-  }
+  job = id;
+  sessionStorage.setItem(JOB, id);
+  at("cancel").hidden = false;
+  const view = await followJob(id, onView, () => tell("Connecting again"));
+  sessionStorage.removeItem(JOB); // only now: a page that is left stops following, too
+  end();
   if (view.pictures.length) {
-    gallery.add(view.pictures);
-    look(view.pictures[0]);
-    if (view.warnings.length) say(at("status").textContent, view.warnings.join(" "));
+    // By relative addresses, which hold behind any proxy.
+    const pictures = view.pictures.map((each) => ({ ...each, url: `pictures/${each.url.split("/").pop()}` }));
+    gallery.add(pictures);
+    look(pictures[0]);
+    if (view.warnings.length) say(at("line").textContent, view.warnings.join(" "));
   } else {
     if (looking) look(looking);
     else at("picture").hidden = !(at("empty").hidden = false);
-    say(view.state === "cancelled" ? "Cancelled" : "", view.state === "failed" ? view.error : "");
+    say(view.state === "cancelled" ? `Cancelled: ${view.error}` : "", view.state === "failed" ? view.error : "");
   }
 }
 
@@ -180,6 +204,8 @@ form.addEventListener("submit", (event) => {
   draw();
 });
 form.addEventListener("input", keepForm);
+// A number that is wrong cannot be pointed at while it is folded away.
+form.addEventListener("invalid", ({ target }) => (at("settings").open ||= at("settings").contains(target)), true);
 form.strength.addEventListener("input", tellStrength);
 at("cancel").onclick = () => job && cancelJob(job).catch((error) => say("", error.message));
 at("defaults").onclick = () => {
@@ -191,7 +217,10 @@ at("file").onchange = ({ target }) => {
   target.value = "";
 };
 at("clear-mask").onclick = () => source.clearMask();
-at("remove-source").onclick = () => source.remove();
+at("remove-source").onclick = () => {
+  source.remove();
+  at("file").focus();
+};
 at("reuse").onclick = () => reuse(looking.settings);
 at("start-from-it").onclick = () => startFrom(looking).catch((error) => say("", error.message));
 
@@ -200,14 +229,16 @@ document.addEventListener("keydown", (event) => {
   if (event.key === "Escape") at("cancel").click();
 });
 document.addEventListener("dragover", (event) => {
+  if (!event.dataTransfer.types.includes("Files")) return;
   event.preventDefault();
   document.body.classList.add("dragging");
 });
 document.addEventListener("dragleave", () => document.body.classList.remove("dragging"));
 document.addEventListener("drop", (event) => {
+  if (!event.dataTransfer.files.length) return;
   event.preventDefault();
   document.body.classList.remove("dragging");
-  if (event.dataTransfer.files.length) chooseSource(event.dataTransfer.files[0]);
+  chooseSource(event.dataTransfer.files[0]);
 });
 document.addEventListener("paste", (event) => {
   const file = [...event.clipboardData.files].find(({ type }) => type.startsWith("image/"));
@@ -220,8 +251,11 @@ try {
   tellStrength();
   const unfinished = sessionStorage.getItem(JOB);
   sessionStorage.removeItem(JOB);
-  if (unfinished) await waitFor(unfinished); // the page was loaded anew
-  else if (gallery.pictures.length) look(gallery.pictures[0]);
+  if (unfinished) {
+    begin(); // the page was loaded anew
+    await waitFor(unfinished);
+  } else if (gallery.pictures.length) look(gallery.pictures[0]);
 } catch (error) {
+  end();
   say("", error.message);
 }

@@ -14,7 +14,6 @@ async function ask(path, options = {}) {
 }
 
 export const readModel = () => ask("api/model");
-export const readJob = (id) => ask(`api/jobs/${id}`);
 export const cancelJob = (id) => ask(`api/jobs/${id}`, { method: "DELETE" });
 
 export const createJob = (order) =>
@@ -24,8 +23,8 @@ export const createJob = (order) =>
     body: JSON.stringify(order),
   });
 
-/** Call `onView` with each view of a job until it is over; resolve to the last one. */
-export function followJob(id, onView) {
+/** Call `onView` with each view of a job until it is over, and `onGap` where the connection broke; resolve to the last. */
+export function followJob(id, onView, onGap) {
   return new Promise((resolve, reject) => {
     const events = new EventSource(`api/jobs/${id}/events`);
     const end = (settle, value) => {
@@ -42,6 +41,7 @@ export function followJob(id, onView) {
     events.onerror = () => {
       // The browser tries again by itself, unless the server said that there is nothing to follow.
       if (events.readyState === EventSource.CLOSED) end(reject, new Error("The drawing cannot be followed any more."));
+      else onGap();
     };
   });
 }

@@ -4,19 +4,29 @@ const LONGEST = 768; // of the mask's sides, in pixels
 const KEYS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
 export class Source {
-  constructor({ chosen, drop, picture, canvas, brush }) {
-    Object.assign(this, { chosen, drop, picture, canvas, brush });
+  constructor({ chosen, drop, picture, canvas, ring, brush }) {
+    Object.assign(this, { chosen, drop, picture, canvas, ring, brush });
+    this.pointer = null; // the one that paints
     this.paper = canvas.getContext("2d");
     this.file = null;
     this.isMasked = false;
     canvas.addEventListener("pointerdown", (event) => {
+      if (event.button !== 0 || this.pointer !== null) return;
+      this.pointer = event.pointerId;
       canvas.setPointerCapture(event.pointerId);
       this.stroke(this.place(event));
     });
     canvas.addEventListener("pointermove", (event) => {
-      if (event.buttons) this.stroke(this.place(event), this.last);
+      if (event.pointerId === this.pointer) this.stroke(this.place(event), this.last);
     });
+    for (const ended of ["pointerup", "pointercancel"]) {
+      canvas.addEventListener(ended, ({ pointerId }) => {
+        if (pointerId === this.pointer) this.pointer = null;
+      });
+    }
     canvas.addEventListener("keydown", (event) => this.onKey(event));
+    canvas.addEventListener("focus", () => this.showRing());
+    canvas.addEventListener("blur", () => (ring.hidden = true));
   }
 
   /** Show a picture file; rejects what the browser cannot show. */
@@ -103,8 +113,19 @@ export class Source {
       x: Math.min(Math.max(this.last.x + dx * step, 0), this.canvas.width),
       y: Math.min(Math.max(this.last.y + dy * step, 0), this.canvas.height),
     };
-    if (event.key === " " || event.shiftKey) this.stroke(to, this.last);
+    if (event.key === " " || (event.shiftKey && event.key in KEYS)) this.stroke(to, this.last);
     else this.last = to;
+    this.showRing();
+  }
+
+  /** Show where the brush is, for those who paint with keys. */
+  showRing() {
+    const scale = this.canvas.clientWidth / this.canvas.width;
+    const size = (this.brush.value / 100) * Math.max(this.canvas.width, this.canvas.height) * scale;
+    this.ring.hidden = !this.canvas.matches(":focus-visible");
+    this.ring.style.width = this.ring.style.height = `${size}px`;
+    this.ring.style.left = `${this.last.x * scale}px`;
+    this.ring.style.top = `${this.last.y * scale}px`;
   }
 }
 
