@@ -17,6 +17,9 @@ from pocket_diffusion.tiles import largest_run
 AUTO = "auto"
 _RESERVE = 0.2
 """The share of the free memory that `auto` leaves to others, and to the weights that are mapped from their files."""
+_UNSHARED = 0.25
+"""Of what a component has left in a shared arena: how much the largest does not find large enough for its own blocks.
+A seventh was measured, at 768x768."""
 _PICTURE_BYTES = 60
 """Per pixel: a decoded picture as float32 (12 bytes), a few times over while it is joined and rounded."""
 _FINISHED_BYTES = 4
@@ -115,8 +118,8 @@ class Drawing:
 def needed_memory(manifest: Manifest, mode: MemoryMode, drawing: Drawing) -> int | None:
     """Return the bytes of anonymous memory that a drawing takes at most, or None if the bundle has no figures.
 
-    Each component's figures are the exporter's measurements (`ComponentMemory`). Components take turns: where they stay
-    loaded, they share an arena for their activations, and only expanded weights add up.
+    Each component's figures are the exporter's measurements (`ComponentMemory`). Components take turns. Where they stay
+    loaded, expanded weights stay too, and so does what of the arena that they share is of no use to the next.
     """
     pixels = drawing.width * drawing.height
     height, width = (side // manifest.latents.downscale for side in (drawing.height, drawing.width))
@@ -136,7 +139,9 @@ def needed_memory(manifest: Manifest, mode: MemoryMode, drawing: Drawing) -> int
             weights += memory.expanded_weights if mode.expands(name) else 0
             turns.append(max(memory.least, memory.base + memory.per_pixel * at_once[name]))
     pictures = (_PICTURE_BYTES + _FINISHED_BYTES * (drawing.count - 1)) * pixels
-    return weights + max(turns) + pictures
+    most = max(turns)
+    kept = _UNSHARED * (sum(turns) - most) if mode.keep_sessions else 0
+    return int(weights + most + kept) + pictures
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,8 @@ class LatentPreview:
     @cached_property
     def weights(self) -> NDArray[np.float32]:
         """`[channels + 1, 3]`: the last row is added to every pixel."""
-        return np.linalg.lstsq(self.gram, self.moments, rcond=None)[0].astype(np.float32)
+        solution: NDArray[np.float64] = np.linalg.lstsq(self.gram, self.moments, rcond=None)[0]
+        return solution.astype(np.float32)
 
     def picture(self, latents: Latents) -> Image.Image:
         """Return a picture with a pixel for each latent of `[1, channels, height/8, width/8]`."""

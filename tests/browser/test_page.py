@@ -93,7 +93,7 @@ def draw(page: Page, prompt: str = "a lake", **values: object) -> Image.Image:
 def finished(page: Page) -> Image.Image:
     expect(page.get_by_role("link", name="Download")).to_be_visible(timeout=SECONDS)
     expect(page.get_by_role("button", name="Draw")).to_be_enabled()
-    return fetched(page.locator("#picture").get_attribute("src"))
+    return fetched(page.locator("#picture").evaluate("image => image.src"))
 
 
 def fetched(url: str | None) -> Image.Image:

@@ -146,9 +146,9 @@ def test_an_opened_picture_that_turns_out_damaged_is_refused(tmp_path: Path) -> 
         open_picture(image)
 
 
-@pytest.mark.parametrize("thing", [3, b"bytes", np.zeros((8, 8, 3), np.uint8)])
+@pytest.mark.parametrize("thing", [3, np.zeros((8, 8, 3), np.uint8)])
 def test_what_stands_for_no_picture_is_refused(thing: object) -> None:
-    with pytest.raises(InvalidRequestError, match="must be a path or a Pillow image"):
+    with pytest.raises(InvalidRequestError, match="must be a path, a file's bytes or a Pillow image"):
         open_picture(thing)
 
 

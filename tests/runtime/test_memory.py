@@ -25,7 +25,7 @@ SMALL = {"width": 64, "height": 64, "steps": 2, "guidance_scale": 4.0, "seed": 7
 
 @pytest.fixture
 def measured(manifest: Manifest) -> Manifest:
-    """The embedded manifest with round figures: a picture of 512x512 needs 1.8 GB, 0.8 GB or 0.4 GB."""
+    """The embedded manifest with round figures: a picture of 512x512 needs 2.0 GB, 0.8 GB or 0.4 GB."""
     figures = {
         "text_encoder": ComponentMemory(base=50 * MB, per_pixel=0, expanded_weights=200 * MB, least=0),
         "unet": ComponentMemory(base=100 * MB, per_pixel=1000, expanded_weights=1000 * MB, least=0),
@@ -64,8 +64,9 @@ def test_components_take_turns_and_the_largest_counts(measured: Manifest) -> Non
 
 
 def test_expanded_weights_come_on_top(measured: Manifest) -> None:
-    # They are expanded for the U-Net alone, and stay while the others run.
-    assert need(measured, "fast", drawing()) == need(measured, "balanced", drawing()) + 1000 * MB
+    # They are expanded for the U-Net alone, and stay while the others run; so does a part of what the others shared.
+    others = 50 * MB + 100 * MB + 2 * 1000 * 512 * 512
+    assert need(measured, "fast", drawing()) == need(measured, "balanced", drawing()) + 1000 * MB + others // 4
 
 
 def test_without_guidance_the_unet_needs_half(measured: Manifest) -> None:

@@ -39,8 +39,8 @@ def create_app(
     """Return an ASGI application that draws with a pipeline, which is then the application's alone.
 
     `token` is asked of every client, if given. `hosts` are the names that requests may be for; None leaves that check
-    to whoever serves the application: without it and without a token, a stranger's page whose domain name is made to lead
-    here can have pictures drawn (DNS rebinding).
+    to whoever serves the application. Without it and without a token, a stranger's page whose domain name is made to
+    lead here can have pictures drawn (DNS rebinding).
 
     It can be mounted under any path, and is for one event loop. What is drawn is cancelled when that, or its lifespan
     where it has one, ends; `app.state.queue.close()` does so earlier.

@@ -6,6 +6,7 @@ import secrets
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from enum import StrEnum
 
 import numpy as np
@@ -52,8 +53,8 @@ class Job:
 
     def __init__(self, request: Request, model: str, warnings: Sequence[str] = ()) -> None:
         self.id = secrets.token_urlsafe(16)
-        self.request: Request | None = request
-        """None once the job is over: its pictures take memory."""
+        self.request = request
+        """Without its pictures once the job is over: they take memory."""
         self.settings = [request.metadata(index, model) for index in range(len(request.seeds))]
         """How to draw each picture again."""
         passes = 2 if is_guided(request.guidance_scale) else 1
@@ -80,14 +81,11 @@ class Job:
     @property
     def waiting_pixels(self) -> int:
         """How many pixels of pictures it keeps in memory."""
-        request = self.request
-        return 0 if request is None or request.image is None else request.width * request.height
+        return 0 if self.request.image is None else self.request.width * self.request.height
 
     @property
     def infotexts(self) -> list[str]:
-        """How to draw each picture again, as text; not once the job is over."""
-        if self.request is None:
-            return []
+        """How to draw each picture again, as text; all of it only until the job is over."""
         return [self.request.parameters_text(index, facts["model"]) for index, facts in enumerate(self.settings)]
 
     def change(self) -> None:
@@ -98,7 +96,8 @@ class Job:
     def finish(self, state: State, error: PocketDiffusionError | None = None) -> None:
         """Settle it for good."""
         self.state, self.error = state, error
-        self.latents = self.request = None
+        self.latents = None
+        self.request = replace(self.request, image=None, mask=None)
         self.change()
 
     async def changes(self) -> AsyncIterator[None]:
@@ -135,6 +134,7 @@ class JobQueue:
         self._pace: float | None = None
         """Seconds for a unit of work, as it was lately."""
         self._preview: LatentPreview | None = None
+        metrics.waiting.set_function(lambda: len(self._waiting))
 
     # What clients do.
 
@@ -156,7 +156,6 @@ class JobQueue:
         self._forget_the_oldest()
         if self._worker is None:
             self._worker = asyncio.get_running_loop().create_task(self._work())
-        self._metrics.waiting.set(len(self._waiting))
         return job
 
     def find(self, job_id: str) -> Job | None:
@@ -230,7 +229,6 @@ class JobQueue:
         try:
             while self._waiting:
                 self.running = job = self._waiting.popleft()
-                self._metrics.waiting.set(len(self._waiting))
                 job.state, job.began = State.RUNNING, time.monotonic()
                 job.change()
                 self._tell_those_who_wait()
@@ -247,7 +245,7 @@ class JobQueue:
     async def _outcome(self, job: Job) -> tuple[State, PocketDiffusionError | None]:
         loop = asyncio.get_running_loop()
         try:
-            job.pictures = await asyncio.to_thread(self._draw, job, job.request, loop)
+            job.pictures = await asyncio.to_thread(self._draw, job, loop)
         except asyncio.CancelledError:  # the event loop ends; the thread, for which that waits, should too
             self.cancel(job, "the server stopped")
             raise
@@ -260,7 +258,7 @@ class JobQueue:
             return State.FAILED, InferenceError("the drawing failed; the server's log says why")
         return State.DONE, None
 
-    def _draw(self, job: Job, request: Request, loop: asyncio.AbstractEventLoop) -> list[str]:
+    def _draw(self, job: Job, loop: asyncio.AbstractEventLoop) -> list[str]:
         """Draw in a thread of its own and return the pictures' names."""
 
         def on_step(step: int, _total: int, latents: NDArray[np.float32]) -> None:
@@ -272,7 +270,7 @@ class JobQueue:
 
         if self._preview is None:
             self._preview = self._first_preview()
-        result = self.pipeline.draw(request, on_step)
+        result = self.pipeline.draw(job.request, on_step)
         latents = result.latents[:1]
         if self._preview is not None and np.isfinite(latents).all():
             self._preview = self._preview.learn(latents, result.images[0])
@@ -294,7 +292,7 @@ class JobQueue:
 
     def _finish(self, job: Job, state: State, error: PocketDiffusionError | None) -> None:
         if job.state is State.RUNNING:
-            self._metrics.finished(state, len(job.pictures), time.monotonic() - job.began)
+            self._metrics.finished(state.value, len(job.pictures), time.monotonic() - job.began)
         if state is State.DONE:
             pace = (time.monotonic() - job.began) / job.work
             self._pace = pace if self._pace is None else (self._pace + pace) / 2

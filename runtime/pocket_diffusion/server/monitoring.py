@@ -1,7 +1,6 @@
 """Figures for Prometheus, and whether the server is alive."""
 
 import time
-from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
@@ -10,9 +9,6 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from pocket_diffusion.version import __version__
-
-if TYPE_CHECKING:
-    from pocket_diffusion.server.jobs import State
 
 _SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000)
 
@@ -50,11 +46,11 @@ class Metrics:
             self.step_seconds.observe(now - self._last_step)
         self._last_step = now
 
-    def finished(self, state: "State", pictures: int, seconds: float) -> None:
+    def finished(self, state: str, pictures: int, seconds: float) -> None:
         """Note that a drawing is over, and how."""
         self._last_step = None
         self.pictures.inc(pictures)
-        self.drawing_seconds.labels(state.value).observe(seconds)
+        self.drawing_seconds.labels(state).observe(seconds)
 
 
 async def healthz(_: Request) -> Response:

@@ -4,12 +4,8 @@ import asyncio
 import ipaddress
 import logging
 import socket
+import sys
 from collections.abc import Callable, Collection
-
-try:
-    import resource
-except ImportError:  # not on Windows
-    resource = None  # type: ignore[assignment]
 
 import uvicorn
 from h11 import DONE, IDLE
@@ -131,8 +127,10 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def _most_connections() -> int:
-    if resource is None:
+    if sys.platform == "win32":
         return _CONNECTIONS
+    import resource
+
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return _CONNECTIONS if files < 0 else min(_CONNECTIONS, files // 2)
 

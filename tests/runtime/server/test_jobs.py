@@ -355,11 +355,12 @@ def test_jobs_that_are_over_keep_no_pictures_and_are_forgotten_in_the_end(
     async def story(bench: Bench) -> None:
         jobs = []
         for seed in range(4):
-            jobs.append(bench.submit(seed))
+            picture = Image.new("RGB", (64, 64))
+            jobs.append(bench.queue.submit(replace(bench.request, steps=2, seeds=(seed,), image=picture, mask=picture)))
             bench.allow(2)
             await jobs[-1].over()
         assert [bench.queue.find(job.id) is job for job in jobs] == [False, False, True, True]
-        assert jobs[0].request is None
+        assert (jobs[0].request.image, jobs[0].request.mask) == (None, None)
         assert jobs[0].latents is None
 
     run(story)
