@@ -16,6 +16,7 @@ EncodeImage = Callable[[NDArray[np.float32]], Latents]
 
 _SIDE, _PATCHES = 256, 8
 """Of the first picture that is learnt from: pixels, and colours along a side."""
+_RIDGE = 1e-6
 _MEMORY = 0.9
 """How much what was learnt before counts beside what comes new."""
 
@@ -44,8 +45,9 @@ class LatentPreview:
     @cached_property
     def weights(self) -> NDArray[np.float32]:
         """`[channels + 1, 3]`: the last row is added to every pixel."""
-        solution: NDArray[np.float64] = np.linalg.lstsq(self.gram, self.moments, rcond=None)[0]
-        return solution.astype(np.float32)
+        # Of latents that are all the same, the equations alone would tell too little.
+        regular = self.gram + _RIDGE * np.eye(len(self.gram))
+        return np.linalg.solve(regular, self.moments).astype(np.float32)
 
     def picture(self, latents: Latents) -> Image.Image:
         """Return a picture with a pixel for each latent of `[1, channels, height/8, width/8]`."""
@@ -64,7 +66,7 @@ def _normal_equations(latents: Latents, picture: Image.Image) -> tuple[NDArray[n
 
 def _pixels(array: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return `[height · width, channels]` of `[1, channels, height, width]`."""
-    return array[0].reshape(array.shape[1], -1).T
+    return array.reshape(array.shape[1], -1).T
 
 
 def _as_rows(latents: Latents) -> NDArray[np.float32]:
