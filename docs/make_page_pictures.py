@@ -29,11 +29,12 @@ def draw(page: Page, prompt: str, seed: int) -> None:
 
 def desktop(browser: Browser, url: str, scheme: str) -> Image.Image:
     """Return the page with some pictures drawn."""
-    page = browser.new_page(viewport={"width": 1180, "height": 860}, color_scheme=scheme)
+    page = browser.new_page(viewport={"width": 1180, "height": 1010}, color_scheme=scheme)
     page.goto(url)
     page.get_by_text("Settings", exact=True).click()
     for prompt, seed in PROMPTS:
         draw(page, prompt, seed)
+    page.wait_for_timeout(500)  # the last preview fades
     return Image.open(BytesIO(page.screenshot()))
 
 

@@ -55,7 +55,7 @@ function tellStrength() {
 
 async function introduce() {
   const model = await readModel();
-  at("model").textContent = `${model.name}, ${model.width} × ${model.height}`;
+  at("model").textContent = `${model.name}, ${model.width}\u00a0×\u00a0${model.height}`;
   for (const name of ["width", "height", "steps", "guidance_scale"]) form[name].placeholder = model[name];
   form.steps.max = model.max_steps;
   form.count.max = model.max_count;

@@ -41,6 +41,7 @@ export class Source {
     }
     this.file = file;
     const { naturalWidth: width, naturalHeight: height } = this.picture;
+    this.picture.parentElement.style.width = `min(100%, ${(55 * width) / height}vh)`; // high pictures leave room to scroll past
     const scale = LONGEST / Math.max(width, height);
     this.canvas.width = Math.max(1, Math.round(width * scale));
     this.canvas.height = Math.max(1, Math.round(height * scale));
