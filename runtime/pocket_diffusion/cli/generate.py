@@ -11,19 +11,16 @@ from typing import Any
 
 import click
 
+from pocket_diffusion.cli.options import machine_options, model_option
 from pocket_diffusion.errors import InvalidRequestError, OutputError
 from pocket_diffusion.images import check_output_format
-from pocket_diffusion.memory import AUTO, MODES
 from pocket_diffusion.pipeline import Pipeline
 from pocket_diffusion.samplers import SAMPLERS
-from pocket_diffusion.session import PROVIDERS
 
 
 @click.command()
 @click.argument("prompt")
-@click.option(
-    "-m", "--model", type=click.Path(path_type=Path), help="Bundle to draw with.  [default: the embedded one]"
-)
+@model_option
 @click.option(
     "-o",
     "--output",
@@ -43,14 +40,7 @@ from pocket_diffusion.session import PROVIDERS
 @click.option("--image", type=click.Path(path_type=Path), help="Picture to start from (image to image).")
 @click.option("--strength", type=float, help="How much to change the picture, 0 to 1.  [default: 0.8]")
 @click.option("--mask", type=click.Path(path_type=Path), help="With --image: white is repainted (inpainting).")
-@click.option("--provider", type=click.Choice(PROVIDERS), default="auto", show_default=True, help="What computes.")
-@click.option("--threads", type=int, help="CPU threads.  [default: one a core]")
-@click.option(
-    "--memory",
-    default=AUTO,
-    show_default=True,
-    help=f"What to trade for memory: {AUTO}, {', '.join(MODES)}; or a limit to keep to, such as 1500MB or 2GiB.",
-)
+@machine_options
 @click.option("--verbose", is_flag=True, help="Say what was chosen and why, and how long each stage took.")
 @click.option("--quiet", is_flag=True, help="No progress bar and no report.")
 def generate(

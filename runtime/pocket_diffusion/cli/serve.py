@@ -6,18 +6,15 @@ from pathlib import Path
 
 import click
 
+from pocket_diffusion.cli.options import machine_options, model_option
 from pocket_diffusion.errors import InvalidRequestError
-from pocket_diffusion.memory import AUTO, MODES
 from pocket_diffusion.pipeline import Pipeline
-from pocket_diffusion.session import PROVIDERS
 
 _TOKEN_VARIABLE = "POCKET_DIFFUSION_TOKEN"  # noqa: S105 - a name, not a token
 
 
 @click.command()
-@click.option(
-    "-m", "--model", type=click.Path(path_type=Path), help="Bundle to draw with.  [default: the embedded one]"
-)
+@model_option
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 is every one.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one.")
 @click.option(
@@ -31,14 +28,7 @@ _TOKEN_VARIABLE = "POCKET_DIFFUSION_TOKEN"  # noqa: S105 - a name, not a token
 @click.option(
     "--keep", type=click.IntRange(1, 100_000), help="How many pictures are kept to be fetched.  [default: 256]"
 )
-@click.option("--provider", type=click.Choice(PROVIDERS), default="auto", show_default=True, help="What computes.")
-@click.option("--threads", type=int, help="CPU threads.  [default: one a core]")
-@click.option(
-    "--memory",
-    default=AUTO,
-    show_default=True,
-    help=f"What to trade for memory: {AUTO}, {', '.join(MODES)}; or a limit to keep to, such as 1500MB or 2GiB.",
-)
+@machine_options
 def serve(
     *,
     model: Path | None,

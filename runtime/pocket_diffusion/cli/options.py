@@ -1,0 +1,35 @@
+"""Options that several commands share."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import click
+
+from pocket_diffusion.memory import AUTO, MODES
+from pocket_diffusion.session import PROVIDERS
+
+Function = TypeVar("Function", bound=Callable[..., None])
+
+model_option = click.option(
+    "-m", "--model", type=click.Path(path_type=Path), help="Bundle to draw with.  [default: the embedded one]"
+)
+
+
+def machine_options(command: Function) -> Function:
+    """Add what the work is to be done with: `provider`, `threads`, `memory`, as `Pipeline.load` takes them."""
+    for option in (
+        click.option(
+            "--memory",
+            default=AUTO,
+            show_default=True,
+            help=f"What to trade for memory: {', '.join((AUTO, *MODES))}; "
+            "or a limit to keep to, such as 1500MB or 2GiB.",
+        ),
+        click.option("--threads", type=int, help="CPU threads.  [default: one a core]"),
+        click.option(
+            "--provider", type=click.Choice(PROVIDERS), default="auto", show_default=True, help="What computes."
+        ),
+    ):  # the last one first, as decorators are
+        command = option(command)
+    return command
