@@ -5,11 +5,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from pocket_diffusion.pipeline import DEFAULT_BUNDLE
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
+
+# Nothing is timed in a test: on a fresh checkout Hypothesis first builds its tables of characters, for a second.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 CLIP_FILES = Path(__file__).parent / "data" / "clip"
 
