@@ -264,6 +264,23 @@ def test_a_second_click_while_sending_draws_no_second_picture(page: Page) -> Non
     expect(page.locator("#gallery li")).to_have_count(1)
 
 
+def test_a_drawing_that_the_server_forgot_is_no_lasting_error(page: Page) -> None:
+    draw(page, Steps=1)
+    page.evaluate("sessionStorage.setItem('pocket-diffusion job', 'forgotten')")
+    page.reload()
+    expect(page.locator("#error")).to_have_text("The drawing cannot be followed any more.")
+    page.reload()
+    finished(page)  # the gallery's last picture is shown
+    expect(page.locator("#error")).to_be_hidden()
+
+
+def test_what_is_cancelled_while_it_is_sent_is_cancelled(page: Page) -> None:
+    settings(page, Steps=150, Width=512, Height=512)
+    page.get_by_label("Prompt", exact=True).fill("a lake")
+    page.evaluate("document.getElementById('form').requestSubmit(); document.getElementById('cancel').click()")
+    expect(page.locator("#line")).to_have_text("Cancelled: the drawing was cancelled", timeout=SECONDS)
+
+
 def test_a_prompt_is_text_and_never_markup(page: Page) -> None:
     prompt = "<img src=x onerror=\"document.title='owned'\">"
     draw(page, prompt, Steps=1)

@@ -14,7 +14,7 @@ from starlette.routing import Route
 from pocket_diffusion.errors import Cancelled, InvalidRequestError
 from pocket_diffusion.images import open_picture, png_bytes, read_parameters
 from pocket_diffusion.samplers import SAMPLERS
-from pocket_diffusion.server.answers import picture_texts, png_text, read_json, submit, wait
+from pocket_diffusion.server.answers import decode_json, picture_texts, png_text, read_json, submit, wait
 from pocket_diffusion.server.jobs import Job, JobQueue
 from pocket_diffusion.server.orders import Order, picture_bytes
 
@@ -23,8 +23,12 @@ _FEATURES = (
     "controlnet_units",
 )  # fmt: skip
 """What changes the picture and cannot be done here, so that asking for it is refused."""
+_MOST_NAMES, _MOST_OF_A_NAME = 100, 100
 _MOST_OF_A_FEATURE = 10_000
 """Bytes; what is longer is asked for, whatever it is."""
+
+
+Name = Annotated[str, msgspec.Meta(max_length=100)]
 
 
 class Drawing(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,8 +43,8 @@ class Drawing(msgspec.Struct, frozen=True, kw_only=True):
     height: int | None = None
     batch_size: Annotated[int, msgspec.Meta(ge=1)] = 1
     n_iter: Annotated[int, msgspec.Meta(ge=1)] = 1
-    sampler_name: str | None = None
-    sampler_index: str | None = None
+    sampler_name: Name | None = None
+    sampler_index: Name | None = None
     send_images: bool = True
     override_settings: dict[str, Any] = {}
     # img2img
@@ -187,14 +191,16 @@ async def _draw(request: Request, *, from_picture: bool) -> Response:
 async def _submit(request: Request, *, from_picture: bool) -> tuple[Job, dict[str, Any], dict[str, Any]]:
     """Return a job, and what is told of it when it is done: little, since it may have to wait."""
     sent = await read_json(request, dict[str, msgspec.Raw])
+    if any(len(name) > _MOST_OF_A_NAME for name in sent):
+        raise InvalidRequestError(f"a setting's name has at most {_MOST_OF_A_NAME} characters")
     sent = {name: value for name, value in sent.items() if bytes(value) != b"null"}
     _check_features(sent)
     known = {name: value for name, value in sent.items() if name in Drawing.__struct_fields__}
-    asked = msgspec.json.decode(msgspec.json.encode(known), type=Drawing)
+    asked = decode_json(msgspec.json.encode(known), Drawing)
     _check_options(request, asked.override_settings)
     job = await submit(request, await _order(request, asked, from_picture=from_picture))
     parameters = msgspec.to_builtins(msgspec.structs.replace(asked, init_images=(), mask=None))
-    return job, {"parameters": parameters}, _info(job, sorted(set(sent) - set(known)))
+    return job, {"parameters": parameters}, _info(job, sorted(set(sent) - set(known))[:_MOST_NAMES])
 
 
 async def _order(request: Request, asked: Drawing, *, from_picture: bool) -> Order:
@@ -258,7 +264,7 @@ def _check_features(sent: dict[str, msgspec.Raw]) -> None:
 
 
 def _decoded(value: msgspec.Raw) -> object:
-    return msgspec.json.decode(value) if len(bytes(value)) <= _MOST_OF_A_FEATURE else True
+    return decode_json(bytes(value), object) if len(bytes(value)) <= _MOST_OF_A_FEATURE else True
 
 
 def _arguments(script: object) -> object:

@@ -65,7 +65,16 @@ async def read_json(request: Request, kind: type[Body]) -> Body:
         msgspec.DecodeError: it is not JSON, or not of that form.
 
     """
-    body = b"".join([chunk async for chunk in request.stream()])  # `request.body()` would keep it
+    return decode_json(b"".join([chunk async for chunk in request.stream()]), kind)  # `request.body()` would keep it
+
+
+def decode_json(body: bytes, kind: type[Body]) -> Body:
+    """Return JSON as a struct.
+
+    Raises:
+        msgspec.DecodeError: it is not JSON, or not of that form.
+
+    """
     try:
         return msgspec.json.decode(body, type=kind)
     except (UnicodeDecodeError, RecursionError) as error:

@@ -90,6 +90,8 @@ class Guard:
         if self._token is not None and not path.startswith(_WITHOUT_TOKEN) and not self._has_token(headers):
             raise HTTPException(401, "the token is missing or wrong; send it as `Authorization: Bearer`", CHALLENGE)
         length = headers.get("content-length", "")
+        if scope["method"] in _SAFE_METHODS and (length not in ("", "0") or "transfer-encoding" in headers):
+            raise HTTPException(400, f"a {scope['method']} has no body here; send none", {"Connection": "close"})
         if length.isdecimal() and int(length) > self._limits.body_bytes:
             raise _too_large(self._limits)
 

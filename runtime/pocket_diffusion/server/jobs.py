@@ -109,11 +109,6 @@ class Job:
                 return
             await changed.wait()
 
-    async def over(self) -> None:
-        """Wait until the job is over."""
-        async for _ in self.changes():
-            pass
-
 
 class JobQueue:
     """Draws one job after another in a thread, for as long as there are any.
@@ -134,6 +129,7 @@ class JobQueue:
         self._pace: float | None = None
         """Seconds for a unit of work, as it was lately."""
         self._preview: LatentPreview | None = None
+        self._tried_preview = False
         metrics.waiting.set_function(lambda: len(self._waiting))
 
     # What clients do.
@@ -268,7 +264,8 @@ class JobQueue:
                 raise job.stop
             loop.call_soon_threadsafe(self._stepped, job, step, latents[:1])
 
-        if self._preview is None:
+        if not self._tried_preview:
+            self._tried_preview = True
             self._preview = self._first_preview()
         result = self.pipeline.draw(job.request, on_step)
         latents = result.latents[:1]
@@ -279,8 +276,8 @@ class JobQueue:
     def _first_preview(self) -> LatentPreview | None:
         try:
             return LatentPreview.fit(self.pipeline.encode_image)
-        except PocketDiffusionError as error:  # a picture without previews is better than none
-            _log.warning("no previews: %s", error)
+        except Exception:  # a picture without previews is better than none
+            _log.exception("there will be no previews")
             return None
         finally:
             self.pipeline.close()  # the memory of that graph was not weighed

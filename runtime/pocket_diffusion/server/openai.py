@@ -68,7 +68,8 @@ async def edits(request: Request) -> Response:
     async with request.form(max_files=4, max_fields=40, max_part_size=_MOST_TEXT) as form:
         image = await _content(form, "image")
         mask = await _content(form, "mask")
-        texts = {name: text for name, text in form.items() if isinstance(text, str)}
+        known = Generation.__struct_fields__
+        texts = {name: text for name, text in form.items() if isinstance(text, str) and name in known}
     if image is None:
         raise InvalidRequestError("`image` is missing; send a picture to redraw, as multipart/form-data")
     try:
@@ -79,7 +80,7 @@ async def edits(request: Request) -> Response:
         async with request.app.state.decoding:
             mask = await asyncio.to_thread(_white_where_transparent, mask)
     job = await _submit(request, asked, image, mask)
-    del form, image, mask  # which would wait with the client otherwise
+    del form, request._form, image, mask, texts  # which would wait with the client otherwise
     return await _answer(request, job, asked.response_format)
 
 

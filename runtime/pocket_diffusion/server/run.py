@@ -18,7 +18,7 @@ from pocket_diffusion.server.guard import ANY_ADDRESS
 _HEAD_SECONDS = 15.0
 """How long a client may take to send the head of a request."""
 _READ_SECONDS = 60.0
-"""How long a client may take to read what fills the buffers."""
+"""How long a client may read nothing of what fills the buffers."""
 _CONNECTIONS = 1000
 """At most, and no more than half of the files that the process may have open."""
 _LAST_SECONDS = 10
@@ -47,7 +47,7 @@ class PunctualProtocol(H11Protocol):
     def pause_writing(self) -> None:
         """Expect the client to read on."""
         super().pause_writing()
-        self._unread = self.loop.call_later(_READ_SECONDS, self.transport.abort)
+        self._expect_reading()
 
     def resume_writing(self) -> None:
         """Go on with a client that has read."""
@@ -68,6 +68,16 @@ class PunctualProtocol(H11Protocol):
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+
+    def _expect_reading(self) -> None:
+        left = self.transport.get_write_buffer_size()
+        self._unread = self.loop.call_later(_READ_SECONDS, self._hang_up_unless_read, left)
+
+    def _hang_up_unless_read(self, left: int) -> None:
+        if self.transport.get_write_buffer_size() < left:
+            self._expect_reading()
+        else:
+            self.transport.abort()
 
     def _expect_reading_no_more(self) -> None:
         if self._unread is not None:

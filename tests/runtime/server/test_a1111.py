@@ -115,6 +115,13 @@ def test_pictures_that_are_none_are_refused(client: TestClient, change: dict[str
     assert why in answer.json()["detail"]
 
 
+def test_text_that_is_none_is_refused(client: TestClient) -> None:
+    assert client.post("/sdapi/v1/txt2img", content=b'{"prompt": "\xff"}').status_code == 400
+    assert client.post("/sdapi/v1/txt2img", content=b'{"styles": "\xff"}').status_code == 400
+    assert client.post("/sdapi/v1/txt2img", json={"x" * 101: 1}).status_code == 422
+    assert client.post("/sdapi/v1/txt2img", json={"sampler_name": "x" * 101}).status_code == 422
+
+
 def test_scripts_that_are_switched_off_are_no_obstacle(client: TestClient) -> None:
     scripts = {"ADetailer": {"args": [False]}, "ControlNet": {"args": []}}
     asked = {**ASKED, "alwayson_scripts": scripts, "styles": None, "save_images": True, "inpainting_mask_invert": False}

@@ -118,6 +118,11 @@ def test_an_empty_token_is_none_that_protects(pipeline: Pipeline) -> None:
         create_app(pipeline, token="")
 
 
+def test_reading_takes_no_body(guarded: TestClient) -> None:
+    answer = guarded.request("GET", "/healthz", content=b"x")
+    assert (answer.status_code, answer.headers["connection"]) == (400, "close")
+
+
 def test_a_body_that_turns_out_too_large_is_refused_on_the_way(guarded: TestClient) -> None:
     chunks = [b"x" * 50_000] * 100
     sent: list[bytes] = []

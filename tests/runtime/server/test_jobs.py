@@ -60,6 +60,11 @@ class NoPictures:
         return ["name"]
 
 
+async def over(job: Job) -> None:
+    async for _ in job.changes():
+        pass
+
+
 class Bench:
     """What a test works with."""
 
@@ -108,7 +113,7 @@ def test_jobs_are_drawn_one_by_one_in_their_order(run: Callable[..., None]) -> N
     async def story(bench: Bench) -> None:
         jobs = [bench.submit(seed) for seed in (5, 3, 4)]
         bench.allow(6)
-        await asyncio.gather(*(job.over() for job in jobs))
+        await asyncio.gather(*(over(job) for job in jobs))
         assert bench.pipeline.drawn == [5, 3, 4]
         assert {job.state for job in jobs} == {State.DONE}
         assert jobs[0].pictures == ["name"]
@@ -146,7 +151,7 @@ def test_the_time_left_is_told_by_the_work_ahead(run: Callable[..., None]) -> No
         first = bench.submit(steps=2)
         assert bench.queue.seconds_left(first) is None
         bench.allow(2)
-        await first.over()
+        await over(first)
         assert bench.queue.seconds_left(first) == 0
         running, waiting = bench.submit(steps=4), bench.submit(steps=8)
         bench.allow(1)
@@ -164,7 +169,7 @@ def test_a_job_that_waits_is_cancelled_at_once(run: Callable[..., None]) -> None
         bench.queue.cancel(second)
         assert second.state is State.CANCELLED
         bench.allow(2)
-        await first.over()
+        await over(first)
         assert bench.pipeline.drawn == [1]
 
     run(story)
@@ -177,10 +182,10 @@ def test_a_job_that_is_drawn_is_cancelled_after_its_step(run: Callable[..., None
         bench.queue.cancel(job)
         assert job.state is State.RUNNING
         bench.allow(1)
-        await job.over()
+        await over(job)
         assert isinstance(job.error, Cancelled)
         bench.allow(2)
-        await following.over()
+        await over(following)
         assert bench.pipeline.drawn == [2]
         bench.queue.cancel(job)  # nothing happens
         assert job.state is State.CANCELLED
@@ -194,7 +199,7 @@ def test_a_job_that_takes_too_long_fails(run: Callable[..., None]) -> None:
         await bench.until(lambda: job.state is State.RUNNING)
         await asyncio.sleep(0.1)
         bench.allow(1)
-        await job.over()
+        await over(job)
         assert job.state is State.FAILED
         assert "took longer than 0.05 s" in str(job.error)
 
@@ -216,14 +221,14 @@ def test_a_failure_is_told_without_its_insides_and_the_queue_goes_on(
         bench.pipeline.failure = failure
         job = bench.submit(1)
         bench.allow(1)
-        await job.over()
+        await over(job)
         assert job.state is State.FAILED
         assert message in str(job.error)
         assert "secret" not in str(job.error)
         bench.pipeline.failure = None
         job = bench.submit(2)
         bench.allow(2)
-        await job.over()
+        await over(job)
         assert bench.pipeline.drawn == [2]
 
     run(story)
@@ -259,7 +264,7 @@ def test_latents_that_are_no_numbers_spoil_no_preview(run: Callable[..., None]) 
         bench.pipeline.latents = np.full_like(LATENTS, np.nan)
         first = bench.submit(steps=1)
         bench.allow(1)
-        await first.over()
+        await over(first)
         assert first.state is State.DONE
         bench.pipeline.latents = LATENTS
         second = bench.submit(steps=2)
@@ -281,7 +286,7 @@ def test_without_a_preview_pictures_are_drawn_all_the_same(run: Callable[..., No
         await bench.until(lambda: job.step == 1)
         assert bench.queue.preview(job) is None
         bench.allow(1)
-        await job.over()
+        await over(job)
         assert job.state is State.DONE
 
     run(story)
@@ -302,10 +307,10 @@ def test_a_job_whose_last_follower_leaves_is_cancelled(run: Callable[..., None])
             await asyncio.sleep(0.01)
         await bench.until(lambda: followed.stop is not None)
         bench.allow(1)
-        await followed.over()
+        await over(followed)
         assert "nobody followed" in str(followed.error)
         bench.allow(2)
-        await fired.over()  # which nobody ever followed
+        await over(fired)  # which nobody ever followed
         assert fired.state is State.DONE
 
     run(story, unfollowed_seconds=0.05)
@@ -358,7 +363,7 @@ def test_jobs_that_are_over_keep_no_pictures_and_are_forgotten_in_the_end(
             picture = Image.new("RGB", (64, 64))
             jobs.append(bench.queue.submit(replace(bench.request, steps=2, seeds=(seed,), image=picture, mask=picture)))
             bench.allow(2)
-            await jobs[-1].over()
+            await over(jobs[-1])
         assert [bench.queue.find(job.id) is job for job in jobs] == [False, False, True, True]
         assert (jobs[0].request.image, jobs[0].request.mask) == (None, None)
         assert jobs[0].latents is None
@@ -371,7 +376,7 @@ def test_the_figures_count_what_happened(run: Callable[..., None]) -> None:
         done, cancelled = bench.submit(steps=3), bench.submit()
         bench.queue.cancel(cancelled)
         bench.allow(3)
-        await done.over()
+        await over(done)
         value = bench.metrics.registry.get_sample_value
         assert value("pocket_diffusion_pictures_total") == 1
         assert value("pocket_diffusion_step_seconds_count") == 2  # from step to step

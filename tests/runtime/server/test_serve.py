@@ -122,7 +122,7 @@ def test_after_a_good_request_too_the_next_one_has_to_come_whole(impatient: Simp
 
 def test_a_body_that_goes_on_after_its_answer_is_hung_up_on(impatient: SimpleNamespace) -> None:
     with socket.create_connection(("127.0.0.1", impatient.port), timeout=30) as client:
-        client.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\n")
+        client.sendall(b"POST /sdapi/v1/interrupt HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\n")
         assert client.recv(10_000).startswith(b"HTTP/1.1 200")
         client.sendall(b"x")
         while client.recv(10_000):

@@ -20,13 +20,16 @@ const gallery = new Gallery(at("gallery-section"), at("gallery"), (picture) => {
 });
 let looking = null; // the finished picture on the stage
 let job = null; // the id of the one that is being drawn
-let busy = false; // from the order to its end
+let busy = true; // from the order to its end, and until the page has found out what is going on
+let leaving = false; // the page is about to go, and with it what it follows
+let stopping = false; // asked for before there was a job to cancel
 
 // What the form says.
 
 /** Return the form as an order; what is left empty is the model's default. */
 async function order() {
-  const asked = { prompt: form.prompt.value, negative_prompt: form.negative_prompt.value, sampler: form.sampler.value };
+  const asked = { prompt: form.prompt.value, negative_prompt: form.negative_prompt.value };
+  if (form.sampler.value) asked.sampler = form.sampler.value;
   for (const name of NUMBERS) {
     if (form[name].value !== "") asked[name] = Number(form[name].value);
   }
@@ -128,9 +131,10 @@ function duration(seconds) {
 
 function begin() {
   busy = true;
+  stopping = false;
   said = null;
   at("draw").setAttribute("aria-disabled", "true"); // not `disabled`, which would take the focus away
-  at("progress").hidden = false;
+  at("cancel").hidden = at("progress").hidden = false;
   at("progress").value = 0;
   at("frame").setAttribute("aria-busy", "true");
 }
@@ -155,16 +159,26 @@ async function draw() {
     const { id } = await createJob(await order());
     await waitFor(id);
   } catch (error) {
-    say("", error.message);
-  } finally {
-    end();
+    giveUp(error);
   }
+}
+
+/** Say why there is no picture, and show the last one again. */
+function giveUp(error) {
+  end();
+  showLast();
+  say("", error.message);
+}
+
+function showLast() {
+  if (looking) look(looking);
+  else at("picture").hidden = !(at("empty").hidden = false);
 }
 
 async function waitFor(id) {
   job = id;
   sessionStorage.setItem(JOB, id);
-  at("cancel").hidden = false;
+  if (stopping) await cancelJob(id);
   const view = await followJob(id, onView, () => tell("Connecting again"));
   sessionStorage.removeItem(JOB); // only now: a page that is left stops following, too
   end();
@@ -175,8 +189,7 @@ async function waitFor(id) {
     look(pictures[0]);
     if (view.warnings.length) say(at("line").textContent, view.warnings.join(" "));
   } else {
-    if (looking) look(looking);
-    else at("picture").hidden = !(at("empty").hidden = false);
+    showLast();
     say(view.state === "cancelled" ? `Cancelled: ${view.error}` : "", view.state === "failed" ? view.error : "");
   }
 }
@@ -207,7 +220,10 @@ form.addEventListener("input", keepForm);
 // A number that is wrong cannot be pointed at while it is folded away.
 form.addEventListener("invalid", ({ target }) => (at("settings").open ||= at("settings").contains(target)), true);
 form.strength.addEventListener("input", tellStrength);
-at("cancel").onclick = () => job && cancelJob(job).catch((error) => say("", error.message));
+at("cancel").onclick = () => {
+  stopping = true;
+  if (job) cancelJob(job).catch((error) => say("", error.message));
+};
 at("defaults").onclick = () => {
   for (const name of NUMBERS) form[name].value = "";
   keepForm();
@@ -224,9 +240,10 @@ at("remove-source").onclick = () => {
 at("reuse").onclick = () => reuse(looking.settings);
 at("start-from-it").onclick = () => startFrom(looking).catch((error) => say("", error.message));
 
+window.addEventListener("beforeunload", () => (leaving = true));
 document.addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) draw();
-  if (event.key === "Escape") at("cancel").click();
+  if (event.key === "Escape" && !event.isComposing && !at("cancel").hidden) at("cancel").click();
 });
 document.addEventListener("dragover", (event) => {
   if (!event.dataTransfer.types.includes("Files")) return;
@@ -247,15 +264,21 @@ document.addEventListener("paste", (event) => {
 
 try {
   await introduce();
-  Object.entries(JSON.parse(sessionStorage.getItem(FORM) ?? "{}")).forEach(([name, value]) => (form[name].value = value));
+  for (const [name, value] of Object.entries(JSON.parse(sessionStorage.getItem(FORM) ?? "{}"))) {
+    if (name !== "sampler" || [...form.sampler.options].some((option) => option.value === value)) form[name].value = value;
+  }
   tellStrength();
   const unfinished = sessionStorage.getItem(JOB);
   sessionStorage.removeItem(JOB);
   if (unfinished) {
     begin(); // the page was loaded anew
     await waitFor(unfinished);
-  } else if (gallery.pictures.length) look(gallery.pictures[0]);
+  } else {
+    busy = false;
+    if (gallery.pictures.length) look(gallery.pictures[0]);
+  }
 } catch (error) {
-  end();
-  say("", error.message);
+  if (!leaving) sessionStorage.removeItem(JOB); // the server has forgotten it
+  if (gallery.pictures.length) look(gallery.pictures[0]);
+  giveUp(error);
 }
