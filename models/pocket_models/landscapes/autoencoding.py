@@ -20,7 +20,7 @@ from pocket_models.vae import VAE
 _CROP = 64
 _CROPS_UNTIL = 0.7
 """Share of the training spent on crops; the rest is on whole pictures, as the VAE is used."""
-_KL_WEIGHT = 2e-4
+_KL_WEIGHT = 5e-5
 _LATENT_ERROR = 0.05
 """Noise on the latents the decoder is trained further with: the U-Net's are not exact either."""
 
@@ -88,7 +88,8 @@ def _loss(vae: VAE, target: torch.Tensor) -> torch.Tensor:
 
 
 def _difference(picture: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    colour = functional.l1_loss(picture, target) + functional.mse_loss(picture, target)
+    # Weighed so that the absolute and the squared error pull about equally where the picture is nearly right.
+    colour = functional.l1_loss(picture, target) + 5 * functional.mse_loss(picture, target)
     across, down = (functional.l1_loss(picture.diff(dim=axis), target.diff(dim=axis)) for axis in (2, 3))
     return colour + 0.5 * (across + down)
 

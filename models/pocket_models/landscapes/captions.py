@@ -1,46 +1,93 @@
-"""Prompts for scenes: varied in order, wording and detail, never contradicting the scene."""
+"""Prompts for scenes: varied in order, wording and detail, from one word to a sentence, never contradicting the scene."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from pocket_models.landscapes.scenes import Scene, sensible_scenes
+from pocket_models.landscapes.scenes import ATTRIBUTES, HELD_OUT, Scene, draw_scene
 
 _TIME_PHRASES = {
     "sunrise": ("at sunrise", "at dawn", "in the early morning", "at daybreak", "as the sun rises"),
     "noon": ("at noon", "at midday", "in bright daylight", "by day", "in the middle of the day"),
     "sunset": ("at sunset", "at dusk", "in the evening", "as the sun goes down", "at sundown"),
-    "night": ("at night", "by night", "at midnight", "under the moon", "in the moonlight"),
+    "night": ("at night", "by night", "at midnight", "in the dark of night", "late at night"),
 }
 _SKY_PHRASES = {
     "clear": ("under a clear sky", "with a clear sky", "with no clouds", "under a cloudless sky"),
     "cloudy": ("under a cloudy sky", "with clouds", "with a cloudy sky", "with clouds in the sky"),
+    "rainy": ("in the rain", "with rain", "in rainy weather", "under rain clouds", "while it rains"),
+    "rainbow": ("with a rainbow", "under a rainbow", "with a rainbow in the sky", "below a bright rainbow"),
+    "starry": ("under the stars", "under a starry sky", "with stars in the sky", "with many stars"),
+    "aurora": ("with northern lights", "under the northern lights", "with an aurora", "under an aurora"),
+}
+_MOON_PHRASES = {
+    "full": ("under a full moon", "with a full moon", "in the light of a full moon"),
+    "crescent": ("under a crescent moon", "with a crescent moon", "with a thin crescent moon"),
+}
+_SEASON_PHRASES = {
+    "summer": ("in summer", "on green grass in summer", "in the green of summer", "in the summertime"),
+    "autumn": ("in autumn", "in fall", "in autumn colours", "in the colours of autumn"),
+    "winter": ("in winter", "in the snow", "in falling snow", "in the wintertime"),
 }
 _LAND_NOUNS = {
     "mountains": ("mountains", "a mountain range", "rocky mountains", "tall mountains", "bare mountains"),
-    "snowy mountains": ("snowy mountains", "snow-capped mountains", "snowy peaks", "mountains covered in snow"),
-    "hills": ("hills", "green hills", "rolling hills", "grassy hills"),
+    "snowy mountains": ("snowy mountains", "snow-capped mountains", "snowy peaks", "mountains with snow on top"),
+    "hills": ("hills", "rolling hills", "gentle hills", "a hilly land"),
     "dunes": ("dunes", "sand dunes", "a desert", "desert dunes", "a sandy desert"),
     "beach": ("a beach", "a sandy beach", "the sea", "the seaside", "a beach by the sea"),
     "lake": ("a lake", "a calm lake", "a quiet lake", "a still lake"),
-    "forest": ("a forest", "a pine forest", "pine woods", "a forest of pines", "the woods"),
+    "forest": ("a forest", "the woods", "a deep forest", "a quiet forest"),
+    "meadow": ("a meadow", "a meadow with flowers", "a flower meadow", "a field of flowers"),
+    "river": ("a river", "a winding river", "a stream", "a river valley"),
+    "island": ("an island", "a small island", "an island in the sea", "a palm island"),
 }
 _BACKDROP_PHRASES = ("under {}", "below {}", "with {} behind", "in front of {}", "with {} in the background")
 _THING_NOUNS = {
-    "house": ("a house", "a small house", "a cottage", "a cabin", "a little house"),
-    "sailboat": ("a sailboat", "a sailing boat", "a boat", "a small sailboat", "a yacht"),
-    "cactus": ("a cactus", "a green cactus", "a tall cactus", "a cactus plant"),
-    "balloon": ("a balloon", "a hot air balloon", "a hot-air balloon", "a red balloon", "a colourful balloon"),
+    "house": ("house", "cottage", "cabin", "little house"),
+    "sailboat": ("sailboat", "sailing boat", "boat", "yacht"),
+    "cactus": ("cactus", "green cactus", "tall cactus"),
+    "balloon": ("balloon", "hot air balloon", "hot-air balloon"),
+    "lighthouse": ("lighthouse", "tall lighthouse", "red and white lighthouse"),
+    "tent": ("tent", "tent with a fire", "tent and a campfire", "camping tent"),
+    "birds": ("birds", "flying birds", "a flock of birds", "some birds"),
+    "windmill": ("windmill", "old windmill", "wooden windmill"),
 }
 _THING_PLACES = {
     "house": ("in", "by", "near"),
     "sailboat": ("on", "at", "near"),
-    "cactus": ("in", "among", "on"),
+    "cactus": ("in", "on"),
     "balloon": ("over", "above", "in the sky over", "floating over", "high above"),
+    "lighthouse": ("on", "at", "by"),
+    "tent": ("in", "by", "near"),
+    "birds": ("over", "above", "in the sky over", "flying over"),
+    "windmill": ("in", "by", "near"),
+}
+_WATERS = ("beach", "lake", "river")
+"""Lands that nothing stands "in", only by."""
+_PLACE_PHRASES = {
+    "left": ("on the left", "to the left", "on the left side"),
+    "middle": ("in the middle", "in the centre", "in the center"),
+    "right": ("on the right", "to the right", "on the right side"),
+    "far": ("far away", "in the distance", "in the far distance"),
 }
 _OPENINGS = ("a picture of", "a painting of", "a drawing of", "an illustration of", "a landscape with", "flat art of")
+
+_HOW_OFTEN: dict[str, dict[str, float]] = {
+    "land": {},
+    "time": {},
+    "sky": {"clear": 0.35, "cloudy": 0.6},
+    "moon": {"full": 0.6, "crescent": 0.7},
+    "season": {"summer": 0.3},
+    "place": {"left": 0.65, "middle": 0.65, "right": 0.65, "far": 0.8},
+    "colour": {"red": 0.75, "blue": 0.75, "yellow": 0.75},
+}
+"""How often a caption tells an attribute, where that is not nearly always; what is striking is told more often."""
+_NEARLY_ALWAYS = 0.93
+_SHORT = 0.06
+"""Share of captions that tell one thing alone: "sunset"."""
 
 
 @dataclass(frozen=True)
@@ -52,67 +99,110 @@ class Prompt:
 
 
 def caption(scene: Scene, generator: np.random.Generator) -> Prompt:
-    """Describe a scene for training: always its thing and its backdrop, mostly its time and land, often its sky."""
+    """Describe a scene for training: its thing (unless one word is all), mostly its time and land, often more."""
+    if generator.random() < _SHORT:
+        return _short(scene, generator)
+    told = {
+        name
+        for name, shares in _HOW_OFTEN.items()
+        if generator.random() < shares.get(getattr(scene, name), _NEARLY_ALWAYS)
+    }
     # Without the land there would be nothing left to stand before a backdrop, or nothing at all.
-    land = scene.thing is None or scene.behind is not None or generator.random() < 0.93
-    return _describe(
-        scene,
-        generator,
-        time=generator.random() < 0.93,
-        sky=generator.random() < 0.6,
-        land=land,
-    )
+    if scene.thing is None or scene.behind is not None:
+        told.add("land")
+    return _describe(scene, told, generator)
 
 
 def held_out_prompts(count: int, seed: int = 0) -> list[Prompt]:
     """Return prompts no training caption equals: their time, land and thing (or sky) were never seen together.
 
-    They go round the held-out scenes, so that a small count is a fair choice; the seed changes the wording.
+    They go round the held-out triples, so that a small count is a fair choice; the seed changes scenes and wording.
     """
     generator = np.random.default_rng([seed, 2])
-    scenes = [scene for scene in sensible_scenes() if scene.held_out]
-    generator.shuffle(scenes)
+    cores = sorted(HELD_OUT)
+    generator.shuffle(cores)
     prompts = []
     for index in range(count):
-        scene = scenes[index % len(scenes)]
-        sky = scene.thing is None or bool(generator.random() < 0.5)
-        prompts.append(_describe(scene, generator, time=True, sky=sky, land=True))
+        scene = draw_scene(generator, cores[index % len(cores)])
+        told = {name for name in ("sky", "moon", "season", "place", "colour") if generator.random() < 0.6}
+        told |= {"time", "land"} | (set() if scene.thing else {"sky"})
+        prompts.append(_describe(scene, told, generator))
     return prompts
 
 
-def _describe(scene: Scene, generator: np.random.Generator, *, time: bool, sky: bool, land: bool) -> Prompt:
-    asked: dict[str, str] = {}
-    subject = ""
-    if land:
-        asked["land"] = scene.land
-        subject = _pick(generator, _LAND_NOUNS[scene.land])
+def _short(scene: Scene, generator: np.random.Generator) -> Prompt:
+    tellings = [
+        ("time", _pick(generator, _TIME_PHRASES[scene.time]).removeprefix("at ")),
+        ("land", _pick(generator, _LAND_NOUNS[scene.land])),
+        ("sky", _pick(generator, _SKY_PHRASES[scene.sky])),
+    ]
+    name, text = tellings[int(generator.integers(len(tellings)))]
+    if scene.thing is None or name == "time":
+        return Prompt(text, {name: getattr(scene, name)})
+    return Prompt(_thing_words(scene, {"count"}, generator), _asked(scene, {"thing", "count"}))
+
+
+def _describe(scene: Scene, told: set[str], generator: np.random.Generator) -> Prompt:
+    told = told | {"behind", "thing", "count"}
+    subject = _pick(generator, _LAND_NOUNS[scene.land]) if "land" in told else ""
     if scene.behind is not None:
-        asked["behind"] = scene.behind
         peaks = _pick(generator, _LAND_NOUNS[scene.behind])
         subject = f"{subject} {_pick(generator, _BACKDROP_PHRASES).format(peaks)}"
     if scene.thing is not None:
-        asked["thing"] = scene.thing
-        subject = _with_thing(scene.thing, subject, generator)
-    details = []
-    if time:
-        asked["time"] = scene.time
-        details.append(_pick(generator, _TIME_PHRASES[scene.time]))
-    if sky:
-        asked["sky"] = scene.sky
-        details.append(_pick(generator, _SKY_PHRASES[scene.sky]))
-    if generator.random() < 0.4:
-        details.reverse()
-    return Prompt(_arrange(subject, details, generator), asked)
+        subject = _with_thing(scene, subject, told, generator)
+    phrases = {
+        "time": _TIME_PHRASES[scene.time],
+        "sky": _SKY_PHRASES[scene.sky],
+        "moon": _MOON_PHRASES.get(scene.moon or "", ()),
+        "season": _SEASON_PHRASES[scene.season],
+    }
+    details = [_pick(generator, options) for name, options in phrases.items() if name in told and options]
+    if generator.random() < 0.5:
+        generator.shuffle(details)
+    return Prompt(_arrange(subject, details, generator), _asked(scene, told))
 
 
-def _with_thing(thing: str, subject: str, generator: np.random.Generator) -> str:
-    noun = _pick(generator, _THING_NOUNS[thing])
+def _asked(scene: Scene, told: set[str]) -> dict[str, str]:
+    values = {name: getattr(scene, name) for name in ATTRIBUTES if name in told}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _with_thing(scene: Scene, subject: str, told: set[str], generator: np.random.Generator) -> str:
+    words = _thing_words(scene, told, generator)
     if not subject:
-        return noun
+        return words
     if generator.random() < 0.35:
         joint = _pick(generator, ("with", "and"))
-        return f"{subject} {joint} {noun}"
-    return f"{noun} {_pick(generator, _THING_PLACES[thing])} {subject}"
+        return f"{subject} {joint} {words}"
+    places = [place for place in _THING_PLACES[str(scene.thing)] if place != "in" or scene.land not in _WATERS]
+    return f"{words} {_pick(generator, places)} {subject}"
+
+
+def _thing_words(scene: Scene, told: set[str], generator: np.random.Generator) -> str:
+    """Return the thing with its number, colour and place: "two red houses", "a yacht with a blue sail far away"."""
+    noun = _pick(generator, _THING_NOUNS[str(scene.thing)])
+    number = scene.count or "one"
+    colour = scene.colour if scene.colour and "colour" in told else ""
+    sails = scene.thing == "sailboat" and colour != ""
+    if scene.thing == "birds":
+        words = noun
+    elif number == "one":
+        words = f"{colour} {noun}" if colour and not sails else noun
+        words = f"{_article(words, generator)} {words}"
+    else:
+        plural = noun.replace("cactus", "cacti") if scene.thing == "cactus" else f"{noun}s"
+        words = f"{number} {colour} {plural}" if colour and not sails else f"{number} {plural}"
+    if sails:
+        words = f"{words} with {f'a {colour} sail' if number == 'one' else f'{colour} sails'}"
+    if scene.place and "place" in told:
+        words = f"{words} {_pick(generator, _PLACE_PHRASES[scene.place])}"
+    return words
+
+
+def _article(words: str, generator: np.random.Generator) -> str:
+    if generator.random() < 0.15:
+        return "one"
+    return "an" if words[0] in "aeiou" else "a"
 
 
 def _arrange(subject: str, details: list[str], generator: np.random.Generator) -> str:
@@ -125,9 +215,11 @@ def _arrange(subject: str, details: list[str], generator: np.random.Generator) -
     text = f"{subject} {tail}".strip()
     if style < 0.55:
         text = f"{_pick(generator, _OPENINGS)} {text}"
+    elif style < 0.65:
+        text = f"there {'are' if text.startswith(('two', 'three', 'birds', 'some')) else 'is'} {text}"
     # Some look like sentences: people write a full stop, and it is a token.
     return f"{text[0].upper()}{text[1:]}." if generator.random() < 0.2 else text
 
 
-def _pick(generator: np.random.Generator, phrases: tuple[str, ...]) -> str:
+def _pick(generator: np.random.Generator, phrases: Sequence[str]) -> str:
     return phrases[int(generator.integers(len(phrases)))]

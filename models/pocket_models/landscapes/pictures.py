@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from pocket_models.landscapes.painting import SIZE, paint
-from pocket_models.landscapes.scenes import Scene, draw_scene
+from pocket_models.landscapes.scenes import Scene, draw_training_scene
 
 Pictures = NDArray[np.uint8]
 """Painted pictures: uint8 [count, 128, 128, 3]."""
@@ -18,7 +18,7 @@ Pictures = NDArray[np.uint8]
 
 def scene_of(index: int) -> Scene:
     """Return the scene of training picture ``index``; the picture itself is painted with ``index`` as its seed."""
-    return draw_scene(np.random.default_rng([index, 1]))
+    return draw_training_scene(np.random.default_rng([index, 1]))
 
 
 def training_pictures(path: Path, count: int) -> Pictures:
@@ -27,7 +27,7 @@ def training_pictures(path: Path, count: int) -> Pictures:
         # Mapped under another name and renamed, so that a file with the right name is a complete one.
         unfinished = path.with_suffix(".unfinished.npy")
         pictures = np.lib.format.open_memmap(unfinished, "w+", np.uint8, (count, SIZE, SIZE, 3))
-        with multiprocessing.get_context("fork").Pool(2) as pool:
+        with multiprocessing.get_context("fork").Pool() as pool:
             for index, picture in enumerate(pool.imap(_paint_training_picture, range(count), chunksize=32)):
                 pictures[index] = picture
         pictures.flush()

@@ -25,28 +25,29 @@ Reading = dict[str, str | None]
 
 
 class ProbeNet(nn.Module):
-    """Four convolutions on the picture at half size, then one head an attribute."""
+    """Five convolutions on the picture at half size, then one head an attribute."""
 
     def __init__(self) -> None:
         """Build with random weights."""
         super().__init__()
-        widths = (3, 24, 40, 64, 64)
+        widths = (3, 24, 40, 64, 64, 64)
         self.convolutions = nn.ModuleList(
-            nn.Conv2d(before, after, 3, stride=2 if i < 3 else 1, padding=1)
+            nn.Conv2d(before, after, 3, stride=2 if 0 < i < 3 else 1, padding=1)
             for i, (before, after) in enumerate(itertools.pairwise(widths))
         )
         self.norms = nn.ModuleList(nn.GroupNorm(8, width) for width in widths[1:])
-        self.hidden = nn.Linear(64 * (4 + 1), 96)
-        self.heads = nn.ModuleDict({name: nn.Linear(96, len(values)) for name, values in ATTRIBUTES.items()})
+        self.hidden = nn.Linear(64 * (4 + 16), 128)
+        self.heads = nn.ModuleDict({name: nn.Linear(128, len(values)) for name, values in ATTRIBUTES.items()})
 
     def forward(self, pictures: Tensor) -> dict[str, Tensor]:
         """Map pictures [batch, 3, 128, 128], -1..1, to logits [batch, values] by attribute."""
         x = functional.avg_pool2d(pictures, 2)
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
             x = functional.silu(norm(convolution(x)))
-        # Quarters say where (the low sun's side, sky or ground); the maximum says whether at all.
+        # Means of the quarters say how it looks; maxima of eight columns above and below say what is where, how often.
         quarters = functional.adaptive_avg_pool2d(x, 2).flatten(1)
-        features = functional.silu(self.hidden(torch.cat([quarters, x.amax(dim=(2, 3))], dim=1)))
+        strips = functional.adaptive_max_pool2d(x, (2, 8)).flatten(1)
+        features = functional.silu(self.hidden(torch.cat([quarters, strips], dim=1)))
         return {name: head(features) for name, head in self.heads.items()}
 
 

@@ -21,26 +21,22 @@ from torch.nn import functional
 from pocket_models.landscapes.painting import paint
 from pocket_models.landscapes.pictures import to_tensor
 from pocket_models.landscapes.probes import ProbeNet, Probes
-from pocket_models.landscapes.scenes import ATTRIBUTES, LANDS, Scene, sensible_scenes
+from pocket_models.landscapes.scenes import ATTRIBUTES, Scene, draw_scene
 from pocket_models.landscapes.stage import Budget, Stage
 
-_SCENES = sensible_scenes()
 _FIRST_TRIAL_SEED = 10**9
 
 
 def painted_scene(seed: int) -> tuple[Scene, Image.Image]:
-    """Paint one of all sensible scenes, each land equally likely."""
-    generator = np.random.default_rng([seed, 3])
-    land = generator.choice(LANDS)
-    suitable = [scene for scene in _SCENES if scene.land == land]
-    scene = suitable[generator.integers(len(suitable))]
+    """Paint any sensible scene, held out or not."""
+    scene = draw_scene(np.random.default_rng([seed, 3]))
     return scene, paint(scene, seed)
 
 
 def disturbed(picture: Image.Image, generator: np.random.Generator) -> Image.Image:
     """Blur a picture, shift its colours, add noise and compress it, each a little and not always."""
     if generator.random() < 0.7:
-        picture = picture.filter(ImageFilter.GaussianBlur(float(generator.uniform(0.3, 2.0))))
+        picture = picture.filter(ImageFilter.GaussianBlur(float(generator.uniform(0.3, 1.5))))
     if generator.random() < 0.3:
         packed = io.BytesIO()
         picture.save(packed, "JPEG", quality=int(generator.integers(30, 90)))
@@ -50,15 +46,13 @@ def disturbed(picture: Image.Image, generator: np.random.Generator) -> Image.Ima
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
 
-def train_probes(folder: Path, *, pictures: int, batch: int, budget: Budget) -> Probes:
+def train_probes(folder: Path, *, batch: int, budget: Budget) -> Probes:
     """Train the probes (or go on, or just load) and return their moving average."""
     folder.mkdir(parents=True, exist_ok=True)
     stage = Stage("probes", folder, ProbeNet(), budget=budget, peak_rate=3e-3)
-    painted = [painted_scene(seed) for seed in range(pictures)]
-
     def loss(net: ProbeNet, seed: list[int], progress: float) -> Tensor:
         generator = np.random.default_rng(seed)
-        chosen = [painted[index] for index in generator.integers(len(painted), size=batch)]
+        chosen = [painted_scene(seed) for seed in generator.integers(_FIRST_TRIAL_SEED, size=batch).tolist()]
         images = to_tensor(np.stack([np.asarray(disturbed(picture, generator)) for _, picture in chosen]))
         total = torch.zeros(())
         for name, logits in net(images).items():
@@ -90,10 +84,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path, help="folder for checkpoint, curve and probes.safetensors")
     parser.add_argument("--minutes", type=float, default=8, help="training time")
-    parser.add_argument("--pictures", type=int, default=6000, help="how many pictures to paint")
+    parser.add_argument("--workers", type=int, default=2, help="processes of one thread that share a step")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    train_probes(options.output, pictures=options.pictures, batch=32, budget=Budget(options.minutes, workers=1))
+    train_probes(options.output, batch=32, budget=Budget(options.minutes, options.workers))
     probes = Probes.load(options.output / "probes.safetensors")
     plain, soft = (accuracy(probes, 1000, disturb=disturb) for disturb in (False, True))
     for name in ATTRIBUTES:

@@ -58,7 +58,9 @@ class Stage(Generic[Module]):
         self._peak_rate = peak_rate
         self._seconds = 0.0
         self._losses: list[tuple[int, float, float]] = []
-        self._optimiser = torch.optim.AdamW(module.parameters(), peak_rate, betas=(0.9, 0.99), weight_decay=0.01)
+        self._optimiser = torch.optim.AdamW(
+            module.parameters(), peak_rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True
+        )
         self.average = copy.deepcopy(module).requires_grad_(False).eval()
         if self.checkpoint.exists():
             self._resume()

@@ -23,7 +23,7 @@ from pocket_models.landscapes.latents import encode_pictures
 from pocket_models.landscapes.pictures import scene_of, training_pictures
 from pocket_models.landscapes.saving import save_diffusers
 from pocket_models.landscapes.stage import Budget
-from pocket_models.landscapes.vocabulary import Vocabulary, train_vocabulary
+from pocket_models.landscapes.vocabulary import CONTEXT_LENGTH, Vocabulary, train_vocabulary
 
 _VAE = VAEConfig(block_out_channels=(16, 32, 64, 96), layers_per_block=1, norm_num_groups=8)
 _UNET = UNetConfig(
@@ -34,9 +34,9 @@ _UNET = UNetConfig(
     cross_attention_dim=128,
     norm_num_groups=16,
 )
-_VAE_BUDGET = Budget(minutes=35, workers=2)
-_UNET_BUDGET = Budget(minutes=44, workers=2)
-_DECODER_BUDGET = Budget(minutes=10, workers=2)
+_VAE_BUDGET = Budget(minutes=27, workers=2)
+_UNET_BUDGET = Budget(minutes=52, workers=2)
+_DECODER_BUDGET = Budget(minutes=8, workers=2)
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ class Recipe:
     vae: VAEConfig = _VAE
     unet: UNetConfig = _UNET
     text_layers: int = 3
-    pictures: int = 12_000
-    batch: int = 16
+    pictures: int = 24_000
+    batch: int = 32
     vae_budget: Budget = _VAE_BUDGET
     unet_budget: Budget = _UNET_BUDGET
     decoder_budget: Budget = _DECODER_BUDGET
@@ -64,6 +64,7 @@ class Recipe:
             hidden_size=width,
             intermediate_size=4 * width,
             num_hidden_layers=self.text_layers,
+            max_position_embeddings=CONTEXT_LENGTH,
             num_attention_heads=4,
         )
 

@@ -8,8 +8,9 @@ from PIL import Image
 from pocket_models.landscapes.painting.canvas import SIZE, Canvas
 from pocket_models.landscapes.painting.land import paint_land
 from pocket_models.landscapes.painting.palette import draw_light
-from pocket_models.landscapes.painting.sky import paint_sky
-from pocket_models.landscapes.painting.things import paint_thing
+from pocket_models.landscapes.painting.sky import paint_sky, paint_weather
+from pocket_models.landscapes.painting.spots import draw_spots
+from pocket_models.landscapes.painting.things import paint_things
 from pocket_models.landscapes.scenes import Scene
 
 __all__ = ["SIZE", "paint"]
@@ -18,11 +19,11 @@ __all__ = ["SIZE", "paint"]
 def paint(scene: Scene, seed: int) -> Image.Image:
     """Paint ``scene`` as an RGB picture of 128x128; the seed decides positions, shapes and hues."""
     generator = np.random.default_rng(seed)
-    light = draw_light(scene.time, generator)
+    spots = draw_spots(scene, generator)
+    light = draw_light(scene, spots, generator)
     canvas = Canvas()
-    # A balloon and the sun may not share a place, so the sky says where it left room.
-    free_sky = paint_sky(canvas, scene, light, generator)
-    ground = paint_land(canvas, scene, light, generator)
-    if scene.thing is not None:
-        paint_thing(canvas, scene.thing, light, free_sky if scene.thing == "balloon" else ground, generator)
+    paint_sky(canvas, scene, light, generator)
+    ground = paint_land(canvas, scene, light, spots, generator)
+    paint_things(canvas, scene, light, spots, ground, generator)
+    paint_weather(canvas, scene, light, generator)
     return canvas.reduced()

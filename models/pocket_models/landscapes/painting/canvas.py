@@ -16,6 +16,8 @@ Colour = NDArray[np.float64]
 
 Point = tuple[float, float]
 
+_ROWS, _COLUMNS = np.mgrid[0 : SIZE * _SCALE, 0 : SIZE * _SCALE].astype(np.float32) / _SCALE
+
 
 def colour(code: str) -> Colour:
     """Turn a six-digit hexadecimal code into a colour."""
@@ -45,11 +47,19 @@ class Canvas:
 
     def glow(self, centre: Point, radius: float, tint: Colour, strength: float) -> None:
         """Blend a soft round light into what is there; ``strength`` is its share at the centre."""
-        rows, columns = np.mgrid[0 : SIZE * _SCALE, 0 : SIZE * _SCALE] / _SCALE
-        squared = (columns - centre[0]) ** 2 + (rows - centre[1]) ** 2
-        share = strength * np.exp(-squared / (2 * radius**2))[..., None]
-        pixels = np.asarray(self._image) / 255
-        self._image.paste(Image.fromarray(_to_bytes(pixels * (1 - share) + tint * share)))
+        squared = (_COLUMNS - centre[0]) ** 2 + (_ROWS - centre[1]) ** 2
+        self._shine(strength * np.exp(-squared / (2 * radius**2)), tint)
+
+    def arch(self, centre: Point, radius: float, width: float, tint: Colour, strength: float) -> None:
+        """Blend a soft band along a circle into what is there."""
+        distance = np.hypot(_COLUMNS - centre[0], _ROWS - centre[1])
+        self._shine(strength * np.exp(-(((distance - radius) / width) ** 2)), tint)
+
+    def curtain(self, heights: NDArray[np.float64], fall: float, tint: Colour, strength: float) -> None:
+        """Blend a hanging light into what is there: bright at a curve, fading ``fall`` pixels up, soon below it."""
+        curve = np.interp(_COLUMNS[0], np.arange(len(heights)), heights)
+        above = (curve - _ROWS) / np.where(_ROWS < curve, fall, -fall / 5)
+        self._shine(strength * np.exp(-above), tint)
 
     def polygon(self, points: Sequence[Point], fill: Colour) -> None:
         """Fill a polygon."""
@@ -65,6 +75,11 @@ class Canvas:
         """Fill a rectangle; ``right`` and ``bottom`` are outside it."""
         corners = [left * _SCALE, top * _SCALE, right * _SCALE - 1, bottom * _SCALE - 1]
         self._draw.rectangle(corners, fill=_to_tuple(fill))
+
+    def stroke(self, points: Sequence[Point], width: float, fill: Colour) -> None:
+        """Draw a line through points."""
+        scaled = [(x * _SCALE, y * _SCALE) for x, y in points]
+        self._draw.line(scaled, fill=_to_tuple(fill), width=max(1, round(width * _SCALE)), joint="curve")
 
     def below(self, heights: NDArray[np.float64], fill: Colour) -> None:
         """Fill everything under a curve given as y at SIZE + 1 evenly spaced x."""
@@ -84,8 +99,12 @@ class Canvas:
         """Return the finished picture, RGB, 128x128."""
         return self._image.resize((SIZE, SIZE), Image.Resampling.BOX)
 
+    def _shine(self, share: NDArray[np.float32], tint: Colour) -> None:
+        light = Image.new("RGB", self._image.size, _to_tuple(tint))
+        self._image.paste(light, mask=Image.fromarray(_to_bytes(share)))
 
-def _to_bytes(values: NDArray[np.float64]) -> NDArray[np.uint8]:
+
+def _to_bytes(values: NDArray[np.floating]) -> NDArray[np.uint8]:
     return np.round(np.clip(values, 0, 1) * 255).astype(np.uint8)
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from pocket_models.landscapes.painting.canvas import Colour, Point, blend, colour
+from pocket_models.landscapes.painting.spots import Spot, clear_x
+from pocket_models.landscapes.scenes import Scene
 
 
 @dataclass(frozen=True)
@@ -22,23 +25,47 @@ class Light:
     disc_radius: float
     cloud: Colour
     cloud_shade: Colour
-    windows_lit: bool
-    starry: bool
+    night: bool = False
+    windows_lit: bool = False
 
-    def on_snow(self, base: Colour) -> Colour:
+    def on_snow(self, base: Colour, distance: float = 0.0) -> Colour:
         """Colour of snow in this light: it stays brighter than the ground around it."""
-        return base * (0.55 * self.ground + 0.45 * np.maximum(self.ground, 0.8))
+        return blend(base * (0.55 * self.ground + 0.45 * np.maximum(self.ground, 0.8)), self.haze, distance)
 
     def on_ground(self, base: Colour, distance: float = 0.0) -> Colour:
         """Colour of ground in this light; ``distance`` 0..1 is how much haze lies before it."""
         return blend(base * self.ground, self.haze, distance)
 
 
-def draw_light(time: str, generator: np.random.Generator) -> Light:
-    """Draw the light of a time of day, with a little variation in hue and in where sun or moon stand."""
+def draw_light(scene: Scene, spots: Sequence[Spot], generator: np.random.Generator) -> Light:
+    """Draw the light of a scene, with a little variation in hue and in where sun or moon stand.
+
+    A high sun or moon keeps clear of things in the sky. Rain greys everything.
+    """
+    floating = spots if scene.thing in ("balloon", "birds") else ()
+    light = _of_time(scene.time, floating, generator)
+    return _under_rain(light) if scene.sky == "rainy" else light
+
+
+def _under_rain(light: Light) -> Light:
+    grey = colour("2a3144") if light.night else colour("8d97a6")
+    return replace(
+        light,
+        sky=tuple(blend(stop, grey, 0.5) for stop in light.sky),
+        haze=blend(light.haze, grey, 0.5),
+        ground=light.ground * 0.82,
+        thing=light.thing * 0.92,
+        cloud=blend(light.cloud, grey, 0.45) * 0.9,
+        cloud_shade=blend(light.cloud_shade, grey, 0.45) * 0.85,
+        windows_lit=True,
+    )
+
+
+def _of_time(time: str, floating: Sequence[Spot], generator: np.random.Generator) -> Light:
     warm = float(generator.uniform(-1, 1))
     hue = np.array([0.022 * warm, 0.0, -0.022 * warm])
     x, y, size = (float(generator.uniform(-1, 1)) for _ in range(3))
+    high_x = clear_x(floating, generator)
     # The low suns keep to their own side, so that sunrise and sunset differ in layout as well as colour.
     if time == "sunrise":
         return Light(
@@ -51,47 +78,42 @@ def draw_light(time: str, generator: np.random.Generator) -> Light:
             disc_radius=10.5 + size,
             cloud=colour("fff0f0"),
             cloud_shade=colour("f3b9c6"),
-            windows_lit=False,
-            starry=False,
         )
     if time == "noon":
         return Light(
-            sky=tuple(colour(c) + hue for c in ("2487dd", "4fa8ec", "9fd4f7")),
+            sky=tuple(colour(c) + hue for c in ("2f8fe0", "5aaeec", "a6d7f7")),
             haze=colour("b5dcf5") + hue,
             ground=np.array([1.0, 1.0, 1.0]),
             thing=np.array([1.0, 1.0, 1.0]),
             disc=colour("fffbd6"),
-            disc_centre=(64 + 32 * x, 19 + 4 * y),
+            disc_centre=(high_x, 19 + 4 * y),
             disc_radius=9.5 + size,
             cloud=colour("ffffff"),
             cloud_shade=colour("cfe1ef"),
-            windows_lit=False,
-            starry=False,
         )
     if time == "sunset":
         return Light(
             sky=tuple(colour(c) + hue for c in ("4b2a78", "a03a7c", "ee6a4a", "fba63c")),
             haze=colour("d8604f") + hue,
             ground=np.array([0.86, 0.60, 0.56]),
-            thing=np.array([0.95, 0.74, 0.68]),
+            thing=np.array([0.95, 0.76, 0.72]),
             disc=colour("ffd24a"),
             disc_centre=(101 + 8 * x, 48 + 4 * y),
             disc_radius=12.0 + size,
             cloud=colour("f58a5e"),
             cloud_shade=colour("8e3f78"),
             windows_lit=True,
-            starry=False,
         )
     return Light(
-        sky=tuple(colour(c) + hue * 0.6 for c in ("070b26", "111c4a", "20336e")),
-        haze=colour("1c2c5c") + hue * 0.6,
+        sky=tuple(colour(c) + hue * 0.6 for c in ("0b1030", "162255", "293f7c")),
+        haze=colour("24366a") + hue * 0.6,
         ground=np.array([0.46, 0.52, 0.70]),
-        thing=np.array([0.70, 0.72, 0.86]),
+        thing=np.array([0.74, 0.76, 0.88]),
         disc=colour("f4f0d8"),
-        disc_centre=(64 + 40 * x, 22 + 5 * y),
-        disc_radius=8.5 + size,
+        disc_centre=(high_x, 20 + 4 * y),
+        disc_radius=9.5 + size,
         cloud=colour("4a5a8c"),
         cloud_shade=colour("2c3869"),
+        night=True,
         windows_lit=True,
-        starry=True,
     )

@@ -1,4 +1,4 @@
-"""The sky: gradient, sun or moon, stars, clouds."""
+"""The sky: gradient, sun or moon, stars, clouds, rainbow, northern lights; and the weather that falls from it."""
 
 from __future__ import annotations
 
@@ -6,48 +6,92 @@ import numpy as np
 
 from pocket_models.landscapes.painting.canvas import SIZE, Canvas, Point, blend, colour
 from pocket_models.landscapes.painting.palette import Light
+from pocket_models.landscapes.painting.ridges import waves
+from pocket_models.landscapes.painting.spots import scattered
 from pocket_models.landscapes.scenes import Scene
 
+_RAINBOW = [colour(code) for code in ("f2545b", "f8a145", "f9e05e", "62c370", "4d8fe0", "8a62c9")]
 
-def paint_sky(canvas: Canvas, scene: Scene, light: Light, generator: np.random.Generator) -> Point:
-    """Paint the sky over the whole canvas and return where a balloon may float, clear of sun and moon."""
+
+def paint_sky(canvas: Canvas, scene: Scene, light: Light, generator: np.random.Generator) -> None:
+    """Paint the sky over the whole canvas."""
     canvas.gradient(light.sky, bottom=78)
-    if light.starry:
-        _paint_stars(canvas, generator, count=40 if scene.sky == "clear" else 16)
-    canvas.glow(light.disc_centre, light.disc_radius * 1.9, light.disc, strength=0.55 if not light.starry else 0.25)
-    canvas.ellipse(light.disc_centre, (light.disc_radius, light.disc_radius), light.disc)
-    if light.starry:
-        _paint_craters(canvas, light)
-    room = _room_beside(light, generator)
-    if scene.sky == "cloudy":
-        _paint_clouds(canvas, light, generator)
-    return room
+    if scene.sky == "starry":
+        _paint_stars(canvas, light, generator)
+    if scene.sky == "aurora":
+        _paint_aurora(canvas, generator)
+    if scene.sky != "rainy":
+        canvas.glow(light.disc_centre, light.disc_radius * 1.9, light.disc, strength=0.25 if light.night else 0.55)
+        _paint_disc(canvas, scene, light)
+    if scene.sky == "rainbow":
+        _paint_rainbow(canvas, light, generator)
+    if scene.sky in ("cloudy", "rainy"):
+        _paint_clouds(canvas, light, generator, low=scene.sky == "rainy")
 
 
-def _paint_stars(canvas: Canvas, generator: np.random.Generator, count: int) -> None:
-    for x, y, size in generator.uniform((1, 1, 0.55), (SIZE - 1, 62, 1.25), (count, 3)).tolist():
-        canvas.ellipse((x, y), (size, size), colour("fff9dc"))
+def paint_weather(canvas: Canvas, scene: Scene, light: Light, generator: np.random.Generator) -> None:
+    """Paint falling rain or snow before everything else."""
+    if scene.sky == "rainy":
+        fill = blend(light.haze, colour("e6f0fa"), 0.25 if light.night else 0.45)
+        for x, y in scattered(generator, 24, 28, 124):
+            canvas.stroke([(x + 1.8, y - 5), (x - 1.8, y + 5)], 1.0, fill)
+    if scene.season == "winter":
+        fill = light.on_snow(colour("ffffff"))
+        for x, y in scattered(generator, 26, 4, 124):
+            radius = float(generator.uniform(1.0, 1.6))
+            canvas.ellipse((x, y), (radius, radius), fill)
 
 
-def _paint_craters(canvas: Canvas, light: Light) -> None:
+def _paint_disc(canvas: Canvas, scene: Scene, light: Light) -> None:
     (x, y), radius = light.disc_centre, light.disc_radius
-    shade = blend(light.disc, colour("8f93b0"), 0.35)
-    for dx, dy, part in ((-0.3, -0.25, 0.24), (0.35, 0.1, 0.3), (-0.15, 0.45, 0.18)):
-        canvas.ellipse((x + dx * radius, y + dy * radius), (part * radius, part * radius), shade)
+    if scene.moon == "crescent":
+        angles = np.linspace(-np.pi / 2, np.pi / 2, 17)
+        outer = np.stack([np.cos(angles), np.sin(angles)])
+        inner = outer[:, ::-1] * np.array([[0.35], [1.0]])
+        tilt = np.array([[np.cos(0.5), np.sin(0.5)], [-np.sin(0.5), np.cos(0.5)]])
+        points = (tilt @ np.concatenate([outer, inner], axis=1)).T * (radius * 1.1) + (x, y)
+        canvas.polygon([(px, py) for px, py in points.tolist()], light.disc)
+        return
+    canvas.ellipse((x, y), (radius, radius), light.disc)
+    if scene.moon == "full":
+        shade = blend(light.disc, colour("8f93b0"), 0.35)
+        for dx, dy, part in ((-0.3, -0.25, 0.24), (0.35, 0.1, 0.3), (-0.15, 0.45, 0.18)):
+            canvas.ellipse((x + dx * radius, y + dy * radius), (part * radius, part * radius), shade)
 
 
-def _room_beside(light: Light, generator: np.random.Generator) -> Point:
-    sun = light.disc_centre[0]
-    left, right = (sun + 30, SIZE - 19) if sun < SIZE / 2 else (19, sun - 30)
-    return float(generator.uniform(left, right)), float(generator.uniform(25, 33))
+def _paint_stars(canvas: Canvas, light: Light, generator: np.random.Generator) -> None:
+    for x, y in scattered(generator, 22, 3, 60):
+        if np.hypot(x - light.disc_centre[0], y - light.disc_centre[1]) > light.disc_radius + 6:
+            size = float(generator.uniform(1.6, 2.6))
+            thin = size * 0.32
+            star = [(0, -size), (thin, -thin), (size, 0), (thin, thin), (0, size), (-thin, thin), (-size, 0)]
+            canvas.polygon([(x + dx, y + dy) for dx, dy in [*star, (-thin, -thin)]], colour("fff6d0"))
 
 
-def _paint_clouds(canvas: Canvas, light: Light, generator: np.random.Generator) -> None:
-    count = int(generator.integers(4, 6))
+def _paint_aurora(canvas: Canvas, generator: np.random.Generator) -> None:
+    for y, fall, code, strength in ((50, 26, "35e0a1", 0.85), (30, 18, "7be06a", 0.5), (42, 34, "a05fe0", 0.45)):
+        canvas.curtain(waves(generator, y, 9.0), fall, colour(code), strength)
+
+
+def _paint_rainbow(canvas: Canvas, light: Light, generator: np.random.Generator) -> None:
+    centre = (float(generator.uniform(52, 76)), float(generator.uniform(84, 90)))
+    radius = float(generator.uniform(60, 66))
+    for band, tint in enumerate(_RAINBOW):
+        canvas.arch(centre, radius - 2.6 * band, 1.8, tint, strength=0.72)
+
+
+def _paint_clouds(canvas: Canvas, light: Light, generator: np.random.Generator, *, low: bool) -> None:
+    """Paint clouds beside sun or moon; ``low`` ones close the whole top of the sky."""
+    count = 5 if low else int(generator.integers(4, 6))
     for index in range(count):
         x = (index + 0.5 + generator.uniform(-0.3, 0.3)) * SIZE / count
         y = generator.uniform(9, 20) if index % 2 else generator.uniform(24, 38)
-        _paint_cloud(canvas, (x, y), float(generator.uniform(9, 12.5)), light, generator)
+        size = float(generator.uniform(9, 12.5))
+        if low:
+            y, size = y * 0.7, size * 1.35
+        away = np.hypot((x - light.disc_centre[0]) * 0.7, y - light.disc_centre[1])
+        if low or away > light.disc_radius + size * 0.7:
+            _paint_cloud(canvas, (float(x), float(y)), size, light, generator)
 
 
 def _paint_cloud(canvas: Canvas, centre: Point, size: float, light: Light, generator: np.random.Generator) -> None:

@@ -1,102 +1,162 @@
-"""The one object a scene may have, big enough to survive an eightfold reduction."""
+"""What stands, sails or floats in a scene, big enough to survive an eightfold reduction."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from pocket_models.landscapes.painting.canvas import Canvas, Colour, Point, colour
+from pocket_models.landscapes.painting.canvas import SIZE, Canvas, Colour, Point, blend, colour
+from pocket_models.landscapes.painting.land import Ground
 from pocket_models.landscapes.painting.palette import Light
+from pocket_models.landscapes.painting.spots import Spot
+from pocket_models.landscapes.scenes import Scene
+
+_PAINTS = {"red": colour("dd4238"), "blue": colour("3d77d6"), "yellow": colour("f5c738")}
+_WOOD, _CREAM, _WHITE = colour("8a4f2c"), colour("fff1d6"), colour("ffffff")
+_LAMP = colour("ffd75e")
 
 
-def paint_thing(canvas: Canvas, thing: str, light: Light, place: Point, generator: np.random.Generator) -> None:
-    """Paint a thing at ``place``: its foot (bottom centre), or the centre of a balloon's envelope."""
-    paint: dict[str, Callable[..., None]] = {
-        "house": _house,
-        "sailboat": _sailboat,
+@dataclass(frozen=True)
+class _Brush:
+    """Paints shapes given in a thing's own measures: x from its middle, height above its foot."""
+
+    canvas: Canvas
+    light: Light
+    foot: Point
+    scale: float
+
+    def at(self, x: float, height: float) -> Point:
+        return self.foot[0] + x * self.scale, self.foot[1] - height * self.scale
+
+    def polygon(self, points: Sequence[Point], fill: Colour) -> None:
+        self.canvas.polygon([self.at(x, height) for x, height in points], fill * self.light.thing)
+
+    def box(self, left: float, top: float, right: float, bottom: float, fill: Colour) -> None:
+        self.canvas.box(*self.at(left, top), *self.at(right, bottom), fill * self.light.thing)
+
+    def ellipse(self, x: float, height: float, radii: Point, fill: Colour) -> None:
+        rx, ry = radii
+        self.canvas.ellipse(self.at(x, height), (rx * self.scale, ry * self.scale), fill * self.light.thing)
+
+    def stroke(self, points: Sequence[Point], width: float, fill: Colour) -> None:
+        scaled = [self.at(x, height) for x, height in points]
+        self.canvas.stroke(scaled, width * self.scale, fill * self.light.thing)
+
+    def shine(self, x: float, height: float, radius: float, strength: float) -> None:
+        self.canvas.glow(self.at(x, height), radius * self.scale, _LAMP, strength)
+
+
+def paint_things(
+    canvas: Canvas,
+    scene: Scene,
+    light: Light,
+    spots: Sequence[Spot],
+    ground: Ground,
+    generator: np.random.Generator,
+) -> None:
+    """Paint the scene's thing at every spot: on the ground, or in the sky where it floats."""
+    paint: dict[str, Callable[[_Brush, np.random.Generator], None]] = {
+        "house": lambda brush, _: _house(brush, _PAINTS[str(scene.colour)]),
+        "sailboat": lambda brush, generator: _sailboat(brush, _PAINTS[str(scene.colour)], generator),
         "cactus": _cactus,
-        "balloon": _balloon,
+        "balloon": lambda brush, _: _balloon(brush, _PAINTS[str(scene.colour)]),
+        "lighthouse": _lighthouse,
+        "tent": _tent,
+        "birds": _birds,
+        "windmill": _windmill,
     }
-    paint[thing](canvas, light, place, generator)
+    for spot in spots:
+        y = float(generator.uniform(30, 40)) if scene.thing in ("balloon", "birds") else ground.foot(spot)
+        paint[str(scene.thing)](_Brush(canvas, light, (spot.x, y), spot.scale), generator)
 
 
-def _chosen(generator: np.random.Generator, *codes: str) -> Colour:
-    return colour(codes[int(generator.integers(len(codes)))])
+def _house(brush: _Brush, paint: Colour) -> None:
+    roof = colour("6a4550")
+    brush.box(6, 33, 11, 20, roof * 0.8)
+    brush.box(-15, 19, 15, 0, paint)
+    brush.polygon([(-18.5, 18), (0, 34), (18.5, 18)], roof)
+    brush.box(-3.5, 12, 3.5, 0, colour("4c3328"))
+    pane = _LAMP if brush.light.windows_lit else colour("e6f3fb")
+    for left in (-11.5, 6):
+        brush.box(left, 14.5, left + 5.5, 7.5, pane / brush.light.thing if brush.light.windows_lit else pane)
 
 
-def _house(canvas: Canvas, light: Light, place: Point, generator: np.random.Generator) -> None:
-    x, y = place
-    half = float(generator.uniform(14, 16))
-    wall = _chosen(generator, "fff4dc", "ffe9c2", "f7f3ee") * light.thing
-    roof = _chosen(generator, "c8402f", "b5352f", "d1502f") * light.thing
-    pane = colour("ffd75e") if light.windows_lit else colour("7fb4d6")
-    canvas.box(x + half * 0.4, y - 33, x + half * 0.4 + 5, y - 20, roof * 0.75)
-    canvas.box(x - half, y - 19, x + half, y, wall)
-    canvas.polygon([(x - half - 3.5, y - 18), (x, y - 34), (x + half + 3.5, y - 18)], roof)
-    canvas.box(x - 3.2, y - 12, x + 3.2, y, colour("7a4a2c") * light.thing)
-    for left in (x - half + 2.8, x + half - 8.3):
-        canvas.box(left, y - 14, left + 5.5, y - 7.5, pane)
-
-
-def _sailboat(canvas: Canvas, light: Light, place: Point, generator: np.random.Generator) -> None:
-    x, y = place
+def _sailboat(brush: _Brush, paint: Colour, generator: np.random.Generator) -> None:
     side = 1.0 if generator.random() < 0.5 else -1.0
-    hull = _chosen(generator, "8a4a2b", "7b3f2a", "9a5530") * light.thing
-    jib = _chosen(generator, "e0483a", "d8403a", "e8583c") * light.thing
-    canvas.polygon([(x - 17, y - 8), (x + 17, y - 8), (x + 11, y), (x - 11, y)], hull)
-    canvas.box(x - 1, y - 39, x + 1, y - 8, colour("5a3a24") * light.thing)
-    canvas.polygon(
-        [(x + side * 2, y - 38), (x + side * 2, y - 10.5), (x + side * 17, y - 10.5)], colour("ffffff") * light.thing
-    )
-    canvas.polygon([(x - side * 2, y - 33), (x - side * 2, y - 10.5), (x - side * 13, y - 10.5)], jib)
+    brush.polygon([(-17, 8), (17, 8), (11, 0), (-11, 0)], _WOOD)
+    brush.box(-1, 39, 1, 8, _WOOD * 0.65)
+    brush.polygon([(side * 2, 38), (side * 2, 10.5), (side * 17, 10.5)], paint)
+    brush.polygon([(-side * 2, 33), (-side * 2, 10.5), (-side * 13, 10.5)], blend(paint, _WHITE, 0.3))
 
 
-def _cactus(canvas: Canvas, light: Light, place: Point, generator: np.random.Generator) -> None:
-    x, y = place
-    green = _chosen(generator, "2f8f4a", "2a8450", "38954a") * light.thing
-    tall = float(generator.uniform(37, 41))
-    _paint_stem(canvas, x, y - tall, y, 4.6, green)
-    for side, low, high in ((-1.0, 16.0, 28.0), (1.0, 12.0, 25.0)):
-        arm = x + side * 11
-        canvas.box(min(x, arm), y - low - 5.5, max(x, arm), y - low, green)
-        canvas.ellipse((arm, y - low - 2.8), (2.8, 2.8), green)
-        _paint_stem(canvas, arm, y - high, y - low - 2.5, 2.8, green)
-    canvas.box(x - 1.8, y - tall + 3, x - 0.4, y - 1, green * 0.75)
+def _cactus(brush: _Brush, generator: np.random.Generator) -> None:
+    green = colour("2f8f4a")
+    tall = float(generator.uniform(36, 41))
+    _paint_stem(brush, 0, tall, 0, 4.8, green)
+    for side, low, high in ((-1.0, 16.0, 29.0), (1.0, 12.0, 25.0)):
+        arm = side * 11
+        brush.box(min(0, arm), low + 5.5, max(0, arm), low, green)
+        brush.ellipse(arm, low + 2.8, (2.9, 2.9), green)
+        _paint_stem(brush, arm, high, low + 2.5, 2.9, green)
 
 
-def _paint_stem(canvas: Canvas, x: float, top: float, bottom: float, half: float, fill: Colour) -> None:
-    canvas.ellipse((x, top + half), (half, half), fill)
-    canvas.box(x - half, top + half, x + half, bottom, fill)
+def _paint_stem(brush: _Brush, x: float, top: float, bottom: float, half: float, fill: Colour) -> None:
+    brush.ellipse(x, top - half, (half, half), fill)
+    brush.box(x - half, top - half, x + half, bottom, fill)
 
 
-def _balloon(canvas: Canvas, light: Light, place: Point, generator: np.random.Generator) -> None:
-    x, y = place
-    red = _chosen(generator, "e23b3b", "d93a4a", "e8482f") * light.thing
-    stripe = _chosen(generator, "ffd34d", "ffe08a", "fff1d6") * light.thing
-    radius = float(generator.uniform(14.5, 16))
-    canvas.polygon(
-        [
-            (x - radius * 0.86, y + radius * 0.5),
-            (x + radius * 0.86, y + radius * 0.5),
-            (x + 3.6, y + radius * 1.35),
-            (x - 3.6, y + radius * 1.35),
-        ],
-        red,
-    )
-    canvas.ellipse((x, y), (radius, radius), red)
-    canvas.ellipse((x, y), (radius * 0.62, radius), stripe)
-    canvas.polygon(
-        [
-            (x - radius * 0.54, y + radius * 0.5),
-            (x + radius * 0.54, y + radius * 0.5),
-            (x + 2.4, y + radius * 1.35),
-            (x - 2.4, y + radius * 1.35),
-        ],
-        stripe,
-    )
-    canvas.ellipse((x, y), (radius * 0.26, radius), red)
-    canvas.box(x - 1.4, y + radius * 0.5, x + 1.4, y + radius * 1.35, red)
-    canvas.box(x - 4, y + radius * 1.35 + 2, x + 4, y + radius * 1.35 + 8, colour("8a5a32") * light.thing)
-    for rope in (-3.4, 2.6):
-        canvas.box(x + rope, y + radius * 1.35, x + rope + 0.8, y + radius * 1.35 + 2, colour("5a3a24") * light.thing)
+def _balloon(brush: _Brush, paint: Colour) -> None:
+    for half, fill in ((1.0, paint), (0.58, blend(paint, _CREAM, 0.6)), (0.24, paint)):
+        brush.ellipse(0, 0, (15 * half, 15), fill)
+        brush.polygon([(-12.9 * half, -7.5), (12.9 * half, -7.5), (3.6 * half, -20), (-3.6 * half, -20)], fill)
+    brush.box(-4, -22, 4, -28.5, _WOOD)
+    for rope in (-3.6, 2.6):
+        brush.box(rope, -19.5, rope + 1.0, -22.5, _WOOD * 0.65)
+
+
+def _lighthouse(brush: _Brush, generator: np.random.Generator) -> None:
+    heights = np.linspace(0, 32, 6)
+    halves = np.linspace(8, 5, 6)
+    for band in range(5):
+        low, high = heights[band], heights[band + 1]
+        corners = [(-halves[band], low), (halves[band], low), (halves[band + 1], high), (-halves[band + 1], high)]
+        brush.polygon(corners, _PAINTS["red"] if band % 2 else _WHITE)
+    brush.box(-6.5, 34, 6.5, 32, colour("3c4254"))
+    if brush.light.windows_lit:
+        brush.shine(0, 37, 11, 0.75)
+    brush.box(-3.8, 40, 3.8, 34, _LAMP / brush.light.thing)
+    brush.polygon([(-5.5, 40), (0, 46), (5.5, 40)], _PAINTS["red"] * 0.85)
+
+
+def _tent(brush: _Brush, generator: np.random.Generator) -> None:
+    brush.polygon([(-21, 0), (-6, 21), (9, 0)], colour("e8823a"))
+    brush.polygon([(-12, 0), (-6, 21), (0, 0)], colour("7a3d24"))
+    fire = 16.0
+    brush.shine(fire, 5, 10, 0.6 if brush.light.windows_lit else 0.35)
+    brush.box(fire - 5, 2, fire + 5, 0, colour("5a3a24"))
+    flame = colour("ff8a2a") / brush.light.thing
+    brush.polygon([(fire - 4, 1.5), (fire - 2, 8), (fire, 5), (fire + 1.5, 11), (fire + 4, 1.5)], flame)
+    brush.polygon([(fire - 2, 1.5), (fire + 0.5, 6), (fire + 2.2, 1.5)], colour("ffe27a") / brush.light.thing)
+
+
+def _birds(brush: _Brush, generator: np.random.Generator) -> None:
+    for x, height in ((0, 0), (-15, -7), (14, -6), (-28, -14), (27, -13)):
+        dx, dy = generator.uniform(-2, 2, 2)
+        span = float(generator.uniform(5.5, 7))
+        wings = [(-span, 2.4), (-span * 0.5, 3.4), (0, 0), (span * 0.5, 3.4), (span, 2.4)]
+        brush.stroke([(x + dx + wx, height + dy + wy) for wx, wy in wings], 1.9, colour("2b2f45"))
+
+
+def _windmill(brush: _Brush, generator: np.random.Generator) -> None:
+    brush.polygon([(-9, 0), (9, 0), (5.5, 27), (-5.5, 27)], _CREAM)
+    brush.box(-2.5, 9, 2.5, 0, _WOOD)
+    brush.polygon([(-7, 27), (0, 35), (7, 27)], colour("6a4550"))
+    turn = float(generator.uniform(0, np.pi / 2))
+    for blade in range(4):
+        along = np.array([np.cos(turn + blade * np.pi / 2), np.sin(turn + blade * np.pi / 2)])
+        across = np.array([-along[1], along[0]])
+        corners = [along * 3, along * 21, along * 21 + across * 5, along * 3 + across * 5]
+        brush.polygon([(float(x), 29 + float(y)) for x, y in corners], colour("a8735a"))
+    brush.ellipse(0, 29, (2, 2), _WOOD)
