@@ -1,68 +1,153 @@
 """Does the embedded model draw what it is asked for? Held-out prompts, judged by the probes.
 
-    python benchmarks/landscapes.py [--model BUNDLE] [--count 200] [--output results.json] [--grid samples.png]
+    python benchmarks/landscapes.py [--model BUNDLE] [--count 500] [--output results.json] [--grid samples.png]
 
-Every prompt names a combination of time, land and thing that training never showed. The runtime itself draws
-each picture; the probes (classifiers of painted scenes, in pocket_models.landscapes) read the attributes back. The
-negative prompt is measured on prompts that leave the time open, image to image on the first pictures, redrawn at noon.
+Every prompt names a combination of time, land and thing (without a thing: sky) that training never showed. The runtime
+itself draws each picture; the probes (classifiers of painted scenes, in pocket_models.landscapes) read the attributes
+back. Guidance, the negative prompt, image to image, inpainting and seeds are then measured on fewer pictures, and the
+VAE on painted scenes that training never showed.
 """
 
 import argparse
 import json
-import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
+from tqdm import tqdm
 
 from machine import machine_facts
 from pocket_diffusion import Pipeline
+from pocket_diffusion.images import to_array, to_pictures
 from pocket_models.landscapes.captions import Prompt, held_out_prompts
+from pocket_models.landscapes.painting import SIZE, paint
 from pocket_models.landscapes.probes import Probes
-from report import output_path, publish
+from pocket_models.landscapes.scenes import HELD_OUT, draw_scene
+from report import output_path, psnr, publish
 
 FIRST_SEED = 1000
 WORDING_SEED = 1  # 0 worded the prompts by which the default settings were chosen
+FEW = 48
+LANDS = ("mountains", "hills", "dunes", "a beach", "a lake", "a forest")
 GRID = (8, 4)
+# Where a house is painted in: all of the left of the ground, none of the sky.
+MASK_BOX = (4, 64, 60, 126)
+
+Draw = Callable[..., Image.Image]
 
 
-def draw(pipeline: Pipeline, prompts: Sequence[str], **options: object) -> list[Image.Image]:
+def drawer(pipeline: Pipeline) -> Draw:
+    """Return a function that draws one picture."""
+    return lambda prompt, **options: pipeline.generate(prompt, **options).images[0]
+
+
+def draw_all(draw: Draw, prompts: Sequence[str], what: str, **options: object) -> list[Image.Image]:
     """Draw one picture a prompt, each from a seed of its own."""
-    started, pictures = time.perf_counter(), []
-    for i, prompt in enumerate(prompts):
-        pictures.append(pipeline.generate(prompt, seed=FIRST_SEED + i, **options).images[0])  # type: ignore[arg-type] # options by name
-        left = (time.perf_counter() - started) / (i + 1) * (len(prompts) - i - 1)
-        sys.stderr.write(f"\r{i + 1}/{len(prompts)} pictures, {left:.0f} s left   ")
-    sys.stderr.write("\n")
-    return pictures
+    return [draw(prompt, seed=FIRST_SEED + i, **options) for i, prompt in enumerate(tqdm(prompts, what))]
 
 
-def measure_negative_prompt(pipeline: Pipeline, probes: Probes, count: int) -> dict[str, float]:
-    """Ask for landscapes in words that leave the time open, and say "night" or "noon" as what is not wanted."""
-    lands = ("mountains", "hills", "dunes", "a beach", "a lake", "a forest")
-    prompts = [lands[i % len(lands)] for i in range(count)]
+def share(readings: Sequence[dict[str, Any]], **wanted: str) -> float:
+    """Return how many of the readings have all the values wanted."""
+    return sum(all(reading[name] == value for name, value in wanted.items()) for reading in readings) / len(readings)
+
+
+def measure_guidance(draw: Draw, probes: Probes, prompts: Sequence[Prompt]) -> dict[str, float]:
+    """Return the share of attributes shown by guidance scale; 1 is none."""
+    asked, texts = [prompt.asked for prompt in prompts], [prompt.text for prompt in prompts]
+    return {
+        str(scale): probes.score(asked, draw_all(draw, texts, f"guidance {scale}", guidance_scale=scale))["overall"]
+        for scale in (1.0, 2.0, 4.0, 7.0)
+    }
+
+
+def measure_negative_prompt(draw: Draw, probes: Probes) -> dict[str, float]:
+    """Ask for landscapes in words that leave time and sky open, and say what is not wanted."""
+    prompts = [LANDS[i % len(LANDS)] for i in range(FEW)]
     shares = {}
-    for negative in ("", "at night", "at noon"):
-        readings = probes.read(draw(pipeline, prompts, negative_prompt=negative))
-        for value in ("night", "noon"):
-            share = sum(reading["time"] == value for reading in readings) / count
-            shares[f"{value} with negative prompt {negative!r}"] = share
+    plain = probes.read(draw_all(draw, prompts, "no negative prompt"))
+    for negative, name, value in (("at night", "time", "night"), ("at noon", "time", "noon"), ("rain", "sky", "rainy")):
+        readings = probes.read(draw_all(draw, prompts, f"negative: {negative}", negative_prompt=negative))
+        shares[f"{value} without it"] = share(plain, **{name: value})
+        shares[f"{value} with negative prompt {negative!r}"] = share(readings, **{name: value})
     return shares
 
 
-def measure_image_to_image(
-    pipeline: Pipeline, probes: Probes, prompts: Sequence[Prompt], pictures: Sequence[Image.Image]
-) -> dict[str, float]:
-    """Redraw pictures at noon with the default strength; the time should change, the land should stay."""
-    redrawn, kept, changed = [], 0, 0
-    for i, (prompt, picture) in enumerate(zip(prompts, pictures, strict=True)):
-        land = prompt.asked.get("land", "hills")
-        redrawn.append(pipeline.generate(f"{land} at noon", seed=i, image=picture).images[0])
-    for before, after in zip(probes.read(pictures), probes.read(redrawn), strict=True):
-        kept += before["land"] == after["land"]
-        changed += after["time"] == "noon"
-    return {"time changed to noon": changed / len(pictures), "land kept": kept / len(pictures)}
+def measure_image_to_image(draw: Draw, probes: Probes) -> dict[str, dict[str, float]]:
+    """Redraw lands at noon as lands at sunset: the more strength, the more changes."""
+    prompts = [LANDS[i % len(LANDS)] for i in range(FEW)]
+    before = draw_all(draw, [f"{prompt} at noon under a clear sky" for prompt in prompts], "at noon")
+    lands = [reading["land"] for reading in probes.read(before)]
+    figures = {}
+    for strength in (0.2, 0.5, 0.8):
+        after = [
+            draw(f"{prompt} at sunset", seed=i, image=picture, strength=strength)
+            for i, (prompt, picture) in enumerate(zip(tqdm(prompts, f"strength {strength}"), before, strict=True))
+        ]
+        readings = probes.read(after)
+        figures[str(strength)] = {
+            "time changed to sunset": share(readings, time="sunset"),
+            "land kept": sum(reading["land"] == land for reading, land in zip(readings, lands, strict=True)) / FEW,
+            "mean change, of 255": float(np.mean([distance(*pair) for pair in zip(before, after, strict=True)])),
+        }
+    return figures
+
+
+def measure_inpainting(draw: Draw, probes: Probes) -> dict[str, float]:
+    """Paint a red house into the left of empty hills; what is not under the mask must stay as it was."""
+    mask = Image.new("L", (SIZE, SIZE))
+    mask.paste(255, MASK_BOX)
+    kept = np.asarray(mask) == 0
+    hills = draw_all(draw, ["hills at noon under a clear sky"] * FEW, "hills")
+    houses = [
+        draw("a red house on the left in hills at noon", seed=i, image=picture, mask=mask, strength=1.0)
+        for i, picture in enumerate(tqdm(hills, "a house painted in"))
+    ]
+    before, after = probes.read(hills), probes.read(houses)
+    outside = [np.abs(pixels(old) - pixels(new))[kept].max() for old, new in zip(hills, houses, strict=True)]
+    return {
+        "house before": share(before, thing="house"),
+        "house after": share(after, thing="house"),
+        "red house on the left after": share(after, thing="house", colour="red", place="left"),
+        "largest change outside the mask, of 255": float(max(outside)),
+    }
+
+
+def measure_seeds(pictures: Sequence[Image.Image], others: Sequence[Image.Image]) -> dict[str, float]:
+    """Return how far two seeds of the same prompt are from each other, and how far two seeds of a painted scene."""
+    generator = np.random.default_rng(0)
+    scenes = [draw_scene(generator) for _ in range(200)]
+    painted = [distance(paint(scene, 1), paint(scene, 2)) for scene in scenes]
+    drawn = [distance(*pair) for pair in zip(pictures, others, strict=True)]
+    return {
+        "mean difference, of 255": float(np.mean(drawn)),
+        "smallest": float(np.min(drawn)),
+        "painted scenes' mean": float(np.mean(painted)),
+    }
+
+
+def measure_vae(pipeline: Pipeline, count: int = 200) -> dict[str, float]:
+    """Return the mean PSNR of held-out painted scenes that went through the VAE and back."""
+    generator = np.random.default_rng(0)
+    cores = sorted(HELD_OUT)
+    values = []
+    for i in tqdm(range(count), "VAE"):
+        picture = paint(draw_scene(generator, cores[i % len(cores)]), 2 * 10**9 + i)
+        decoded = to_pictures(pipeline.decode_latents(pipeline.encode_image(to_array(picture, SIZE, SIZE))))[0]
+        values.append(psnr(pixels(picture), pixels(decoded), peak=255))
+    return {"mean, dB": float(np.mean(values)), "lowest, dB": float(np.min(values))}
+
+
+def pixels(picture: Image.Image) -> NDArray[np.float64]:
+    """Return a picture's values, 0..255."""
+    return np.asarray(picture.convert("RGB"), np.float64)
+
+
+def distance(first: Image.Image, second: Image.Image) -> float:
+    """Return the mean absolute difference of two pictures, of 255."""
+    return float(np.abs(pixels(first) - pixels(second)).mean())
 
 
 def save_grid(pictures: Sequence[Image.Image], path: Path) -> None:
@@ -79,29 +164,35 @@ def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--model", type=Path, help="a bundle of the landscapes model (default: the embedded one)")
-    parser.add_argument("--count", type=int, default=200, help="how many held-out prompts")
+    parser.add_argument("--count", type=int, default=500, help="how many held-out prompts")
+    parser.add_argument("--wording", type=int, default=WORDING_SEED, help="seed of the prompts' scenes and words")
     parser.add_argument("--steps", type=int, help="default: the bundle's")
     parser.add_argument("--guidance", type=float, help="default: the bundle's")
-    parser.add_argument("--only-prompts", action="store_true", help="skip negative prompt and image to image")
+    parser.add_argument("--only-prompts", action="store_true", help="skip all but the prompts and the VAE")
     parser.add_argument("--output", type=output_path, help="where to write the results as JSON")
     parser.add_argument("--grid", type=Path, help="where to put a grid of the first samples")
     arguments = parser.parse_args()
 
     pipeline, probes = Pipeline.load(arguments.model), Probes.load()
-    prompts = held_out_prompts(arguments.count, WORDING_SEED)
-    pictures = draw(
-        pipeline, [prompt.text for prompt in prompts], steps=arguments.steps, guidance_scale=arguments.guidance
-    )
-    results = {
+    draw = drawer(pipeline)
+    prompts = held_out_prompts(arguments.count, arguments.wording)
+    settings = {"steps": arguments.steps, "guidance_scale": arguments.guidance}
+    pictures = draw_all(draw, [prompt.text for prompt in prompts], "held-out prompts", **settings)
+    results: dict[str, Any] = {
         "benchmark": "landscapes",
         "machine": machine_facts(),
         "prompts": arguments.count,
         "share_of_attributes_shown": probes.score([prompt.asked for prompt in prompts], pictures),
+        "vae_psnr": measure_vae(pipeline),
     }
     if not arguments.only_prompts:
-        few = min(arguments.count, 48)
-        results["negative_prompt"] = measure_negative_prompt(pipeline, probes, few)
-        results["image_to_image"] = measure_image_to_image(pipeline, probes, prompts[:few], pictures[:few])
+        few = prompts[: 2 * FEW]
+        others = [draw(prompt.text, seed=i) for i, prompt in enumerate(tqdm(few, "other seeds"))]
+        results["seeds"] = measure_seeds(pictures[: 2 * FEW], others)
+        results["guidance"] = measure_guidance(draw, probes, few)
+        results["negative_prompt"] = measure_negative_prompt(draw, probes)
+        results["image_to_image"] = measure_image_to_image(draw, probes)
+        results["inpainting"] = measure_inpainting(draw, probes)
     if arguments.grid:
         save_grid(pictures, arguments.grid)
         results["grid_prompts"] = [prompt.text for prompt in prompts[: GRID[0] * GRID[1]]]

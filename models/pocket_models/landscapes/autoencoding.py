@@ -26,10 +26,22 @@ _LATENT_ERROR = 0.05
 
 
 def train_vae(
-    folder: Path, config: VAEConfig, pictures: Pictures, *, budget: Budget, batch: int, device: torch.device
+    folder: Path,
+    config: VAEConfig,
+    pictures: Pictures,
+    *,
+    budget: Budget,
+    batch: int,
+    device: torch.device,
+    finished: bool,
 ) -> VAE:
-    """Train (or go on training, or just load) the VAE and return its moving average."""
+    """Train (or go on training, or just load) the VAE and return its moving average.
+
+    It must be ``finished`` from the moment pictures are encoded: other latents would no longer be what they were.
+    """
     stage = Stage("vae", folder, VAE(config).to(device), budget=budget, peak_rate=1.5e-3)
+    if finished:
+        return stage.average
 
     def loss(vae: VAE, seed: list[int], progress: float) -> torch.Tensor:
         generator = np.random.default_rng(seed)

@@ -1,4 +1,4 @@
-"""Prompts for scenes: varied in order, wording and detail, from one word to a sentence, never contradicting the scene."""
+"""Prompts for scenes: varied in order, words and detail, from one word to a sentence, never contradicting a scene."""
 
 from __future__ import annotations
 

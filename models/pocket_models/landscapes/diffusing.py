@@ -14,6 +14,7 @@ from pocket_models.landscapes import schedule
 from pocket_models.landscapes.captions import caption
 from pocket_models.landscapes.latents import LatentPictures
 from pocket_models.landscapes.pictures import Pictures, scene_of, to_bytes
+from pocket_models.landscapes.products import use_plain_products
 from pocket_models.landscapes.stage import Budget, Stage, save_grid
 from pocket_models.landscapes.vocabulary import Vocabulary
 from pocket_models.unet import UNet
@@ -22,16 +23,20 @@ from pocket_models.vae import VAE
 _NO_CAPTION = 0.1
 """Share of captions replaced by an empty one, for classifier-free guidance (Ho & Salimans 2022)."""
 _DRAWS = 2
-"""Noise draws a caption serves in one step: the text encoder's 77 tokens cost as much as a small U-Net."""
+"""Noise draws a caption serves in one step: the text encoder costs half as much as the U-Net."""
 _GRID_PROMPTS = (
     "a lake under snowy mountains at sunset",
-    "snowy mountains at night",
-    "a sailboat on the sea at noon",
-    "a cactus in the desert at sunset",
-    "a house in a pine forest at sunrise, with clouds",
-    "a hot air balloon over green hills at noon under a clear sky",
-    "a beach at night with clouds",
-    "a painting of a cottage by a lake in the early morning",
+    "two red houses in a meadow with flowers at noon with a rainbow",
+    "a sailboat with a yellow sail on the sea at sunrise",
+    "three cacti in the desert at sunset under a clear sky",
+    "a blue house on the left in a forest in winter in the early morning",
+    "three yellow balloons over green hills at noon",
+    "a lighthouse on an island at night under the stars",
+    "a tent with a fire by a river at night under the northern lights",
+    "a windmill on the right in rolling hills in autumn in the evening",
+    "birds over a beach with clouds",
+    "a red house far away in the mountains in the rain",
+    "a blue balloon in the middle over snowy mountains under a crescent moon",
 )
 
 
@@ -43,6 +48,7 @@ class Painter(nn.Module):
         super().__init__()
         self.text_encoder = TextEncoder(text_config)
         self.unet = UNet(unet_config)
+        use_plain_products(self)
 
 
 def train_painter(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,14 +29,22 @@ class LatentPictures:
 def encode_pictures(path: Path, vae: VAE, pictures: Pictures, device: torch.device) -> LatentPictures:
     """Encode all pictures with the trained VAE, or read what an earlier run encoded to ``path``."""
     if not path.exists():
-        batches = [
-            vae.encode(to_tensor(pictures[start : start + 32]).to(device)).chunk(2, dim=1)[0].cpu().numpy()
-            for start in range(0, len(pictures), 32)
-        ]
-        means = np.concatenate(batches)
+        means = _means(vae, pictures, device)
         factor = float(1 / means.std())
         unfinished = path.with_suffix(".unfinished.npz")
         np.savez(unfinished, latents=(means * factor).astype(np.float16), scaling_factor=factor)
         unfinished.replace(path)
     with np.load(path) as stored:
         return LatentPictures(stored["latents"], float(stored["scaling_factor"]))
+
+
+def _means(vae: VAE, pictures: Pictures, device: torch.device) -> NDArray[np.float32]:
+    batches = []
+    threads = torch.get_num_threads()
+    torch.set_num_threads(os.cpu_count() or 1)  # training gives each of its processes one
+    with torch.autocast(device.type, torch.bfloat16):
+        for start in range(0, len(pictures), 32):
+            moments = vae.encode(to_tensor(pictures[start : start + 32]).to(device))
+            batches.append(moments.chunk(2, dim=1)[0].float().cpu().numpy())
+    torch.set_num_threads(threads)
+    return np.concatenate(batches)

@@ -50,6 +50,7 @@ def train_probes(folder: Path, *, batch: int, budget: Budget) -> Probes:
     """Train the probes (or go on, or just load) and return their moving average."""
     folder.mkdir(parents=True, exist_ok=True)
     stage = Stage("probes", folder, ProbeNet(), budget=budget, peak_rate=3e-3)
+
     def loss(net: ProbeNet, seed: list[int], progress: float) -> Tensor:
         generator = np.random.default_rng(seed)
         chosen = [painted_scene(seed) for seed in generator.integers(_FIRST_TRIAL_SEED, size=batch).tolist()]

@@ -2,14 +2,14 @@
 
 The stages, each skipped when its result is in OUTPUT: paint pictures, learn a vocabulary from captions, train the
 VAE, encode the pictures, train text encoder and U-Net, train the VAE's decoder further. Last, OUTPUT/model is
-written, a diffusers folder.
+written, a diffusers folder. A GPU is used where PyTorch finds one.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ from pocket_models.landscapes.latents import encode_pictures
 from pocket_models.landscapes.pictures import scene_of, training_pictures
 from pocket_models.landscapes.saving import save_diffusers
 from pocket_models.landscapes.stage import Budget
-from pocket_models.landscapes.vocabulary import CONTEXT_LENGTH, Vocabulary, train_vocabulary
+from pocket_models.landscapes.vocabulary import Vocabulary, train_vocabulary
 
 _VAE = VAEConfig(block_out_channels=(16, 32, 64, 96), layers_per_block=1, norm_num_groups=8)
 _UNET = UNetConfig(
@@ -34,9 +34,10 @@ _UNET = UNetConfig(
     cross_attention_dim=128,
     norm_num_groups=16,
 )
-_VAE_BUDGET = Budget(minutes=27, workers=2)
-_UNET_BUDGET = Budget(minutes=52, workers=2)
-_DECODER_BUDGET = Budget(minutes=8, workers=2)
+_MINUTES = 84.0
+_VAE_BUDGET = Budget(minutes=30, workers=2)
+_UNET_BUDGET = Budget(minutes=42, workers=2)
+_DECODER_BUDGET = Budget(minutes=12, workers=2)
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,6 @@ class Recipe:
             hidden_size=width,
             intermediate_size=4 * width,
             num_hidden_layers=self.text_layers,
-            max_position_embeddings=CONTEXT_LENGTH,
             num_attention_heads=4,
         )
 
@@ -78,10 +78,17 @@ def train(output: Path, recipe: Recipe) -> Path:
     if not (tokenizer / "vocab.json").exists():
         train_vocabulary((caption(scene_of(i), np.random.default_rng(i)).text for i in range(20_000)), tokenizer)
     vocabulary = Vocabulary(tokenizer)
+    encoded = output / "latents.npz"
     vae = train_vae(
-        output, recipe.vae, pictures, budget=recipe.vae_budget, batch=max(1, recipe.batch // 2), device=device
+        output,
+        recipe.vae,
+        pictures,
+        budget=recipe.vae_budget,
+        batch=max(1, recipe.batch // 2),
+        device=device,
+        finished=encoded.exists(),
     )
-    examples = encode_pictures(output / "latents.npz", vae, pictures, device)
+    examples = encode_pictures(encoded, vae, pictures, device)
     painter = train_painter(
         output,
         (recipe.text_encoder(vocabulary), recipe.unet),
@@ -102,19 +109,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Read the command line and train."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path, help="folder for everything: data, checkpoints, curves, the model")
-    parser.add_argument("--vae-minutes", type=float, default=_VAE_BUDGET.minutes)
-    parser.add_argument("--unet-minutes", type=float, default=_UNET_BUDGET.minutes)
-    parser.add_argument("--decoder-minutes", type=float, default=_DECODER_BUDGET.minutes)
+    parser.add_argument("--minutes", type=float, default=_MINUTES, help="training time of all stages together")
     parser.add_argument("--pictures", type=int, default=Recipe.pictures, help="how many pictures to paint")
+    parser.add_argument("--batch", type=int, default=Recipe.batch, help="a worker's share of a step")
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread that share a step (CPU only)")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     workers = 1 if torch.cuda.is_available() else options.workers
+    share = options.minutes / _MINUTES
+    vae, unet, decoder = (
+        replace(budget, minutes=share * budget.minutes, workers=workers)
+        for budget in (_VAE_BUDGET, _UNET_BUDGET, _DECODER_BUDGET)
+    )
     recipe = Recipe(
-        pictures=options.pictures,
-        vae_budget=Budget(options.vae_minutes, workers),
-        unet_budget=Budget(options.unet_minutes, workers),
-        decoder_budget=Budget(options.decoder_minutes, workers),
+        pictures=options.pictures, batch=options.batch, vae_budget=vae, unet_budget=unet, decoder_budget=decoder
     )
     print(f"the model is in {train(options.output, recipe)}")
 

@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
-CONTEXT_LENGTH = 48
-"""Tokens of a prompt, marks included: the longest captions take about forty. CLIP's 77 would cost time for nothing."""
+CONTEXT_LENGTH = 77
 START = "<|startoftext|>"
 END = "<|endoftext|>"
 _WORD_END = "</w>"
@@ -63,7 +62,7 @@ class Vocabulary:
         self.size = len(entries)
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.int64]:
-        """Return ids int64 [texts, CONTEXT_LENGTH]: start mark, text (cut if too long), end mark, padded with end marks."""
+        """Return ids int64 [texts, 77]: start mark, text (cut if too long), end mark, padded with end marks."""
         ids = np.full((len(texts), CONTEXT_LENGTH), self._end, np.int64)
         ids[:, 0] = self._start
         for row, encoding in zip(ids, self._tokenizer.encode_batch(list(texts)), strict=True):

@@ -102,4 +102,8 @@ def test_held_out_prompts_ask_for_what_no_caption_can() -> None:
     assert held_out_prompts(200) == prompts
     assert len({prompt.text for prompt in prompts}) > 190
     for prompt in prompts:
-        assert (prompt.asked["time"], prompt.asked["land"], prompt.asked.get("thing") or prompt.asked["sky"]) in HELD_OUT
+        assert (
+            prompt.asked["time"],
+            prompt.asked["land"],
+            prompt.asked.get("thing") or prompt.asked["sky"],
+        ) in HELD_OUT

@@ -6,11 +6,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pocket_models.attention import AttentionProduct
 from pocket_models.config import UNetConfig, VAEConfig
 from pocket_models.landscapes import schedule
+from pocket_models.landscapes.products import PlainProduct, use_plain_products
 from pocket_models.landscapes.stage import Budget, Stage
 from pocket_models.landscapes.team import Team
 from pocket_models.landscapes.train import Recipe, train
+from pocket_models.unet import UNet
 
 
 def _budget(steps: int, workers: int = 1) -> Budget:
@@ -131,3 +134,23 @@ def test_training_writes_a_folder_that_diffusers_loads_and_a_rerun_changes_nothi
     pictures = pipeline("a lake at night", num_inference_steps=2, output_type="np").images
     assert pictures.shape == (1, 128, 128, 3)
     assert np.isfinite(pictures).all()
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_plain_attention_is_the_fused_one_and_so_are_its_gradients(causal: bool) -> None:
+    inputs = [torch.randn((2, 7, 12), dtype=torch.float64, requires_grad=True) for _ in range(3)]
+    fused, plain = AttentionProduct(3, causal=causal), PlainProduct(3, causal=causal)
+    expected, found = fused(*inputs), plain(*inputs)
+    torch.testing.assert_close(found, expected)
+    direction = torch.randn_like(expected)
+    torch.testing.assert_close(
+        torch.autograd.grad(found, inputs, direction), torch.autograd.grad(expected, inputs, direction)
+    )
+
+
+def test_training_replaces_every_attention_product_and_no_weight() -> None:
+    unet = UNet(TINY.unet)
+    names = list(unet.state_dict())
+    use_plain_products(unet)
+    assert not any(isinstance(module, AttentionProduct) for module in unet.modules())
+    assert list(unet.state_dict()) == names

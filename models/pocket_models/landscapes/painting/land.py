@@ -199,7 +199,7 @@ def _lake(land: _Land) -> Ground:
 
 def _paint_glitter(land: _Land, top: float, bottom: float) -> None:
     """Paint bright strokes on water under the sun or moon, fainter ones elsewhere."""
-    bright, faint = (blend(land.light.haze, land.light.disc, share) for share in (0.7, 0.3))
+    bright, faint = (blend(land.light.haze, land.light.disc, share) for share in (0.6, 0.25))
     for y in np.arange(top, bottom, 5.0).tolist():
         if land.scene.sky != "rainy":
             x = land.light.disc_centre[0] + float(land.generator.uniform(-4, 4))
@@ -255,8 +255,8 @@ def _meadow(land: _Land) -> Ground:
     far, near = land.waves(78, 3.0), land.waves(94, 3.0)
     land.canvas.below(far, land.ground_colour(0, distance=0.12))
     land.canvas.below(near, land.ground_colour(1))
-    for x, y in scattered(land.generator, 26, 98, 126):
-        radius = 1.3 + (y - 98) / 22
+    for x, y in scattered(land.generator, 20, 98, 126):
+        radius = 1.6 + (y - 98) / 20
         petals = _PETALS[int(land.generator.integers(len(_PETALS)))]
         land.canvas.ellipse((x, y), (radius, radius * 0.8), land.lit(petals))
     return Ground(near=near + 15, far=far + 5)

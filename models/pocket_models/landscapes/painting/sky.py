@@ -60,10 +60,10 @@ def _paint_disc(canvas: Canvas, scene: Scene, light: Light) -> None:
 
 
 def _paint_stars(canvas: Canvas, light: Light, generator: np.random.Generator) -> None:
-    for x, y in scattered(generator, 22, 3, 60):
+    for x, y in scattered(generator, 16, 3, 60):
         if np.hypot(x - light.disc_centre[0], y - light.disc_centre[1]) > light.disc_radius + 6:
-            size = float(generator.uniform(1.6, 2.6))
-            thin = size * 0.32
+            size = float(generator.uniform(2.0, 2.9))
+            thin = size * 0.36
             star = [(0, -size), (thin, -thin), (size, 0), (thin, thin), (0, size), (-thin, thin), (-size, 0)]
             canvas.polygon([(x + dx, y + dy) for dx, dy in [*star, (-thin, -thin)]], colour("fff6d0"))
 

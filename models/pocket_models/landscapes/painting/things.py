@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pocket_models.landscapes.painting.canvas import SIZE, Canvas, Colour, Point, blend, colour
+from pocket_models.landscapes.painting.canvas import Canvas, Colour, Point, blend, colour
 from pocket_models.landscapes.painting.land import Ground
 from pocket_models.landscapes.painting.palette import Light
 from pocket_models.landscapes.painting.spots import Spot
