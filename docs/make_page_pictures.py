@@ -10,10 +10,10 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 FOLDER = Path(__file__).parent / "pictures"
 PROMPTS = (
-    ("a cactus in the desert at sunrise", 2),
-    ("a house in a pine forest at night", 1),
-    ("a hot air balloon over green hills", 1),
-    ("a sailboat on the sea at noon", 4),
+    ("a lighthouse on an island at night under the stars", 2),
+    ("two red houses in a meadow with flowers at noon, with a rainbow", 1),
+    ("three yellow balloons over hills at sunrise", 1),
+    ("a sailboat with a blue sail on the sea at sunset", 4),
     ("a lake under snowy mountains at sunset", 1),
 )
 PATIENCE = 60_000  # milliseconds
@@ -47,7 +47,7 @@ def phone(browser: Browser, url: str) -> Image.Image:
     page.get_by_text("Settings", exact=True).click()
     page.get_by_role("button", name="Start from it").click()
     page.get_by_label("Brush").fill("25")
-    page.get_by_label("Prompt", exact=True).fill("a sailboat on a lake at noon")
+    page.get_by_label("Prompt", exact=True).fill("a red balloon over hills at sunrise")
     mask = page.locator("#mask")
     mask.scroll_into_view_if_needed()
     box = mask.bounding_box() or {}

@@ -10,13 +10,15 @@ from pocket_diffusion import Pipeline
 FOLDER = Path(__file__).parent / "pictures"
 SAMPLES = (
     "a lake under snowy mountains at sunset",
-    "a sailboat on the sea at noon",
-    "a cactus in the desert at sunrise",
-    "a hot air balloon over green hills",
-    "a house in a pine forest at night",
-    "snowy mountains under a cloudy sky",
+    "two red houses in a meadow with flowers at noon, with a rainbow",
+    "a sailboat with a yellow sail on the sea at sunrise",
+    "a lighthouse on an island at night under the stars",
+    "a forest in autumn at noon with clouds",
+    "three blue balloons over dunes at sunset",
+    "a tent with a fire by a river at night under the northern lights",
+    "a blue house on the left in a snowy forest in winter",
 )
-CAPTION_HEIGHT, CAPTION_COLUMNS, GAP = 30, 24, 4
+CAPTION_HEIGHT, CAPTION_COLUMNS, GAP = 42, 24, 4
 
 
 def side_by_side(columns: list[tuple[str, list[Image.Image]]]) -> Image.Image:
@@ -43,19 +45,21 @@ def samples(pipeline: Pipeline) -> Image.Image:
 def tasks(pipeline: Pipeline) -> Image.Image:
     """Negative prompt, image to image, inpainting: each beside what it started from."""
     lake = pipeline.generate("a lake", seed=5).images[0]
-    not_night = pipeline.generate("a lake", negative_prompt="at night, under a cloudy sky", seed=5).images[0]
-    hills = pipeline.generate("green hills at noon under a clear sky", seed=3).images[0]
+    not_night = pipeline.generate("a lake", negative_prompt="at night, rain", seed=5).images[0]
+    hills = pipeline.generate("hills at noon under a clear sky", seed=3).images[0]
     sunset = pipeline.generate("hills at sunset", image=hills, seed=3).images[0]
     mask = Image.new("L", hills.size)
-    mask.paste(255, (40, 48, 112, 120))
-    house = pipeline.generate("a house in green hills at noon", image=hills, mask=mask, strength=1.0, seed=4).images[0]
+    mask.paste(255, (4, 60, 60, 126))
+    house = pipeline.generate(
+        "a red house on the left in hills at noon", image=hills, mask=mask, strength=1.0, seed=4
+    ).images[0]
     columns = [
         ("a lake", lake),
-        ("the same seed, negative: night, clouds", not_night),
+        ("the same seed, negative: night, rain", not_night),
         ("hills at noon", hills),
         ("redrawn: hills at sunset", sunset),
         ("the mask", mask.convert("RGB")),
-        ("painted in: a house in green hills", house),
+        ("painted in: a red house on the left", house),
     ]
     return side_by_side([(caption, [picture]) for caption, picture in columns])
 

@@ -63,7 +63,7 @@ def train_painter(
     device: torch.device,
 ) -> Painter:
     """Train (or go on training, or just load) text encoder and U-Net; return their moving average."""
-    stage = Stage("unet", folder, Painter(*configs).to(device), budget=budget, peak_rate=1e-3)
+    stage = Stage("unet", folder, Painter(*configs).to(device), budget=budget, peak_rate=1.2e-3)
     scenes = [scene_of(index) for index in range(len(examples.latents))]
 
     def loss(painter: Painter, seed: list[int], progress: float) -> Tensor:
