@@ -1,4 +1,5 @@
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from pocket_models.landscapes import schedule
 from pocket_models.landscapes.products import PlainProduct, use_plain_products
 from pocket_models.landscapes.stage import Budget, Stage
 from pocket_models.landscapes.team import Team
-from pocket_models.landscapes.train import Recipe, train
+from pocket_models.landscapes.train import Recipe, main, train
 from pocket_models.unet import UNet
 
 
@@ -113,6 +114,13 @@ def test_the_schedule_is_that_of_diffusers() -> None:
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
 
 
+def test_the_command_trains_the_shipped_shape(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main([str(tmp_path), "--minutes", "0.001", "--pictures", "8", "--batch", "8", "--workers", "1"])
+    assert capsys.readouterr().out.endswith(f"the model is in {tmp_path / 'model'}\n")
+    unet = json.loads((tmp_path / "model" / "unet" / "config.json").read_text())
+    assert unet["block_out_channels"] == list(Recipe().unet.block_out_channels)
+
+
 @pytest.mark.filterwarnings("ignore")  # diffusers and transformers warn about their own affairs while loading
 def test_training_writes_a_folder_that_diffusers_loads_and_a_rerun_changes_nothing(tmp_path: Path) -> None:
     from diffusers import StableDiffusionPipeline
@@ -124,8 +132,10 @@ def test_training_writes_a_folder_that_diffusers_loads_and_a_rerun_changes_nothi
     for part in ("vae", "unet", "decoder"):
         assert (tmp_path / f"{part}_loss.csv").read_text().count("\n") == 1 + 2
 
-    longer = dataclasses.replace(TINY, unet_budget=_budget(3))
+    # The VAE stays as it was when it encoded the pictures, whatever its budget; the U-Net goes on.
+    longer = dataclasses.replace(TINY, vae_budget=_budget(3), unet_budget=_budget(3))
     train(tmp_path, longer)
+    assert (tmp_path / "vae_loss.csv").read_text().count("\n") == 1 + 2
     assert (model / "unet" / "diffusion_pytorch_model.safetensors").read_bytes() != weights
     assert (tmp_path / "unet_loss.csv").read_text().count("\n") == 1 + 3
 
