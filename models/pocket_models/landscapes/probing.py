@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Read the command line, train, print the accuracy table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path, help="folder for checkpoint, curve and probes.safetensors")
-    parser.add_argument("--minutes", type=float, default=8, help="training time")
+    parser.add_argument("--minutes", type=float, default=6, help="training time")
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread that share a step")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)

@@ -72,8 +72,9 @@ class Canvas:
         self._draw.ellipse(box, fill=_to_tuple(fill))
 
     def box(self, left: float, top: float, right: float, bottom: float, fill: Colour) -> None:
-        """Fill a rectangle; ``right`` and ``bottom`` are outside it."""
-        corners = [left * _SCALE, top * _SCALE, right * _SCALE - 1, bottom * _SCALE - 1]
+        """Fill a rectangle, however thin; ``right`` and ``bottom`` are outside it."""
+        left, top = left * _SCALE, top * _SCALE
+        corners = [left, top, max(left, right * _SCALE - 1), max(top, bottom * _SCALE - 1)]
         self._draw.rectangle(corners, fill=_to_tuple(fill))
 
     def stroke(self, points: Sequence[Point], width: float, fill: Colour) -> None:
