@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pocket_models.landscapes.scenes import ATTRIBUTES, HELD_OUT, Scene, draw_scene
+from pocket_models.landscapes.scenes import ATTRIBUTES, HELD_OUT, Scene, draw_held_out_scene
 
 _TIME_PHRASES = {
     "sunrise": ("at sunrise", "at dawn", "in the early morning", "at daybreak", "as the sun rises"),
@@ -28,9 +28,9 @@ _MOON_PHRASES = {
     "crescent": ("under a crescent moon", "with a crescent moon", "with a thin crescent moon"),
 }
 _SEASON_PHRASES = {
-    "summer": ("in summer", "on green grass in summer", "in the green of summer", "in the summertime"),
+    "summer": ("in summer", "in the summertime", "in the warm summer", "in midsummer"),
     "autumn": ("in autumn", "in fall", "in autumn colours", "in the colours of autumn"),
-    "winter": ("in winter", "in the snow", "in falling snow", "in the wintertime"),
+    "winter": ("in winter", "in the snow", "covered in snow", "in the wintertime"),
 }
 _LAND_NOUNS = {
     "mountains": ("mountains", "a mountain range", "rocky mountains", "tall mountains", "bare mountains"),
@@ -46,7 +46,7 @@ _LAND_NOUNS = {
 }
 _BACKDROP_PHRASES = ("under {}", "below {}", "with {} behind", "in front of {}", "with {} in the background")
 _THING_NOUNS = {
-    "house": ("house", "cottage", "cabin", "little house"),
+    "house": ("house", "cottage", "cabin", "hut"),
     "sailboat": ("sailboat", "sailing boat", "boat", "yacht"),
     "cactus": ("cactus", "green cactus", "tall cactus"),
     "balloon": ("balloon", "hot air balloon", "hot-air balloon"),
@@ -55,18 +55,14 @@ _THING_NOUNS = {
     "birds": ("birds", "flying birds", "a flock of birds", "some birds"),
     "windmill": ("windmill", "old windmill", "wooden windmill"),
 }
-_THING_PLACES = {
-    "house": ("in", "by", "near"),
-    "sailboat": ("on", "at", "near"),
-    "cactus": ("in", "on"),
-    "balloon": ("over", "above", "in the sky over", "floating over", "high above"),
-    "lighthouse": ("on", "at", "by"),
-    "tent": ("in", "by", "near"),
-    "birds": ("over", "above", "in the sky over", "flying over"),
-    "windmill": ("in", "by", "near"),
+_IN_THE_AIR = ("over", "above", "in the sky over", "floating over", "high above")
+_ON_LAND = {
+    "beach": ("on", "at"),
+    "island": ("on",),
+    "lake": ("by", "near"),
+    "river": ("by", "near"),
 }
-_WATERS = ("beach", "lake", "river")
-"""Lands that nothing stands "in", only by."""
+"""How a thing stands to its land; in or near it, where nothing else is said."""
 _PLACE_PHRASES = {
     "left": ("on the left", "to the left", "on the left side"),
     "middle": ("in the middle", "in the centre", "in the center"),
@@ -84,8 +80,13 @@ _HOW_OFTEN: dict[str, dict[str, float]] = {
     "place": {"left": 0.65, "middle": 0.65, "right": 0.65, "far": 0.8},
     "colour": {"red": 0.75, "blue": 0.75, "yellow": 0.75},
 }
-"""How often a caption tells an attribute, where that is not nearly always; what is striking is told more often."""
+"""What a caption may leave out, and how often it tells it, by value, where that is not nearly always.
+
+What is striking is told more often.
+"""
 _NEARLY_ALWAYS = 0.93
+_HELD_OUT_SHARE = 0.6
+"""How often a held-out prompt tells what it need not tell."""
 _SHORT = 0.06
 """Share of captions that tell one thing alone: "sunset"."""
 
@@ -114,20 +115,22 @@ def caption(scene: Scene, generator: np.random.Generator) -> Prompt:
 
 
 def held_out_prompts(count: int, seed: int = 0) -> list[Prompt]:
-    """Return prompts no training caption equals: their time, land and thing (or sky) were never seen together.
+    """Return prompts no training caption equals: their time, land and thing, or sky, were never seen together.
 
-    They go round the held-out triples, so that a small count is a fair choice; the seed changes scenes and wording.
+    They go round the held-out combinations, so that every thing and sky is met; the seed changes scenes and wording.
     """
     generator = np.random.default_rng([seed, 2])
-    cores = sorted(HELD_OUT)
-    generator.shuffle(cores)
     prompts = []
-    for index in range(count):
-        scene = draw_scene(generator, cores[index % len(cores)])
-        told = {name for name in ("sky", "moon", "season", "place", "colour") if generator.random() < 0.6}
-        told |= {"time", "land"} | (set() if scene.thing else {"sky"})
-        prompts.append(_describe(scene, told, generator))
+    for number in range(count):
+        scene = draw_held_out_scene(generator, number)
+        told = {name for name in _HOW_OFTEN if generator.random() < _HELD_OUT_SHARE}
+        prompts.append(_describe(scene, told | {"time", "land"} | _needed(scene), generator))
     return prompts
+
+
+def _needed(scene: Scene) -> set[str]:
+    """Return the sky's name where it is the sky that makes the scene a held-out one."""
+    return {"sky"} if (scene.time, scene.land, scene.sky) in HELD_OUT else set()
 
 
 def _short(scene: Scene, generator: np.random.Generator) -> Prompt:
@@ -174,8 +177,16 @@ def _with_thing(scene: Scene, subject: str, told: set[str], generator: np.random
     if generator.random() < 0.35:
         joint = _pick(generator, ("with", "and"))
         return f"{subject} {joint} {words}"
-    places = [place for place in _THING_PLACES[str(scene.thing)] if place != "in" or scene.land not in _WATERS]
-    return f"{words} {_pick(generator, places)} {subject}"
+    return f"{words} {_pick(generator, _prepositions(scene, subject))} {subject}"
+
+
+def _prepositions(scene: Scene, land: str) -> Sequence[str]:
+    sea = land.startswith("the sea")
+    if scene.thing in ("balloon", "birds"):
+        return _IN_THE_AIR
+    if scene.thing == "sailboat":
+        return ("on",) if sea or scene.land == "lake" else ("near", "off")
+    return ("by", "near") if sea else _ON_LAND.get(scene.land, ("in", "near"))
 
 
 def _thing_words(scene: Scene, told: set[str], generator: np.random.Generator) -> str:
@@ -216,9 +227,15 @@ def _arrange(subject: str, details: list[str], generator: np.random.Generator) -
     if style < 0.55:
         text = f"{_pick(generator, _OPENINGS)} {text}"
     elif style < 0.65:
-        text = f"there {'are' if text.startswith(('two', 'three', 'birds', 'some')) else 'is'} {text}"
+        text = _there_is(text)
     # Some look like sentences: people write a full stop, and it is a token.
     return f"{text[0].upper()}{text[1:]}." if generator.random() < 0.2 else text
+
+
+def _there_is(text: str) -> str:
+    if text.startswith(("two ", "three ", "some ")):
+        return f"there are {text}"
+    return f"there is {text}" if text.startswith(("a ", "an ", "one ")) else text
 
 
 def _pick(generator: np.random.Generator, phrases: Sequence[str]) -> str:

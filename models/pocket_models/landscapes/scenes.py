@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -83,8 +84,8 @@ class Scene:
 
     @property
     def held_out(self) -> bool:
-        """Whether training never sees this combination of time, land and thing (without a thing: sky)."""
-        return (self.time, self.land, self.thing or self.sky) in HELD_OUT
+        """Whether training never sees this combination of time and land with this thing, or with this sky."""
+        return not HELD_OUT.isdisjoint({(self.time, self.land, self.thing), (self.time, self.land, self.sky)})
 
 
 def sensible_values(name: str, scene: Mapping[str, Value]) -> tuple[Value, ...]:
@@ -94,7 +95,7 @@ def sensible_values(name: str, scene: Mapping[str, Value]) -> tuple[Value, ...]:
     if name == "thing":
         values = (None, *(kind for kind, lands in _LANDS_OF_THING.items() if land in lands))
     elif name == "time" and thing == "birds":
-        values = ("sunrise", "noon", "sunset")  # they would not be seen at night
+        values = tuple(time for time in TIMES if time != "night")  # they would not be seen at night
     elif name == "sky":
         values = ("clear", "cloudy", "rainy", *(("starry", "aurora") if night else ("rainbow",)))
     elif name == "moon":
@@ -117,40 +118,45 @@ def sensible_values(name: str, scene: Mapping[str, Value]) -> tuple[Value, ...]:
     return values
 
 
-def _cores() -> list[tuple[str, str, str]]:
-    """Return every sensible triple of time, land and thing (without a thing: sky), in a fixed order."""
-    return [
-        (time, land, thing or sky)
-        for land in LANDS
-        for thing in sensible_values("thing", {"land": land})
-        for time in TIMES
-        if time in sensible_values("time", {"land": land, "thing": thing})
-        for sky in (("",) if thing else sensible_values("sky", {"land": land, "time": time}))
-        if isinstance(sky, str)
-    ]
+def _combinations(last: str) -> list[tuple[str, str, str]]:
+    """Return every sensible time and land with a thing or a sky, in a fixed order."""
+    found = []
+    for land, time in itertools.product(LANDS, TIMES):
+        thing = last if last in THINGS else None
+        if thing in sensible_values("thing", {"land": land}):
+            scene = {"land": land, "thing": thing}
+            if time in sensible_values("time", scene):
+                skies = sensible_values("sky", scene | {"time": time})
+                if last in THINGS or last in skies:
+                    found.append((time, land, last))
+    return found
 
 
-# Every ninth, so that all times, lands, things and skies are met among them and every pair inside one of them is
-# still trained on in other company (a test counts).
-HELD_OUT = frozenset(core for core in _cores()[5::9])
-"""Triples of time, land and thing (without a thing: sky) that no training picture shows."""
+HELD_OUT = frozenset(
+    combination
+    for number, last in enumerate((*THINGS, *SKIES))
+    for combination in _combinations(last)[(2 + 5 * number) % 8 :: 9]
+)
+"""About a ninth of all times and lands with each thing and with each sky: no training picture shows one of them.
+
+Every time, land, thing and sky is met among them, and each of their pairs is still trained on in other company (a test
+counts); only stars and northern lights, which there are at night alone, are never seen over that land at all.
+"""
 
 
-def draw_scene(generator: np.random.Generator, core: tuple[str, str, str] | None = None) -> Scene:
-    """Draw any scene: every land equally likely, then whatever suits what was drawn before.
-
-    ``core`` settles its time, land and thing, or its time, land and sky and that there is no thing.
-    """
-    drawn: dict[str, Value] = {}
-    if core is not None:
-        time, land, last = core
-        drawn = {"time": time, "land": land, "thing": last if last in THINGS else None}
-        drawn |= {"sky": last} if last in SKIES else {}
-    for name in ATTRIBUTES:
-        if name not in drawn:
+def draw_scene(generator: np.random.Generator, fixed: Mapping[str, Value] | None = None) -> Scene:
+    """Draw any scene with the values ``fixed``: every land equally likely, then whatever suits what came before."""
+    fixed = fixed or {}
+    while True:
+        drawn: dict[str, Value] = {}
+        for name in ATTRIBUTES:
             values = sensible_values(name, drawn)
-            drawn[name] = values[int(generator.integers(len(values)))]
-    return Scene(**drawn)  # type: ignore[arg-type]  # land, time, sky and season have no None among their values
+            value = fixed.get(name, values[int(generator.integers(len(values)))])
+            if value not in values:
+                break
+            drawn[name] = value
+        else:
+            return Scene(**drawn)  # type: ignore[arg-type]  # no None among the values of land, time, sky and season
 
 
 def draw_training_scene(generator: np.random.Generator) -> Scene:
@@ -158,3 +164,13 @@ def draw_training_scene(generator: np.random.Generator) -> Scene:
     while (scene := draw_scene(generator)).held_out:
         pass
     return scene
+
+
+def draw_held_out_scene(generator: np.random.Generator, number: int) -> Scene:
+    """Draw a scene with a held-out combination: each in turn, as ``number`` counts up."""
+    time, land, last = _IN_TURN[number % len(_IN_TURN)]
+    return draw_scene(generator, {"time": time, "land": land, "thing" if last in THINGS else "sky": last})
+
+
+_IN_TURN = sorted(HELD_OUT, key=lambda combination: (combination[2], combination))
+"""Held-out combinations in an order that does not change from run to run."""

@@ -34,10 +34,10 @@ _UNET = UNetConfig(
     cross_attention_dim=128,
     norm_num_groups=16,
 )
-_MINUTES = 90.0
+_MINUTES = 81.0
 _VAE_BUDGET = Budget(minutes=30, workers=2)
-_UNET_BUDGET = Budget(minutes=48, workers=2)
-_DECODER_BUDGET = Budget(minutes=12, workers=2)
+_UNET_BUDGET = Budget(minutes=42, workers=2)
+_DECODER_BUDGET = Budget(minutes=9, workers=2)
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,13 @@ __all__ = ["SIZE", "paint"]
 
 def paint(scene: Scene, seed: int) -> Image.Image:
     """Paint ``scene`` as an RGB picture of 128x128; the seed decides positions, shapes and hues."""
-    generator = np.random.default_rng(seed)
-    spots = draw_spots(scene, generator)
-    light = draw_light(scene, spots, generator)
+    # A generator for each, so that another sky leaves the land as it was.
+    for_spots, for_light, for_sky, for_land, for_things, for_weather = np.random.default_rng(seed).spawn(6)
+    spots = draw_spots(scene, for_spots)
+    light = draw_light(scene, spots, for_light)
     canvas = Canvas()
-    paint_sky(canvas, scene, light, generator)
-    ground = paint_land(canvas, scene, light, spots, generator)
-    paint_things(canvas, scene, light, spots, ground, generator)
-    paint_weather(canvas, scene, light, generator)
+    paint_sky(canvas, scene, light, for_sky)
+    ground = paint_land(canvas, scene, light, spots, for_land)
+    paint_things(canvas, scene, light, spots, ground, for_things)
+    paint_weather(canvas, scene, light, for_weather)
     return canvas.reduced()

@@ -129,11 +129,10 @@ def _paint_dune(land: _Land, y: float, lit: Colour, shade: Colour) -> Heights:
 
 def _beach(land: _Land) -> Ground:
     horizon = _paint_sea(land)
-    if land.scene.thing != "sailboat":
-        for spot in land.spots:
-            if spot.far and land.standing:  # a headland for it to stand on
-                land.canvas.ellipse((spot.x, horizon + 1), (26, 6), land.lit(_GREENS[2], 0.25))
-                land.canvas.box(spot.x - 27, horizon + 3, spot.x + 27, horizon + 9, land.lit(_SEA, 0.2))
+    for spot in land.standing:
+        if spot.far and land.scene.thing != "sailboat":  # a headland for it to stand on
+            land.canvas.ellipse((spot.x, horizon + 1), (26, 6), land.lit(_GREENS[2], 0.25))
+            land.canvas.box(spot.x - 27, horizon + 3, spot.x + 27, horizon + 9, land.lit(_SEA, 0.2))
     lean = float(land.generator.uniform(4, 8)) * (1 if land.generator.random() < 0.5 else -1)
     shore = land.waves(99, 2.0) + np.linspace(lean, -lean, SIZE + 1)
     land.canvas.below(shore - 3.2, land.lit(_FOAM, distance=0.1))
@@ -149,7 +148,8 @@ def _island(land: _Land) -> Ground:
     horizon = _paint_sea(land)
     standing = land.scene.thing == "lighthouse"
     size = 0.62 if standing and land.spots[0].far else 1.0
-    x = land.spots[0].x if standing else float(land.generator.uniform(50, 78))
+    boats = [spot for spot in land.standing if spot.far]
+    x = land.spots[0].x if standing else clear_x(boats, land.generator, 44, 84)
     base = horizon + (12 if size < 1 else 26)
     land.canvas.ellipse((x, base), (38 * size, 6.5 * size), land.lit(_FOAM, 0.15))
     land.canvas.ellipse((x, base - 1.5 * size), (36 * size, 6.5 * size), land.lit(land.shifted(_SAND)))
@@ -267,12 +267,10 @@ def _river(land: _Land) -> Ground:
     bank = land.waves(77, 2.0)
     land.canvas.below(bank, land.ground_colour(0, distance=0.1))
     land.canvas.below(land.waves(92, 2.0), land.ground_colour(1))
-    # It meanders from the horizon between the things, which stand at about y = 96, and widens towards us.
-    source, bend, mouth = (
-        float(land.generator.uniform(48, 80)),
-        clear_x(land.standing, land.generator),
-        float(land.generator.uniform(24, 104)),
-    )
+    # It meanders from the horizon between the things, far and near, and widens towards us.
+    far, near = ([spot for spot in land.standing if spot.far == side] for side in (True, False))
+    source, bend = clear_x(far, land.generator, 40, 88), clear_x(near, land.generator)
+    mouth = float(land.generator.uniform(24, 104))
     y = np.linspace(78, SIZE, 26)
     middle = np.interp(y, (78, 96, SIZE), (source, bend, mouth))
     smooth = np.convolve(np.pad(middle, 4, mode="edge"), np.ones(9) / 9, "valid")

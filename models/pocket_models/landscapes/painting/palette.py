@@ -64,9 +64,11 @@ def _under_rain(light: Light) -> Light:
 def _of_time(time: str, floating: Sequence[Spot], generator: np.random.Generator) -> Light:
     warm = float(generator.uniform(-1, 1))
     hue = np.array([0.022 * warm, 0.0, -0.022 * warm])
-    x, y, size = (float(generator.uniform(-1, 1)) for _ in range(3))
-    high_x = clear_x(floating, generator)
+    y, size = (float(generator.uniform(-1, 1)) for _ in range(2))
     # The low suns keep to their own side, so that sunrise and sunset differ in layout as well as colour.
+    left_x, high_x, right_x = (
+        clear_x(floating, generator, low, high) for low, high in ((16, 46), (22, 106), (82, 112))
+    )
     if time == "sunrise":
         return Light(
             sky=tuple(colour(c) + hue for c in ("86bfe4", "c5d5ea", "fbd0d0", "ffe3a3")),
@@ -74,7 +76,7 @@ def _of_time(time: str, floating: Sequence[Spot], generator: np.random.Generator
             ground=np.array([0.98, 0.93, 0.93]),
             thing=np.array([1.0, 0.96, 0.94]),
             disc=colour("fff3a6"),
-            disc_centre=(26 + 8 * x, 46 + 4 * y),
+            disc_centre=(left_x, 46 + 4 * y),
             disc_radius=10.5 + size,
             cloud=colour("fff0f0"),
             cloud_shade=colour("f3b9c6"),
@@ -98,7 +100,7 @@ def _of_time(time: str, floating: Sequence[Spot], generator: np.random.Generator
             ground=np.array([0.86, 0.60, 0.56]),
             thing=np.array([0.95, 0.76, 0.72]),
             disc=colour("ffd24a"),
-            disc_centre=(101 + 8 * x, 48 + 4 * y),
+            disc_centre=(right_x, 48 + 4 * y),
             disc_radius=12.0 + size,
             cloud=colour("f58a5e"),
             cloud_shade=colour("8e3f78"),

@@ -24,18 +24,18 @@ def paint_sky(canvas: Canvas, scene: Scene, light: Light, generator: np.random.G
         canvas.glow(light.disc_centre, light.disc_radius * 1.9, light.disc, strength=0.25 if light.night else 0.55)
         _paint_disc(canvas, scene, light)
     if scene.sky == "rainbow":
-        _paint_rainbow(canvas, light, generator)
+        _paint_rainbow(canvas, generator)
     if scene.sky in ("cloudy", "rainy"):
         _paint_clouds(canvas, light, generator, low=scene.sky == "rainy")
 
 
 def paint_weather(canvas: Canvas, scene: Scene, light: Light, generator: np.random.Generator) -> None:
-    """Paint falling rain or snow before everything else."""
+    """Paint falling rain, or falling snow where clouds bring it, before everything else."""
     if scene.sky == "rainy":
         fill = blend(light.haze, colour("e6f0fa"), 0.25 if light.night else 0.45)
         for x, y in scattered(generator, 24, 28, 124):
             canvas.stroke([(x + 1.8, y - 5), (x - 1.8, y + 5)], 1.0, fill)
-    if scene.season == "winter":
+    if scene.season == "winter" and scene.sky == "cloudy":
         fill = light.on_snow(colour("ffffff"))
         for x, y in scattered(generator, 26, 4, 124):
             radius = float(generator.uniform(1.0, 1.6))
@@ -73,7 +73,7 @@ def _paint_aurora(canvas: Canvas, generator: np.random.Generator) -> None:
         canvas.curtain(waves(generator, y, 9.0), fall, colour(code), strength)
 
 
-def _paint_rainbow(canvas: Canvas, light: Light, generator: np.random.Generator) -> None:
+def _paint_rainbow(canvas: Canvas, generator: np.random.Generator) -> None:
     centre = (float(generator.uniform(52, 76)), float(generator.uniform(84, 90)))
     radius = float(generator.uniform(60, 66))
     for band, tint in enumerate(_RAINBOW):

@@ -62,8 +62,8 @@ def paint_things(
         "sailboat": lambda brush, generator: _sailboat(brush, _PAINTS[str(scene.colour)], generator),
         "cactus": _cactus,
         "balloon": lambda brush, _: _balloon(brush, _PAINTS[str(scene.colour)]),
-        "lighthouse": _lighthouse,
-        "tent": _tent,
+        "lighthouse": lambda brush, _: _lighthouse(brush),
+        "tent": lambda brush, _: _tent(brush),
         "birds": _birds,
         "windmill": _windmill,
     }
@@ -78,9 +78,9 @@ def _house(brush: _Brush, paint: Colour) -> None:
     brush.box(-15, 19, 15, 0, paint)
     brush.polygon([(-18.5, 18), (0, 34), (18.5, 18)], roof)
     brush.box(-3.5, 12, 3.5, 0, colour("4c3328"))
-    pane = _LAMP if brush.light.windows_lit else colour("e6f3fb")
+    pane = _LAMP / brush.light.thing if brush.light.windows_lit else colour("e6f3fb")
     for left in (-11.5, 6):
-        brush.box(left, 14.5, left + 5.5, 7.5, pane / brush.light.thing if brush.light.windows_lit else pane)
+        brush.box(left, 14.5, left + 5.5, 7.5, pane)
 
 
 def _sailboat(brush: _Brush, paint: Colour, generator: np.random.Generator) -> None:
@@ -116,7 +116,7 @@ def _balloon(brush: _Brush, paint: Colour) -> None:
         brush.box(rope, -19.5, rope + 1.0, -22.5, _WOOD * 0.65)
 
 
-def _lighthouse(brush: _Brush, generator: np.random.Generator) -> None:
+def _lighthouse(brush: _Brush) -> None:
     heights = np.linspace(0, 32, 6)
     halves = np.linspace(8, 5, 6)
     for band in range(5):
@@ -130,7 +130,7 @@ def _lighthouse(brush: _Brush, generator: np.random.Generator) -> None:
     brush.polygon([(-5.5, 40), (0, 46), (5.5, 40)], _PAINTS["red"] * 0.85)
 
 
-def _tent(brush: _Brush, generator: np.random.Generator) -> None:
+def _tent(brush: _Brush) -> None:
     brush.polygon([(-21, 0), (-6, 21), (9, 0)], colour("e8823a"))
     brush.polygon([(-12, 0), (-6, 21), (0, 0)], colour("7a3d24"))
     fire = 16.0
