@@ -10,6 +10,7 @@ VAE on painted scenes that training never showed.
 
 import argparse
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,8 @@ from pocket_diffusion import Pipeline
 from pocket_diffusion.images import to_array, to_pictures
 from pocket_models.landscapes.captions import Prompt, held_out_prompts
 from pocket_models.landscapes.painting import SIZE, paint
-from pocket_models.landscapes.probes import Probes
-from pocket_models.landscapes.scenes import HELD_OUT, draw_scene
+from pocket_models.landscapes.probes import Probes, Reading
+from pocket_models.landscapes.scenes import ATTRIBUTES, Scene, draw_held_out_scene
 from report import output_path, psnr, publish
 
 FIRST_SEED = 1000
@@ -49,9 +50,41 @@ def draw_all(draw: Draw, prompts: Sequence[str], what: str, **options: object) -
     return [draw(prompt, seed=FIRST_SEED + i, **options) for i, prompt in enumerate(tqdm(prompts, what))]
 
 
-def share(readings: Sequence[dict[str, Any]], **wanted: str) -> float:
+def share(readings: Sequence[Reading], **wanted: str) -> float:
     """Return how many of the readings have all the values wanted."""
     return sum(all(reading[name] == value for name, value in wanted.items()) for reading in readings) / len(readings)
+
+
+def told(hits: Sequence[bool]) -> dict[str, Any]:
+    """Return a share, of how many, and where it lies with 95 % confidence (Wilson 1927)."""
+    n, p, z = len(hits), sum(hits) / len(hits), 1.96
+    middle, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return {"share": p, "of": n, "between": [(middle + side * half) / (1 + z * z / n) for side in (-1, 1)]}
+
+
+def measure_prompts(prompts: Sequence[Prompt], readings: Sequence[Reading]) -> dict[str, Any]:
+    """Return how much of what was asked for the probes found: by attribute, by thing, and whole pictures."""
+    found = [
+        {name: reading[name] == value for name, value in prompt.asked.items()}
+        for prompt, reading in zip(prompts, readings, strict=True)
+    ]
+    by_name = {name: [hits[name] for hits in found if name in hits] for name in ATTRIBUTES}
+    by_thing: dict[str, list[bool]] = {}
+    for prompt, hits in zip(prompts, found, strict=True):
+        by_thing.setdefault(prompt.asked.get("thing", "none"), []).extend(hits.values())
+    unasked = [
+        reading["thing"] is None
+        for prompt, reading in zip(prompts, readings, strict=True)
+        if "thing" not in prompt.asked
+    ]
+    return {
+        "by attribute": {name: told(hits) for name, hits in by_name.items()},
+        "by thing": {thing: told(hits) for thing, hits in sorted(by_thing.items())},
+        "all attributes": told([hit for hits in found for hit in hits.values()]),
+        "count, place and colour": told([hit for name in ("count", "place", "colour") for hit in by_name[name]]),
+        "pictures with all that was asked": told([all(hits.values()) for hits in found]),
+        "no thing where none was asked": told(unasked),
+    }
 
 
 def measure_guidance(draw: Draw, probes: Probes, prompts: Sequence[Prompt]) -> dict[str, float]:
@@ -115,11 +148,15 @@ def measure_inpainting(draw: Draw, probes: Probes) -> dict[str, float]:
     }
 
 
+def held_out_scenes(count: int) -> list[Scene]:
+    """Return scenes that training never showed."""
+    generator = np.random.default_rng(0)
+    return [draw_held_out_scene(generator, number) for number in range(count)]
+
+
 def measure_seeds(pictures: Sequence[Image.Image], others: Sequence[Image.Image]) -> dict[str, float]:
     """Return how far two seeds of the same prompt are from each other, and how far two seeds of a painted scene."""
-    generator = np.random.default_rng(0)
-    scenes = [draw_scene(generator) for _ in range(200)]
-    painted = [distance(paint(scene, 1), paint(scene, 2)) for scene in scenes]
+    painted = [distance(paint(scene, 1), paint(scene, 2)) for scene in held_out_scenes(len(pictures))]
     drawn = [distance(*pair) for pair in zip(pictures, others, strict=True)]
     return {
         "mean difference, of 255": float(np.mean(drawn)),
@@ -128,16 +165,24 @@ def measure_seeds(pictures: Sequence[Image.Image], others: Sequence[Image.Image]
     }
 
 
-def measure_vae(pipeline: Pipeline, count: int = 200) -> dict[str, float]:
-    """Return the mean PSNR of held-out painted scenes that went through the VAE and back."""
-    generator = np.random.default_rng(0)
-    cores = sorted(HELD_OUT)
-    values = []
-    for i in tqdm(range(count), "VAE"):
-        picture = paint(draw_scene(generator, cores[i % len(cores)]), 2 * 10**9 + i)
-        decoded = to_pictures(pipeline.decode_latents(pipeline.encode_image(to_array(picture, SIZE, SIZE))))[0]
-        values.append(psnr(pixels(picture), pixels(decoded), peak=255))
-    return {"mean, dB": float(np.mean(values)), "lowest, dB": float(np.min(values))}
+def measure_vae(pipeline: Pipeline, probes: Probes, count: int = 200) -> dict[str, float]:
+    """Return what held-out painted scenes keep on their way through the VAE: PSNR, and what the probes still read."""
+    scenes = held_out_scenes(count)
+    painted = [paint(scene, 2 * 10**9 + number) for number, scene in enumerate(scenes)]
+    decoded = [
+        to_pictures(pipeline.decode_latents(pipeline.encode_image(to_array(picture, SIZE, SIZE))))[0]
+        for picture in tqdm(painted, "VAE")
+    ]
+    values = [psnr(pixels(before), pixels(after), peak=255) for before, after in zip(painted, decoded, strict=True)]
+    right = [
+        [reading[name] == getattr(scene, name) for name in ATTRIBUTES]
+        for scene, reading in zip(scenes, probes.read(decoded), strict=True)
+    ]
+    return {
+        "mean, dB": float(np.mean(values)),
+        "lowest, dB": float(np.min(values)),
+        "probes right": float(np.mean(right)),
+    }
 
 
 def pixels(picture: Image.Image) -> NDArray[np.float64]:
@@ -178,20 +223,25 @@ def main() -> None:
     prompts = held_out_prompts(arguments.count, arguments.wording)
     settings = {"steps": arguments.steps, "guidance_scale": arguments.guidance}
     pictures = draw_all(draw, [prompt.text for prompt in prompts], "held-out prompts", **settings)
+    readings = probes.read(pictures)
+    defaults = pipeline.bundle.manifest.defaults
     results: dict[str, Any] = {
         "benchmark": "landscapes",
         "machine": machine_facts(),
-        "prompts": arguments.count,
-        "share_of_attributes_shown": probes.score([prompt.asked for prompt in prompts], pictures),
-        "vae_psnr": measure_vae(pipeline),
+        "bundle": pipeline.name,
+        "steps": arguments.steps or defaults.steps,
+        "guidance": defaults.guidance_scale if arguments.guidance is None else arguments.guidance,
+        "wording": arguments.wording,
+        "prompts": measure_prompts(prompts, readings),
+        "vae": measure_vae(pipeline, probes),
     }
     if not arguments.only_prompts:
         few = prompts[: 2 * FEW]
-        others = [draw(prompt.text, seed=i) for i, prompt in enumerate(tqdm(few, "other seeds"))]
+        others = [draw(prompt.text, seed=i, **settings) for i, prompt in enumerate(tqdm(few, "other seeds"))]
         results["seeds"] = measure_seeds(pictures[: 2 * FEW], others)
-        results["guidance"] = measure_guidance(draw, probes, few)
-        results["negative_prompt"] = measure_negative_prompt(draw, probes)
-        results["image_to_image"] = measure_image_to_image(draw, probes)
+        results["guidance scales"] = measure_guidance(draw, probes, few)
+        results["negative prompt"] = measure_negative_prompt(draw, probes)
+        results["image to image"] = measure_image_to_image(draw, probes)
         results["inpainting"] = measure_inpainting(draw, probes)
     if arguments.grid:
         save_grid(pictures, arguments.grid)

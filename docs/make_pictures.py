@@ -16,7 +16,7 @@ SAMPLES = (
     "a forest in autumn at noon with clouds",
     "three blue balloons over dunes at sunset",
     "a tent with a fire by a river at night under the northern lights",
-    "a blue house on the left in a snowy forest in winter",
+    "a blue house on the left in a forest in winter",
 )
 CAPTION_HEIGHT, CAPTION_COLUMNS, GAP = 42, 24, 4
 

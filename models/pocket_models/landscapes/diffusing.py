@@ -1,4 +1,4 @@
-"""The second stage: text encoder and U-Net together learn to predict the noise in latents from a caption."""
+"""Training text encoder and U-Net together to predict the noise in latents from a caption."""
 
 from __future__ import annotations
 
@@ -48,7 +48,6 @@ class Painter(nn.Module):
         super().__init__()
         self.text_encoder = TextEncoder(text_config)
         self.unet = UNet(unet_config)
-        use_plain_products(self)
 
 
 def train_painter(
@@ -63,7 +62,10 @@ def train_painter(
     device: torch.device,
 ) -> Painter:
     """Train (or go on training, or just load) text encoder and U-Net; return their moving average."""
-    stage = Stage("unet", folder, Painter(*configs).to(device), budget=budget, peak_rate=1.2e-3)
+    painter = Painter(*configs).to(device)
+    if device.type == "cpu":
+        use_plain_products(painter)
+    stage = Stage("unet", folder, painter, budget=budget, peak_rate=1.2e-3)
     scenes = [scene_of(index) for index in range(len(examples.latents))]
 
     def loss(painter: Painter, seed: list[int], progress: float) -> Tensor:

@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from tqdm import tqdm
 
+from pocket_models.landscapes.files import written_whole
 from pocket_models.landscapes.painting import SIZE, paint
 from pocket_models.landscapes.scenes import Scene, draw_training_scene
 
@@ -22,17 +24,22 @@ def scene_of(index: int) -> Scene:
 
 
 def training_pictures(path: Path, count: int) -> Pictures:
-    """Open the training pictures at ``path``, painting them first if they are not there."""
+    """Open the training pictures at ``path``, painting them first if they are not there.
+
+    Raises ValueError where ``path`` holds other pictures than would be painted now.
+    """
     if not path.exists():
-        # Mapped under another name and renamed, so that a file with the right name is a complete one.
-        unfinished = path.with_suffix(".unfinished.npy")
-        pictures = np.lib.format.open_memmap(unfinished, "w+", np.uint8, (count, SIZE, SIZE, 3))
-        with multiprocessing.get_context("fork").Pool() as pool:
-            for index, picture in enumerate(pool.imap(_paint_training_picture, range(count), chunksize=32)):
+        with written_whole(path) as unfinished, multiprocessing.get_context("fork").Pool() as pool:
+            pictures = np.lib.format.open_memmap(unfinished, "w+", np.uint8, (count, SIZE, SIZE, 3))
+            painted = pool.imap(_paint_training_picture, range(count), chunksize=32)
+            for index, picture in enumerate(tqdm(painted, "painting", count, unit="picture")):
                 pictures[index] = picture
-        pictures.flush()
-        unfinished.replace(path)
+            pictures.flush()
     opened: Pictures = np.load(path, mmap_mode="r")
+    if len(opened) != count or not all(
+        np.array_equal(opened[index], _paint_training_picture(index)) for index in (0, count - 1)
+    ):
+        raise ValueError(f"{path} does not hold the {count} pictures that are painted now; train into another folder")
     return opened
 
 

@@ -21,7 +21,7 @@ _WEIGHTS = Path(__file__).with_name("probes.safetensors")
 _BATCH = 64
 
 Reading = dict[str, str | None]
-"""What a picture shows: a value for every attribute of ``scenes.ATTRIBUTES``, None for no thing, no backdrop."""
+"""What a picture shows: a value for every attribute of ``scenes.ATTRIBUTES``, None for no thing, no moon and so on."""
 
 
 class ProbeNet(nn.Module):

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
 
+from pocket_models.landscapes.files import written_whole
 from pocket_models.landscapes.painting import paint
 from pocket_models.landscapes.pictures import to_tensor
 from pocket_models.landscapes.probes import ProbeNet, Probes
@@ -47,7 +48,7 @@ def disturbed(picture: Image.Image, generator: np.random.Generator) -> Image.Ima
 
 
 def train_probes(folder: Path, *, batch: int, budget: Budget) -> Probes:
-    """Train the probes (or go on, or just load) and return their moving average."""
+    """Train the probes (or go on, or just load) and return them as they are stored."""
     folder.mkdir(parents=True, exist_ok=True)
     stage = Stage("probes", folder, ProbeNet(), budget=budget, peak_rate=3e-3)
 
@@ -63,8 +64,9 @@ def train_probes(folder: Path, *, batch: int, budget: Budget) -> Probes:
 
     stage.train(loss, show=lambda: None)
     tensors = {key: tensor.half() for key, tensor in stage.average.state_dict().items()}
-    save_file(tensors, folder / "probes.safetensors")
-    return Probes(stage.average)
+    with written_whole(folder / "probes.safetensors") as path:
+        save_file(tensors, path)
+    return Probes.load(folder / "probes.safetensors")
 
 
 def accuracy(probes: Probes, count: int, *, disturb: bool) -> dict[str, float]:
@@ -88,8 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread that share a step")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    train_probes(options.output, batch=32, budget=Budget(options.minutes, options.workers))
-    probes = Probes.load(options.output / "probes.safetensors")
+    probes = train_probes(options.output, batch=32, budget=Budget(options.minutes, options.workers))
     plain, soft = (accuracy(probes, 1000, disturb=disturb) for disturb in (False, True))
     for name in ATTRIBUTES:
         print(f"{name:10} {plain[name]:7.2%} painted, {soft[name]:7.2%} disturbed")

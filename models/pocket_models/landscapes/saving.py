@@ -41,7 +41,7 @@ Flat-art landscapes of 128x128 pixels, trained by pocket_models.landscapes of Po
 
 
 def save_diffusers(folder: Path, painter: Painter, vae: VAE, scaling_factor: float, tokenizer: Path) -> None:
-    """Write all components with float16 weights; ``folder`` appears whole, in place of an earlier one."""
+    """Write all components with float16 weights; ``folder`` appears whole, an earlier one is removed just before."""
     unfinished = folder.with_name(folder.name + ".unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     shutil.copytree(tokenizer, unfinished / "tokenizer")

@@ -1,11 +1,10 @@
-"""What both training stages share: a wall-clock budget, moving averages, and a checkpoint that survives kill -9."""
+"""What all trainings share: a wall-clock budget, moving averages, and a checkpoint that survives kill -9."""
 
 from __future__ import annotations
 
 import copy
 import csv
 import math
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
+from pocket_models.landscapes.files import written_whole
 from pocket_models.landscapes.team import Loss, Module, Team
 
 matplotlib.use("Agg")
@@ -31,7 +31,7 @@ from matplotlib import pyplot
 class Budget:
     """How long a stage trains and how often it stops to save and to report.
 
-    ``minutes`` counts training time only, over all runs; ``max_steps`` ends a stage earlier.
+    ``minutes`` counts over all runs, with what saving and samples take; ``max_steps`` ends a stage earlier.
     ``workers`` processes share each step.
     """
 
@@ -122,12 +122,8 @@ class Stage(Generic[Module]):
             "seconds": self._seconds,
             "losses": self._losses,
         }
-        unfinished = self.checkpoint.with_suffix(".unfinished")
-        with unfinished.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(self.checkpoint)
+        with written_whole(self.checkpoint) as path:
+            torch.save(state, path)
         self._write_curve()
 
     def _resume(self) -> None:

@@ -75,7 +75,7 @@ def train(output: Path, recipe: Recipe) -> Path:
     output.mkdir(parents=True, exist_ok=True)
     pictures = training_pictures(output / "pictures.npy", recipe.pictures)
     tokenizer = output / "tokenizer"
-    if not (tokenizer / "vocab.json").exists():
+    if not tokenizer.exists():
         train_vocabulary((caption(scene_of(i), np.random.default_rng(i)).text for i in range(20_000)), tokenizer)
     vocabulary = Vocabulary(tokenizer)
     encoded = output / "latents.npz"
@@ -114,6 +114,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, default=Recipe.batch, help="a worker's share of a step")
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread that share a step (CPU only)")
     options = parser.parse_args(arguments)
+    if options.minutes <= 0 or options.pictures < 1 or options.workers < 1:
+        parser.error("--minutes must be more than 0, --pictures and --workers at least 1")
+    if options.batch < 2 or options.batch % 2:
+        parser.error(f"--batch is {options.batch}, must be an even number: each caption is used for two")
     torch.set_num_threads(1)
     workers = 1 if torch.cuda.is_available() else options.workers
     share = options.minutes / _MINUTES

@@ -20,7 +20,7 @@ _MAX_ENTRIES = 1024
 
 
 def train_vocabulary(texts: Iterable[str], folder: Path) -> None:
-    """Learn merges from ``texts`` and write the tokenizer's files, in the form transformers' CLIPTokenizer reads."""
+    """Learn merges from ``texts`` and make ``folder``: files as transformers' CLIPTokenizer reads them."""
     learner = _tokenizer(models.BPE(end_of_word_suffix=_WORD_END))
     alphabet = _byte_symbols()
     trainer = trainers.BpeTrainer(
@@ -34,18 +34,19 @@ def train_vocabulary(texts: Iterable[str], folder: Path) -> None:
     merges = merges[: _MAX_ENTRIES - 2 - 2 * len(alphabet)]
     # CLIP's order: bytes, bytes that end a word, merges by rank, the two marks.
     entries = [*alphabet, *(symbol + _WORD_END for symbol in alphabet), *map("".join, merges), START, END]
-    folder.mkdir(parents=True, exist_ok=True)
+    unfinished = folder.with_name(folder.name + ".unfinished")
+    unfinished.mkdir(parents=True, exist_ok=True)
     vocabulary = {entry: number for number, entry in enumerate(entries)}
     lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]
     files = {
         "merges.txt": "\n".join(lines) + "\n",
         "tokenizer_config.json": json.dumps(_TOKENIZER_CONFIG, indent=2) + "\n",
         "special_tokens_map.json": json.dumps(_SPECIAL_TOKENS, indent=2) + "\n",
-        # Last, so that a folder with a vocabulary is a complete one.
         "vocab.json": json.dumps(vocabulary, ensure_ascii=False) + "\n",
     }
     for name, content in files.items():
-        (folder / name).write_text(content, encoding="utf-8")
+        (unfinished / name).write_text(content, encoding="utf-8")
+    unfinished.rename(folder)
 
 
 class Vocabulary:

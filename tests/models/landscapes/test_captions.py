@@ -3,7 +3,7 @@ import re
 import numpy as np
 
 from pocket_models.landscapes.captions import Prompt, caption, held_out_prompts
-from pocket_models.landscapes.scenes import HELD_OUT, Scene, draw_training_scene
+from pocket_models.landscapes.scenes import ATTRIBUTES, HELD_OUT, Scene, draw_training_scene
 
 # Written apart from captions.py's own lists: what a reader would take each attribute from.
 SIGNS = {
@@ -18,7 +18,7 @@ SIGNS = {
         "island": r"island",
     },
     "thing": {
-        "house": r"house(?<!lighthouse)|cottage|cabin",
+        "house": r"house(?<!lighthouse)|cottage|cabin|\bhut",
         "sailboat": r"boat|yacht",
         "cactus": r"cact",
         "balloon": r"balloon",
@@ -42,11 +42,11 @@ SIGNS = {
         "aurora": r"northern|aurora",
     },
     "moon": {"full": r"full moon", "crescent": r"crescent"},
-    "season": {"summer": r"summer", "autumn": r"autumn|\bfall\b", "winter": r"winter|the snow|falling snow"},
+    "season": {"summer": r"summer", "autumn": r"autumn|\bfall\b", "winter": r"winter|in the snow|covered in snow"},
     "count": {"two": r"\btwo\b", "three": r"\bthree\b"},
     "place": {
         "left": r"left",
-        "middle": r"in the (?:middle(?! of)|centre|center)",
+        "middle": r"in the (?:middle(?! of )|centre|center)",
         "right": r"right(?!ly)(?<!bright)",
         "far": r"far away|distance",
     },
@@ -102,8 +102,20 @@ def test_held_out_prompts_ask_for_what_no_caption_can() -> None:
     assert held_out_prompts(200) == prompts
     assert len({prompt.text for prompt in prompts}) > 190
     for prompt in prompts:
-        assert (
-            prompt.asked["time"],
-            prompt.asked["land"],
-            prompt.asked.get("thing") or prompt.asked["sky"],
-        ) in HELD_OUT
+        asked = prompt.asked
+        lasts = (asked.get("thing"), asked.get("sky"))
+        assert any((asked["time"], asked["land"], last) in HELD_OUT for last in lasts), prompt
+    for name, values in ATTRIBUTES.items():
+        assert {prompt.asked.get(name) for prompt in prompts} >= set(values) - {None}, name
+
+
+def test_captions_are_english() -> None:
+    for _, prompt in _scenes_and_captions(4000):
+        text = prompt.text.lower()
+        assert not re.search(r"there is (?:two|three|some|snowy|mountains|dunes|the)|there are (?:a|an|one) ", text), (
+            text
+        )
+        assert not re.search(r"\ba [aeiou](?!ne)|\ban [^aeiou]|  | ,|yellow little|one one", text), text
+        assert not re.search(r"\b(?:in|on) (?:a |the )?(?:calm |quiet |still )?(?:river|stream)", text), text
+        if re.search("house|cottage|cabin|hut|tent", text):
+            assert not re.search(r"\b(?:in|on) (?:a |the )(?:calm |quiet |still )?(?:lake|sea)\b(?<!island in the sea)", text), text

@@ -1,5 +1,3 @@
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
@@ -8,9 +6,11 @@ from pocket_models.landscapes.scenes import (
     ATTRIBUTES,
     HELD_OUT,
     LANDS,
+    SKIES,
     THINGS,
     TIMES,
     Scene,
+    draw_held_out_scene,
     draw_scene,
     draw_training_scene,
 )
@@ -35,23 +35,20 @@ def test_another_seed_gives_a_clearly_different_picture(scene: Scene) -> None:
     assert np.abs(first - second).mean() > 1.5
 
 
-@pytest.mark.parametrize("name", ATTRIBUTES)
-def test_every_value_of_every_attribute_shows(name: str) -> None:
-    """Of two scenes that differ in one attribute the pictures differ, whatever the value."""
-    compared = set()
-    for scene in _scenes(1500):
-        for value in ATTRIBUTES[name]:
-            try:
-                other = replace(scene, **{name: value})
-            except ValueError:
-                continue
-            pair = frozenset((getattr(scene, name), value))
-            if len(pair) == 2 and pair not in compared:
-                compared.add(pair)
-                difference = np.asarray(paint(scene, 3), np.float64) - np.asarray(paint(other, 3), np.float64)
-                # A small far thing fills a hundredth of the picture.
-                assert np.abs(difference).mean() > 0.2, (scene, other)
-    assert compared or name == "count"  # one thing has a place and two have none: both would differ
+def test_what_is_not_asked_to_change_stays() -> None:
+    """Each painter has a generator of its own; that the attributes show is for the probes' tests."""
+    clear, cloudy, house = (
+        np.asarray(paint(scene, 3))
+        for scene in (
+            Scene("hills"),
+            Scene("hills", sky="cloudy"),
+            Scene("hills", "house", count="one", place="left", colour="red"),
+        )
+    )
+    np.testing.assert_array_equal(clear[90:], cloudy[90:])
+    np.testing.assert_array_equal(clear[:, 64:], house[:, 64:])
+    assert (clear[:60] != cloudy[:60]).any()
+    assert (clear[80:, :64] != house[80:, :64]).any()
 
 
 @pytest.mark.parametrize(
@@ -73,16 +70,18 @@ def test_refuses_a_scene_that_makes_no_sense(attributes: dict[str, str], complai
         Scene(**attributes)
 
 
-def test_every_pair_of_a_held_out_triple_is_trained_on_in_other_company() -> None:
-    trained = {(scene.time, scene.land, scene.thing or scene.sky) for scene in _scenes(20_000)} - HELD_OUT
-    assert len(HELD_OUT) == 38
+def test_every_pair_of_a_held_out_combination_is_trained_on_in_other_company() -> None:
+    scenes = [scene for scene in _scenes(20_000) if not scene.held_out]
+    trained = {(scene.time, scene.land, last) for scene in scenes for last in (scene.thing, scene.sky)}
+    assert not trained & HELD_OUT
     assert {time for time, _, _ in HELD_OUT} == set(TIMES)
     assert {land for _, land, _ in HELD_OUT} == set(LANDS)
-    assert len({last for _, _, last in HELD_OUT} & set(THINGS)) == 5
+    assert {last for _, _, last in HELD_OUT} == {*THINGS, *SKIES}
     for time, land, last in HELD_OUT:
         assert any((time, land) == (t, i) for t, i, _ in trained)
         assert any((time, last) == (t, k) for t, _, k in trained)
-        assert any((land, last) == (i, k) for _, i, k in trained)
+        if last not in ("starry", "aurora"):  # there is no other time to see them at
+            assert any((land, last) == (i, k) for _, i, k in trained)
 
 
 def test_training_never_draws_a_held_out_scene() -> None:
@@ -93,9 +92,8 @@ def test_training_never_draws_a_held_out_scene() -> None:
         assert {getattr(scene, name) for scene in drawn} == set(values)
 
 
-def test_a_core_is_kept() -> None:
+def test_every_held_out_combination_is_met_in_turn() -> None:
     generator = np.random.default_rng(1)
-    for core in HELD_OUT:
-        scene = draw_scene(generator, core)
-        assert (scene.time, scene.land, scene.thing or scene.sky) == core
-        assert scene.held_out
+    scenes = [draw_held_out_scene(generator, number) for number in range(len(HELD_OUT))]
+    assert all(scene.held_out for scene in scenes)
+    assert {(s.time, s.land, last) for s in scenes for last in (s.thing, s.sky)} >= HELD_OUT

@@ -8,13 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from pocket_models.attention import AttentionProduct
-from pocket_models.config import UNetConfig, VAEConfig
+from pocket_models.config import TextEncoderConfig, UNetConfig, VAEConfig
 from pocket_models.landscapes import schedule
+from pocket_models.landscapes.diffusing import Painter
+from pocket_models.landscapes.pictures import training_pictures
 from pocket_models.landscapes.products import PlainProduct, use_plain_products
 from pocket_models.landscapes.stage import Budget, Stage
 from pocket_models.landscapes.team import Team
 from pocket_models.landscapes.train import Recipe, main, train
-from pocket_models.unet import UNet
 
 
 def _budget(steps: int, workers: int = 1) -> Budget:
@@ -80,7 +81,7 @@ def test_an_interrupted_training_ends_where_an_uninterrupted_one_does(tmp_path: 
 def test_a_checkpoint_cut_off_while_being_written_is_never_read(tmp_path: Path) -> None:
     stage = Stage("line", tmp_path, _line(), budget=_budget(3), peak_rate=0.1)
     stage.train(_misfit, show=lambda: None)
-    stage.checkpoint.with_suffix(".unfinished").write_bytes(b"half a checkp")
+    (tmp_path / "line.unfinished.pt").write_bytes(b"half a checkp")
     assert Stage("line", tmp_path, _line(), budget=_budget(3), peak_rate=0.1).step == 3
 
 
@@ -159,8 +160,36 @@ def test_plain_attention_is_the_fused_one_and_so_are_its_gradients(causal: bool)
 
 
 def test_training_replaces_every_attention_product_and_no_weight() -> None:
-    unet = UNet(TINY.unet)
-    names = list(unet.state_dict())
-    use_plain_products(unet)
-    assert not any(isinstance(module, AttentionProduct) for module in unet.modules())
-    assert list(unet.state_dict()) == names
+    text = TextEncoderConfig(
+        vocab_size=9, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2
+    )
+    painter = Painter(text, dataclasses.replace(TINY.unet, cross_attention_dim=8))
+    names, ids = list(painter.state_dict()), torch.arange(9)[None]
+    before = painter.text_encoder(ids)
+    use_plain_products(painter)
+    assert not any(isinstance(module, AttentionProduct) for module in painter.modules())
+    assert list(painter.state_dict()) == names
+    torch.testing.assert_close(painter.text_encoder(ids), before)
+
+
+def test_pictures_of_another_painter_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "pictures.npy"
+    pictures = training_pictures(path, 3)
+    assert len(pictures) == 3
+    with pytest.raises(ValueError, match="does not hold the 4 pictures"):
+        training_pictures(path, 4)
+    np.save(path, 255 - np.asarray(pictures))
+    with pytest.raises(ValueError, match="train into another folder"):
+        training_pictures(path, 3)
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [(["--batch", "1"], "--batch is 1, must be an even"), (["--minutes", "0"], "--minutes must be more than 0")],
+)
+def test_refuses_options_that_train_nothing(
+    options: list[str], complaint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main([str(tmp_path), *options])
+    assert complaint in capsys.readouterr().err

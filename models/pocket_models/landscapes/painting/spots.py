@@ -17,7 +17,7 @@ _MIDDLES = {"left": (28.0,), "middle": (64.0,), "right": (100.0,), "two": (36.0,
 
 @dataclass(frozen=True)
 class Spot:
-    """One thing's place across the picture and its size; what is ``far`` stands further up and is half as big."""
+    """One thing's place across the picture and its size; what is ``far`` is half as big and stands further up."""
 
     x: float
     scale: float
