@@ -20,12 +20,17 @@ _LAMP = colour("ffd75e")
 
 @dataclass(frozen=True)
 class _Brush:
-    """Paints shapes given in a thing's own measures: x from its middle, height above its foot."""
+    """Paints shapes given in a thing's own measures: x from its middle, height above its foot.
+
+    ``paint`` is the colour that was asked for, of things that have one.
+    """
 
     canvas: Canvas
     light: Light
     foot: Point
     scale: float
+    paint: Colour
+    generator: np.random.Generator
 
     def at(self, x: float, height: float) -> Point:
         return self.foot[0] + x * self.scale, self.foot[1] - height * self.scale
@@ -57,25 +62,26 @@ def paint_things(
     generator: np.random.Generator,
 ) -> None:
     """Paint the scene's thing at every spot: on the ground, or in the sky where it floats."""
-    paint: dict[str, Callable[[_Brush, np.random.Generator], None]] = {
-        "house": lambda brush, _: _house(brush, _PAINTS[str(scene.colour)]),
-        "sailboat": lambda brush, generator: _sailboat(brush, _PAINTS[str(scene.colour)], generator),
+    paint: dict[str, Callable[[_Brush], None]] = {
+        "house": _house,
+        "sailboat": _sailboat,
         "cactus": _cactus,
-        "balloon": lambda brush, _: _balloon(brush, _PAINTS[str(scene.colour)]),
-        "lighthouse": lambda brush, _: _lighthouse(brush),
-        "tent": lambda brush, _: _tent(brush),
+        "balloon": _balloon,
+        "lighthouse": _lighthouse,
+        "tent": _tent,
         "birds": _birds,
         "windmill": _windmill,
     }
     for spot in spots:
         y = float(generator.uniform(30, 40)) if scene.thing in ("balloon", "birds") else ground.foot(spot)
-        paint[str(scene.thing)](_Brush(canvas, light, (spot.x, y), spot.scale), generator)
+        chosen = _PAINTS[scene.colour or "red"]
+        paint[str(scene.thing)](_Brush(canvas, light, (spot.x, y), spot.scale, chosen, generator))
 
 
-def _house(brush: _Brush, paint: Colour) -> None:
+def _house(brush: _Brush) -> None:
     roof = colour("6a4550")
     brush.box(6, 33, 11, 20, roof * 0.8)
-    brush.box(-15, 19, 15, 0, paint)
+    brush.box(-15, 19, 15, 0, brush.paint)
     brush.polygon([(-18.5, 18), (0, 34), (18.5, 18)], roof)
     brush.box(-3.5, 12, 3.5, 0, colour("4c3328"))
     pane = _LAMP / brush.light.thing if brush.light.windows_lit else colour("e6f3fb")
@@ -83,17 +89,17 @@ def _house(brush: _Brush, paint: Colour) -> None:
         brush.box(left, 14.5, left + 5.5, 7.5, pane)
 
 
-def _sailboat(brush: _Brush, paint: Colour, generator: np.random.Generator) -> None:
-    side = 1.0 if generator.random() < 0.5 else -1.0
+def _sailboat(brush: _Brush) -> None:
+    side = 1.0 if brush.generator.random() < 0.5 else -1.0
     brush.polygon([(-17, 8), (17, 8), (11, 0), (-11, 0)], _WOOD)
     brush.box(-1, 39, 1, 8, _WOOD * 0.65)
-    brush.polygon([(side * 2, 38), (side * 2, 10.5), (side * 17, 10.5)], paint)
-    brush.polygon([(-side * 2, 33), (-side * 2, 10.5), (-side * 13, 10.5)], blend(paint, _WHITE, 0.3))
+    brush.polygon([(side * 2, 38), (side * 2, 10.5), (side * 17, 10.5)], brush.paint)
+    brush.polygon([(-side * 2, 33), (-side * 2, 10.5), (-side * 13, 10.5)], blend(brush.paint, _WHITE, 0.3))
 
 
-def _cactus(brush: _Brush, generator: np.random.Generator) -> None:
+def _cactus(brush: _Brush) -> None:
     green = colour("2f8f4a")
-    tall = float(generator.uniform(36, 41))
+    tall = float(brush.generator.uniform(36, 41))
     _paint_stem(brush, 0, tall, 0, 4.8, green)
     for side, low, high in ((-1.0, 16.0, 29.0), (1.0, 12.0, 25.0)):
         arm = side * 11
@@ -107,8 +113,8 @@ def _paint_stem(brush: _Brush, x: float, top: float, bottom: float, half: float,
     brush.box(x - half, top - half, x + half, bottom, fill)
 
 
-def _balloon(brush: _Brush, paint: Colour) -> None:
-    for half, fill in ((1.0, paint), (0.58, blend(paint, _CREAM, 0.6)), (0.24, paint)):
+def _balloon(brush: _Brush) -> None:
+    for half, fill in ((1.0, brush.paint), (0.58, blend(brush.paint, _CREAM, 0.6)), (0.24, brush.paint)):
         brush.ellipse(0, 0, (15 * half, 15), fill)
         brush.polygon([(-12.9 * half, -7.5), (12.9 * half, -7.5), (3.6 * half, -20), (-3.6 * half, -20)], fill)
     brush.box(-4, -22, 4, -28.5, _WOOD)
@@ -141,19 +147,19 @@ def _tent(brush: _Brush) -> None:
     brush.polygon([(fire - 2, 1.5), (fire + 0.5, 6), (fire + 2.2, 1.5)], colour("ffe27a") / brush.light.thing)
 
 
-def _birds(brush: _Brush, generator: np.random.Generator) -> None:
+def _birds(brush: _Brush) -> None:
     for x, height in ((0, 0), (-15, -7), (14, -6), (-28, -14), (27, -13)):
-        dx, dy = generator.uniform(-2, 2, 2)
-        span = float(generator.uniform(5.5, 7))
+        dx, dy = brush.generator.uniform(-2, 2, 2)
+        span = float(brush.generator.uniform(5.5, 7))
         wings = [(-span, 2.4), (-span * 0.5, 3.4), (0, 0), (span * 0.5, 3.4), (span, 2.4)]
         brush.stroke([(x + dx + wx, height + dy + wy) for wx, wy in wings], 1.9, colour("2b2f45"))
 
 
-def _windmill(brush: _Brush, generator: np.random.Generator) -> None:
+def _windmill(brush: _Brush) -> None:
     brush.polygon([(-9, 0), (9, 0), (5.5, 27), (-5.5, 27)], _CREAM)
     brush.box(-2.5, 9, 2.5, 0, _WOOD)
     brush.polygon([(-7, 27), (0, 35), (7, 27)], colour("6a4550"))
-    turn = float(generator.uniform(0, np.pi / 2))
+    turn = float(brush.generator.uniform(0, np.pi / 2))
     for blade in range(4):
         along = np.array([np.cos(turn + blade * np.pi / 2), np.sin(turn + blade * np.pi / 2)])
         across = np.array([-along[1], along[0]])
