@@ -105,7 +105,7 @@ def paint_prompts(
     prompts: list[str],
     *,
     steps: int = 25,
-    guidance: float = 4.0,
+    guidance: float = 7.0,
     seed: int = 0,
 ) -> Pictures:
     """Paint prompts with the model as it is: uint8 [prompts, 128, 128, 3]."""
