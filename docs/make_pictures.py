@@ -18,22 +18,21 @@ SAMPLES = (
     "a tent with a fire by a river at night under the northern lights",
     "a blue house on the left in a forest in winter",
 )
-CAPTION_HEIGHT, CAPTION_COLUMNS, GAP = 42, 24, 4
+LINE_HEIGHT, CAPTION_COLUMNS, GAP = 13, 24, 4
 
 
 def side_by_side(columns: list[tuple[str, list[Image.Image]]]) -> Image.Image:
     """Put columns of pictures beside each other, each under its caption."""
     side, rows = columns[0][1][0].width, len(columns[0][1])
-    grid = Image.new("RGB", (len(columns) * (side + GAP) - GAP, CAPTION_HEIGHT + rows * (side + GAP) - GAP), "white")
+    captions = [textwrap.fill(caption, CAPTION_COLUMNS) for caption, _ in columns]
+    above = LINE_HEIGHT * max(caption.count("\n") + 1 for caption in captions) + GAP
+    grid = Image.new("RGB", (len(columns) * (side + GAP) - GAP, above + rows * (side + GAP) - GAP), "white")
     pen = ImageDraw.Draw(grid)
-    for i, (caption, pictures) in enumerate(columns):
+    for i, (text, (_, pictures)) in enumerate(zip(captions, columns, strict=True)):
         left = i * (side + GAP)
-        text = textwrap.fill(caption, CAPTION_COLUMNS)
-        pen.multiline_text(
-            (left + side / 2, CAPTION_HEIGHT / 2), text, "black", anchor="mm", align="center", font_size=10
-        )
+        pen.multiline_text((left + side / 2, above / 2), text, "black", anchor="mm", align="center", font_size=10)
         for row, picture in enumerate(pictures):
-            grid.paste(picture, (left, CAPTION_HEIGHT + row * (side + GAP)))
+            grid.paste(picture, (left, above + row * (side + GAP)))
     return grid
 
 
@@ -45,17 +44,17 @@ def samples(pipeline: Pipeline) -> Image.Image:
 def tasks(pipeline: Pipeline) -> Image.Image:
     """Negative prompt, image to image, inpainting: each beside what it started from."""
     lake = pipeline.generate("a lake", seed=5).images[0]
-    not_night = pipeline.generate("a lake", negative_prompt="at night, rain", seed=5).images[0]
+    not_night = pipeline.generate("a lake", negative_prompt="at noon", seed=5).images[0]
     hills = pipeline.generate("hills at noon under a clear sky", seed=3).images[0]
     sunset = pipeline.generate("hills at sunset", image=hills, seed=3).images[0]
     mask = Image.new("L", hills.size)
-    mask.paste(255, (4, 60, 60, 126))
+    mask.paste(255, (0, 64, 64, 128))
     house = pipeline.generate(
         "a red house on the left in hills at noon", image=hills, mask=mask, strength=1.0, seed=4
     ).images[0]
     columns = [
         ("a lake", lake),
-        ("the same seed, negative: night, rain", not_night),
+        ("the same seed, negative: at noon", not_night),
         ("hills at noon", hills),
         ("redrawn: hills at sunset", sunset),
         ("the mask", mask.convert("RGB")),

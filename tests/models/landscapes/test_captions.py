@@ -118,4 +118,6 @@ def test_captions_are_english() -> None:
         assert not re.search(r"\ba [aeiou](?!ne)|\ban [^aeiou]|  | ,|yellow little|one one", text), text
         assert not re.search(r"\b(?:in|on) (?:a |the )?(?:calm |quiet |still )?(?:river|stream)", text), text
         if re.search("house|cottage|cabin|hut|tent", text):
-            assert not re.search(r"\b(?:in|on) (?:a |the )(?:calm |quiet |still )?(?:lake|sea)\b(?<!island in the sea)", text), text
+            assert not re.search(
+                r"\b(?:in|on) (?:a |the )(?:calm |quiet |still )?(?:lake|sea)\b(?<!island in the sea)", text
+            ), text
