@@ -1,7 +1,7 @@
 """Train the landscape model: ``python -m pocket_models.landscapes.train OUTPUT``. Run it again to go on.
 
 The stages, each skipped when its result is in OUTPUT: paint pictures, learn a vocabulary from captions, train the
-VAE, encode the pictures, train text encoder and U-Net, train the VAE's decoder further. Last, OUTPUT/model is
+VAE, encode the pictures, train text encoder and U-Net, train the VAE's decoder further. Last, OUTPUT/landscapes is
 written, a diffusers folder. A GPU is used where PyTorch finds one.
 """
 
@@ -100,7 +100,7 @@ def train(output: Path, recipe: Recipe) -> Path:
         device=device,
     )
     train_decoder(output, vae, pictures, examples, budget=recipe.decoder_budget, batch=max(1, recipe.batch // 8))
-    model = output / "model"
+    model = output / "landscapes"
     save_diffusers(model, painter, vae, examples.scaling_factor, tokenizer)
     return model
 

@@ -117,8 +117,8 @@ def test_the_schedule_is_that_of_diffusers() -> None:
 
 def test_the_command_trains_the_shipped_shape(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main([str(tmp_path), "--minutes", "0.001", "--pictures", "8", "--batch", "8", "--workers", "1"])
-    assert capsys.readouterr().out.endswith(f"the model is in {tmp_path / 'model'}\n")
-    unet = json.loads((tmp_path / "model" / "unet" / "config.json").read_text())
+    assert capsys.readouterr().out.endswith(f"the model is in {tmp_path / 'landscapes'}\n")
+    unet = json.loads((tmp_path / "landscapes" / "unet" / "config.json").read_text())
     assert unet["block_out_channels"] == list(Recipe().unet.block_out_channels)
 
 
