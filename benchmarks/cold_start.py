@@ -12,7 +12,8 @@ from typing import Any
 from draw import draw_fresh
 from fresh_process import StageError
 from machine import machine_facts
-from pocket_diffusion.memory import AUTO, MODES
+from pocket_diffusion.model.budget import AUTO
+from pocket_diffusion.model.memory import MODES
 from report import headline, markdown_table, positive, progress, publish, seconds_text, workload_parser
 from stages import Workload, parse_workload
 from systems import OURS

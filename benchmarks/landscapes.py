@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from machine import machine_facts
 from pocket_diffusion import Pipeline
-from pocket_diffusion.images import to_array, to_pictures
+from pocket_diffusion.drawing.images import to_array, to_pictures
 from pocket_models.landscapes.captions import Prompt, held_out_prompts
 from pocket_models.landscapes.painting import SIZE, paint
 from pocket_models.landscapes.probes import Probes, Reading

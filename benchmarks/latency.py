@@ -30,7 +30,6 @@ from report import (
 from stages import (
     STAGES,
     Workload,
-    open_session,
     parse_workload,
     whole_picture,
 )
@@ -63,7 +62,7 @@ def measure_loaded(workload: Workload, *, warmup: int, repeats: int, pictures: i
 
     """
     pipeline = workload.load_pipeline()
-    calls = {f"load {component}": partial(open_session, pipeline, component) for component in COMPONENTS}
+    calls = {f"load {component}": partial(pipeline.components.open_session, component) for component in COMPONENTS}
     calls |= {name: STAGES[name](pipeline, workload) for name in TIMED_STAGES}
     seconds = {name: measure(name, call, warmup=warmup, repeats=repeats) for name, call in calls.items()}
     announce_pictures(seconds, workload.steps, runs=2 * pictures)

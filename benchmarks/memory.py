@@ -10,7 +10,7 @@ from typing import Any
 
 from fresh_process import StageError, run_script
 from machine import machine_facts
-from pocket_diffusion.memory import MODES
+from pocket_diffusion.model.memory import MODES
 from report import headline, markdown_table, progress, publish, workload_parser
 from stages import STAGES, WHOLE, Workload, parse_workload
 

@@ -59,14 +59,14 @@ def peaks(watch: AnonymousMemoryWatch) -> dict[str, int]:
 
 def run_stage(name: str, workload: str) -> object:
     """Do what `name` stands for, and all that must come before it, once; return what must stay alive till the end."""
-    from stages import COMPONENTS, STAGES, Workload, open_session
+    from stages import COMPONENTS, STAGES, Workload
 
     if name == "import":
         return None
     settled = Workload(**json.loads(workload))
     pipeline = settled.load_pipeline()
     if name == "load":
-        return [open_session(pipeline, component) for component in COMPONENTS]
+        return [pipeline.components.open_session(component) for component in COMPONENTS]
     return STAGES[name](pipeline, settled)()
 
 

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from machine import describe
-from pocket_diffusion.memory import AUTO, MODES
+from pocket_diffusion.model.budget import AUTO
+from pocket_diffusion.model.memory import MODES
 
 SMALLEST_SIDE, SIDE_STEP = 64, 8
 """Of pictures, in pixels, as the runtime allows."""

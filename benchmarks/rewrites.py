@@ -10,7 +10,6 @@ import argparse
 import tempfile
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from numpy.typing import NDArray
 from machine import describe, machine_facts
 from pocket_diffusion.bundle import Component
 from pocket_diffusion.errors import TokenizerNotFoundError
-from pocket_diffusion.session import GraphSession
+from pocket_diffusion.machine.session import GraphSession
 from pocket_export.checkpoint import Checkpoint, read_checkpoint
 from pocket_export.parts import PARTS, Part
 from pocket_export.rewrite import share_guidance
@@ -64,7 +63,7 @@ def open_variant(part: Part, component: Component, folder: Path, *, shared: bool
         contexts = max(len(x) for x in inputs.values())
         inputs = {name: np.repeat(x, contexts // len(x), axis=0) for name, x in inputs.items()}
     session = GraphSession(folder, part.name, component, "cpu")
-    return partial(session.run, **inputs)
+    return lambda: session.run(**inputs)[component.outputs[0].name]
 
 
 def measure(part: Part, *, rounds: int) -> dict[str, list[float]]:

@@ -18,10 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocket_diffusion import Pipeline, PocketDiffusionError
-from pocket_diffusion.bundle import COMPONENTS
-from pocket_diffusion.memory import MODES, Drawing, MemoryBudget
+from pocket_diffusion.bundle import COMPONENTS, Bundle
+from pocket_diffusion.machine.session import Provider
+from pocket_diffusion.model.budget import MemoryBudget
+from pocket_diffusion.model.components import Components, OpenNetwork
+from pocket_diffusion.model.memory import MODES, Demand
 from pocket_diffusion.pipeline import DEFAULT_BUNDLE
-from pocket_diffusion.session import GraphSession
+from timeline import Timeline
 
 PROMPT = "a lake under snowy mountains at sunset"
 SEED = 0
@@ -52,6 +55,16 @@ class Workload:
     def load_pipeline(self) -> Pipeline:
         """Return a pipeline with no graph loaded yet."""
         return Pipeline.load(self.bundle, provider=self.provider, threads=self.threads, memory=self.memory)
+
+    def load_pipeline_with(self, open_network: OpenNetwork) -> Pipeline:
+        """Return a pipeline around networks of another kind."""
+        provider: Provider = "cuda" if self.provider == "cuda" else "cpu"
+        budget = MemoryBudget.parse(self.memory)
+        bundle = Bundle.open(self.folder)
+        components = Components(
+            bundle, provider=provider, threads=self.threads, budget=budget, open_network=open_network
+        )
+        return Pipeline(components)
 
     def as_json(self) -> str:
         """Return what `Workload(**json.loads(text))` makes a workload of again, for a process of its own."""
@@ -97,22 +110,8 @@ def parse_workload(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace,
 def _memory_mode(pipeline: Pipeline, asked: str, width: int, height: int) -> str:
     """Return the mode that the runtime would choose for a picture of this size."""
     manifest = pipeline.bundle.manifest
-    drawing = replace(Drawing.default(manifest), width=width, height=height)
-    return MemoryBudget.parse(asked).choose(manifest, drawing, pipeline.provider).mode.name
-
-
-def open_session(pipeline: Pipeline, component: str) -> GraphSession:
-    """Load one component anew, as the pipeline does when it first needs it."""
-    bundle, mode = pipeline.bundle, MODES[pipeline.memory]
-    return GraphSession(
-        bundle.root,
-        component,
-        bundle.manifest.component(component),
-        pipeline.provider,
-        pipeline.threads,
-        expand_weights=mode.expands(component),
-        arena=mode.arena,
-    )
+    demand = replace(Demand.usual(manifest), width=width, height=height)
+    return MemoryBudget.parse(asked).choose(manifest, demand, pipeline.provider).mode.name
 
 
 def encode_prompt(pipeline: Pipeline, workload: Workload) -> Callable[[], object]:
@@ -142,6 +141,24 @@ def encode_image(pipeline: Pipeline, workload: Workload) -> Callable[[], object]
 def decode_latents(pipeline: Pipeline, workload: Workload) -> Callable[[], object]:
     """Prepare the VAE decoder's run on one picture's latents."""
     return partial(pipeline.decode_latents, _normal(1, *latent_shape(pipeline, workload)))
+
+
+def draw_picture(
+    pipeline: Pipeline, workload: Workload, timeline: Timeline
+) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    """Draw, and mark each step; return the latents and the pictures, 8-bit."""
+    result = pipeline.generate(
+        PROMPT,
+        width=workload.width,
+        height=workload.height,
+        steps=workload.steps,
+        seed=SEED,
+        count=workload.count,
+        on_step=lambda _step, _total, _latents: timeline.mark("step ends"),
+    )
+    pictures = np.stack([np.asarray(image) for image in result.images])
+    timeline.mark("picture")
+    return result.latents, pictures
 
 
 def whole_picture(pipeline: Pipeline, workload: Workload) -> Callable[[], dict[str, float]]:

@@ -5,39 +5,32 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pocket_diffusion.session import GraphSession
-from stages import PROMPT, SEED, Workload
+from pocket_diffusion.model.components import Arrays, Network
+from stages import Workload, draw_picture
 from timeline import Timeline
+
+
+class Marked:
+    """A network that marks when it begins and ends, which the pipeline does not tell apart from its loading."""
+
+    def __init__(self, network: Network, role: str, timeline: Timeline) -> None:
+        self._network, self._role, self._timeline = network, role, timeline
+
+    def run(self, **inputs: NDArray[Any]) -> Arrays:
+        """Run it between two marks."""
+        self._timeline.mark(f"{self._role} begins")
+        outputs = self._network.run(**inputs)
+        self._timeline.mark(f"{self._role} ends")
+        return outputs
+
+    def close(self) -> None:
+        """Give the memory back."""
+        self._network.close()
 
 
 def draw(workload: Workload, timeline: Timeline) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
     """Return the latents and the pictures, 8-bit."""
     timeline.mark("imports")
-    _mark_runs(timeline)
-    pipeline = workload.load_pipeline()
+    pipeline = workload.load_pipeline_with(lambda role: Marked(pipeline.components.open_session(role), role, timeline))
     timeline.mark("load")
-    result = pipeline.generate(
-        PROMPT,
-        width=workload.width,
-        height=workload.height,
-        steps=workload.steps,
-        seed=SEED,
-        count=workload.count,
-        on_step=lambda _step, _total, _latents: timeline.mark("step ends"),
-    )
-    pictures = np.stack([np.asarray(image) for image in result.images])
-    timeline.mark("picture")
-    return result.latents, pictures
-
-
-def _mark_runs(timeline: Timeline) -> None:
-    """Mark when each run of a graph begins and ends, which the pipeline does not tell apart from its loading."""
-    run = GraphSession.run
-
-    def marked(session: GraphSession, **inputs: NDArray[Any]) -> NDArray[np.float32]:
-        timeline.mark(f"{session.name} begins")
-        output = run(session, **inputs)
-        timeline.mark(f"{session.name} ends")
-        return output
-
-    GraphSession.run = marked  # type: ignore[method-assign, assignment] # in this process alone, which draws once
+    return draw_picture(pipeline, workload, timeline)

@@ -1,60 +1,52 @@
 """A picture drawn with another system's networks: everything around them is the runtime's own."""
 
 from collections.abc import Callable
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pocket_diffusion.guidance import classifier_free
-from pocket_diffusion.images import to_pictures
-from pocket_diffusion.noise import NoiseGenerator
-from pocket_diffusion.prompt import encode
-from pocket_diffusion.samplers import SAMPLERS
-from stages import PROMPT, SEED, Workload, latent_shape
+from pocket_diffusion.model.components import Arrays
+from stages import Workload, draw_picture
+from systems.ours import Marked
 from timeline import Timeline
 
-Network = Callable[..., NDArray[np.float32]]
+Run = Callable[..., NDArray[np.float32]]
 """Arrays in by the names of a bundle's graphs, one array out."""
-OpenNetwork = Callable[[Path, str, int | None], Network]
+OpenNetwork = Callable[[Path, str, int | None], Run]
 """Opens a network: from a folder of files, by its component's name, with so many threads (`None`: its own choice)."""
+
+
+class PeerNetwork:
+    """Another system's network in the place of a bundle's."""
+
+    def __init__(self, run: Run, output: str) -> None:
+        self._run, self._output = run, output
+
+    def run(self, **inputs: NDArray[Any]) -> Arrays:
+        """Compute the output; peers take as many latents as there are contexts."""
+        if "context" in inputs:
+            contexts = len(inputs["context"])
+            inputs |= {name: np.repeat(inputs[name], contexts, axis=0) for name in ("latents", "timestep")}
+        return {self._output: self._run(**inputs)}
+
+    def close(self) -> None:
+        """Keep it: peers have no memory modes."""
 
 
 def draw_with(
     open_network: OpenNetwork, files: Path, workload: Workload, timeline: Timeline
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    """Return the latents and the picture, 8-bit. Each network is opened when it is first needed, and kept."""
+    """Return the latents and the pictures, 8-bit. Each network is opened when it is first needed, and kept."""
     timeline.mark("imports")
-    pipeline = workload.load_pipeline()  # for what the bundle's manifest and tokenizer say; no graph is loaded
-    manifest = pipeline.bundle.manifest
+
+    def opened(role: str) -> Marked:
+        output = pipeline.bundle.manifest.component(role).outputs[0].name
+        return Marked(PeerNetwork(open_network(files, role, workload.threads), output), role, timeline)
+
+    # The mode that keeps networks and guides in one run.
+    pipeline = replace(workload, memory="fast").load_pipeline_with(opened)
     timeline.mark("load")
-
-    def opened(component: str) -> Network:
-        network = open_network(files, component, workload.threads)
-
-        def run(**inputs: NDArray[Any]) -> NDArray[np.float32]:
-            timeline.mark(f"{component} begins")
-            return network(**inputs)
-
-        return run
-
-    ids = np.concatenate([encode(text, pipeline.tokenizer) for text in ("", PROMPT)])
-    context = opened("text_encoder")(ids=ids)
-    sampler = SAMPLERS[manifest.defaults.sampler](manifest.schedule, workload.steps)
-    generator = NoiseGenerator(SEED)
-    shape = (1, *latent_shape(pipeline, workload))
-    latents = generator.normal(shape)
-    unet = opened("unet")
-    for index, timestep in enumerate(sampler.timesteps):
-        both = unet(
-            latents=np.concatenate([latents, latents]), timestep=np.full(2, timestep, np.float32), context=context
-        )
-        prediction = classifier_free(both[:1], both[1:], manifest.defaults.guidance_scale)
-        latents = sampler.step(latents, prediction, index, partial(generator.normal, shape))
-        timeline.mark("step ends")
-    decoded = opened("vae_decoder")(latents=latents / np.float32(manifest.latents.scaling_factor))
-    pictures = np.stack([np.asarray(picture) for picture in to_pictures(decoded)])
-    timeline.mark("picture")
-    return latents, pictures
+    return draw_picture(pipeline, workload, timeline)

@@ -22,6 +22,41 @@ _MOST = 100  # more levels or layers than any model has
 _SD2_CONTEXT = 1024  # SD 1.x has 768
 _RESNET_OUTPUT = r"resnets\.\d+\.(conv1|norm2|conv2)\.(weight|bias)"  # what is as wide as its level
 
+# diffusers' defaults for keys that a scheduler's config lacks, and where the classes have others. They are not Stable
+# Diffusion's.
+_SCHEDULE: dict[str, object] = {
+    "num_train_timesteps": 1000,
+    "beta_start": 0.0001,
+    "beta_end": 0.02,
+    "beta_schedule": "linear",
+    "timestep_spacing": "leading",
+    "steps_offset": 0,
+    "set_alpha_to_one": None,  # samplers have defaults of their own
+}
+_CLIPPED = {"clip_sample": True}
+_LINSPACE = {"timestep_spacing": "linspace"}
+_LIKE_STABLE_DIFFUSION = {"beta_start": 0.00085, "beta_end": 0.012}
+_SCHEDULERS: dict[str, dict[str, object]] = {
+    "DDIMParallelScheduler": _CLIPPED,
+    "DDIMScheduler": _CLIPPED,
+    "DDPMParallelScheduler": _CLIPPED,
+    "DDPMScheduler": _CLIPPED,
+    "DEISMultistepScheduler": _LINSPACE,
+    "DPMSolverMultistepScheduler": _LINSPACE,
+    "DPMSolverSDEScheduler": _LINSPACE | _LIKE_STABLE_DIFFUSION,
+    "DPMSolverSinglestepScheduler": _LINSPACE,
+    "EulerAncestralDiscreteScheduler": _LINSPACE,
+    "EulerDiscreteScheduler": _LINSPACE,
+    "HeunDiscreteScheduler": _LINSPACE | _LIKE_STABLE_DIFFUSION,
+    "KDPM2AncestralDiscreteScheduler": _LINSPACE | _LIKE_STABLE_DIFFUSION,
+    "KDPM2DiscreteScheduler": _LINSPACE | _LIKE_STABLE_DIFFUSION,
+    "LCMScheduler": _LIKE_STABLE_DIFFUSION | {"beta_schedule": "scaled_linear"},
+    "LMSDiscreteScheduler": _LINSPACE,
+    "SASolverScheduler": _LINSPACE,
+    "TCDScheduler": _LIKE_STABLE_DIFFUSION | {"beta_schedule": "scaled_linear"},
+    "UniPCMultistepScheduler": _LINSPACE,
+}
+
 # The first that matches names the model.
 _REFUSED: tuple[tuple[str, Callable[[str], bool]], ...] = (
     ("a LoRA", lambda n: n.startswith(("lora_", "lycoris_")) or ".lora" in n or "_lora." in n),
@@ -215,7 +250,7 @@ def read_text_encoder_config(name: str, config: Mapping[str, Any]) -> TextEncode
 
 
 def read_schedule(name: str, config: Mapping[str, Any]) -> NoiseSchedule:
-    """Read a diffusers `scheduler/scheduler_config.json`: the schedule, whatever sampler it was saved with.
+    """Read a diffusers `scheduler/scheduler_config.json`: the schedule; the sampler it was saved with is not kept.
 
     Raises:
         UnsupportedModelError: it asks for what this version cannot do.
@@ -223,28 +258,17 @@ def read_schedule(name: str, config: Mapping[str, Any]) -> NoiseSchedule:
 
     """
     known = {
-        "prediction_type": ("epsilon", "v_prediction"),
+        "prediction_type": ("epsilon", "v_prediction", "sample"),
         "beta_schedule": ("linear", "scaled_linear"),
         "timestep_spacing": ("leading", "linspace", "trailing"),
-        "rescale_betas_zero_snr": (False,),
-        "thresholding": (False,),
-        "clip_sample": (False,),
     }
     for key, allowed in known.items():
         if key in config and config[key] not in allowed:
             choices = ", ".join(map(str, allowed))
             raise UnsupportedModelError(f"{name}: the scheduler has {key} {config[key]!r}; known are: {choices}")
-    # Where a key is missing, diffusers' own default holds, which is not Stable Diffusion's.
-    schedule = {
-        "train_timesteps": config.get("num_train_timesteps", 1000),
-        "beta_start": config.get("beta_start", 0.0001),
-        "beta_end": config.get("beta_end", 0.02),
-        "beta_schedule": config.get("beta_schedule", "linear"),
-        "trained_betas": config.get("trained_betas"),
-        "prediction_type": config.get("prediction_type", "epsilon"),
-        "timestep_spacing": config.get("timestep_spacing", "leading"),
-        "steps_offset": config.get("steps_offset", 0),
-    }
+    values = {**_SCHEDULE, **_SCHEDULERS.get(config.get("_class_name", ""), {}), **config}
+    values["train_timesteps"] = values.pop("num_train_timesteps")
+    schedule = {key: values[key] for key in NoiseSchedule.__struct_fields__ if key in values}
     return msgspec.convert(schedule, NoiseSchedule)
 
 

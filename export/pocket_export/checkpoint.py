@@ -15,8 +15,9 @@ import msgspec
 import torch
 
 from pocket_diffusion.bundle import Defaults, NoiseSchedule
+from pocket_diffusion.drawing.samplers import find_sampler
+from pocket_diffusion.drawing.schedulers import find_scheduler
 from pocket_diffusion.errors import CheckpointError, CheckpointNotFoundError, UnsupportedModelError
-from pocket_diffusion.samplers import SAMPLERS
 from pocket_export import architecture, key_mapping
 from pocket_export.key_mapping import Tensors
 from pocket_export.tensor_file import WEIGHT_ENDINGS, read_tensor_file, safetensors_metadata
@@ -241,8 +242,9 @@ def _check_defaults(defaults: Defaults, downscale: int) -> None:
     for side in (defaults.width, defaults.height):
         if side % downscale:
             raise ValueError(f"sides are multiples of {downscale}, not {side}")
-    if defaults.sampler not in SAMPLERS:
-        raise ValueError(f"sampler {defaults.sampler!r} is not known; there are: {', '.join(SAMPLERS)}")
+    sampler, _ = find_sampler(defaults.sampler)
+    if defaults.scheduler is not None:
+        sampler.check_scheduler(find_scheduler(defaults.scheduler).name)
 
 
 def _read_license(root: Path) -> str | None:

@@ -26,7 +26,7 @@ from pocket_diffusion.bundle import (
     sha256_of,
 )
 from pocket_diffusion.errors import ParityError
-from pocket_diffusion.session import onnxruntime
+from pocket_diffusion.machine.session import onnxruntime
 from pocket_export.checkpoint import Checkpoint, read_checkpoint
 from pocket_export.memory import measure_memory
 from pocket_export.parity import measure_parity
@@ -116,7 +116,7 @@ def _export_part(part: Part, how: Recipe, writer: BundleWriter, report: Callable
         graph=f"{part.name}.onnx",
         weights=f"{part.name}.weights",
         inputs=_tensor_specs(model.graph.inputs, part.inputs),
-        outputs=_tensor_specs(model.graph.outputs, (part.output,)),
+        outputs=_tensor_specs(model.graph.outputs, part.outputs),
         parameters=part.parameters,
         parity=(),
     )

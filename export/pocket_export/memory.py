@@ -15,8 +15,8 @@ import numpy as np
 
 from pocket_diffusion.bundle import Component, ComponentMemory
 from pocket_diffusion.errors import ExportError
-from pocket_diffusion.free_memory import own_anonymous_memory
-from pocket_diffusion.session import GraphSession
+from pocket_diffusion.machine.free_memory import own_anonymous_memory
+from pocket_diffusion.machine.session import GraphSession
 from pocket_export.parts import Part
 
 _SMALL = {"height": 8, "width": 8, "contexts": 1}

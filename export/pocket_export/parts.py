@@ -20,6 +20,22 @@ _NAMED = 3  # how many tensors an error names
 _SHOWN = 100  # and how much of a name that is not ours
 
 
+class PromptEncoder(nn.Module):
+    """The text encoder with the output of every layer, for clip skip."""
+
+    def __init__(self, text_encoder: TextEncoder) -> None:
+        super().__init__()
+        self.text_model = text_encoder.text_model
+
+    def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Map token ids `[batch, tokens]` to the context `[batch, tokens, hidden]` and all `[layers, batch, …]`.
+
+        Each layer's output goes through the final layer norm, so that the last one is the context.
+        """
+        layers = self.text_model(ids)
+        return layers[-1], torch.stack(layers)
+
+
 class PictureEncoder(nn.Module):
     """The half of the VAE that goes from pictures to latents, as `forward`."""
 
@@ -53,7 +69,7 @@ class Part:
     name: str
     module: nn.Module
     inputs: tuple[TensorSpec, ...]
-    output: TensorSpec
+    outputs: tuple[TensorSpec, ...]
     usual_sizes: dict[str, int]
     """The dynamic sizes when the bundle's default picture is drawn, guided."""
     pixels_per_latent: int
@@ -84,13 +100,14 @@ class Part:
 
 
 def text_encoder(checkpoint: Checkpoint) -> Part:
-    """Token ids to the context."""
+    """Token ids to the context, and to what each layer would give in its place."""
     config = checkpoint.text_encoder_config
+    context = ("batch", config.max_position_embeddings, config.hidden_size)
     return Part(
         "text_encoder",
-        _build(lambda: TextEncoder(config), checkpoint.text_encoder),
+        PromptEncoder(_build(lambda: TextEncoder(config), checkpoint.text_encoder)),
         (_spec("ids", "batch", config.max_position_embeddings, dtype="int64"),),
-        _spec("context", "batch", config.max_position_embeddings, config.hidden_size),
+        (_spec("context", *context), _spec("layers", config.num_hidden_layers, *context)),
         _usual_sizes(checkpoint),
         checkpoint.vae_config.downscale,
         id_limit=config.vocab_size,
@@ -109,7 +126,7 @@ def unet(checkpoint: Checkpoint) -> Part:
             _spec("timestep", "batch"),
             _spec("context", "contexts", "tokens", config.cross_attention_dim),
         ),
-        _spec("noise", "contexts", *latents[1:]),
+        (_spec("noise", "contexts", *latents[1:]),),
         _usual_sizes(checkpoint, batch=2),
         checkpoint.vae_config.downscale,
     )
@@ -122,7 +139,7 @@ def vae_encoder(checkpoint: Checkpoint) -> Part:
         "vae_encoder",
         PictureEncoder(_vae(checkpoint)),
         (_spec("picture", "batch", config.in_channels, "height", "width"),),
-        _spec("moments", "batch", 2 * config.latent_channels, "latent_height", "latent_width"),
+        (_spec("moments", "batch", 2 * config.latent_channels, "latent_height", "latent_width"),),
         _usual_sizes(checkpoint),
         checkpoint.vae_config.downscale,
         pixels_per_size=config.downscale,
@@ -136,7 +153,7 @@ def vae_decoder(checkpoint: Checkpoint) -> Part:
         "vae_decoder",
         PictureDecoder(_vae(checkpoint)),
         (_spec("latents", "batch", config.latent_channels, "height", "width"),),
-        _spec("picture", "batch", config.in_channels, "pixel_height", "pixel_width"),
+        (_spec("picture", "batch", config.in_channels, "pixel_height", "pixel_width"),),
         _usual_sizes(checkpoint),
         checkpoint.vae_config.downscale,
     )

@@ -56,7 +56,7 @@ def trace(part: Part, dtype: torch.dtype, *, fuse_attention: bool = True) -> ir.
             dynamo=True,
             opset_version=OPSET,
             input_names=[spec.name for spec in part.inputs],
-            output_names=[part.output.name],
+            output_names=[spec.name for spec in part.outputs],
             dynamic_shapes=tuple(
                 {axis: dim for axis, dim in enumerate(_dynamic(spec.shape, part)) if dim is not None}
                 for spec in part.inputs

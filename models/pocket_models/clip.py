@@ -82,11 +82,13 @@ class Encoder(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_hidden_layers))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map `[batch, tokens, hidden]` to the same shape."""
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Map `[batch, tokens, hidden]` to the output of each layer, of the same shape."""
+        outputs = []
         for layer in self.layers:
             x = layer(x)
-        return x
+            outputs.append(x)
+        return outputs
 
 
 class TextTransformer(nn.Module):
@@ -98,10 +100,9 @@ class TextTransformer(nn.Module):
         self.encoder = Encoder(config)
         self.final_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
-    def forward(self, ids: Tensor) -> Tensor:
-        """Map ids `[batch, tokens]` to `[batch, tokens, hidden]`."""
-        out: Tensor = self.final_layer_norm(self.encoder(self.embeddings(ids)))
-        return out
+    def forward(self, ids: Tensor) -> list[Tensor]:
+        """Map ids `[batch, tokens]` to the normed output of each layer, `[batch, tokens, hidden]`."""
+        return [self.final_layer_norm(x) for x in self.encoder(self.embeddings(ids))]
 
 
 class TextEncoder(nn.Module):
@@ -114,5 +115,5 @@ class TextEncoder(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """Map token ids int64 `[batch, tokens]` to the context `[batch, tokens, hidden_size]`."""
-        context: Tensor = self.text_model(ids)
+        context: Tensor = self.text_model(ids)[-1]
         return context

@@ -9,16 +9,54 @@ result.save("lake.png")
 import importlib
 from typing import TYPE_CHECKING
 
-from pocket_diffusion.errors import Cancelled, PocketDiffusionError
+from pocket_diffusion.errors import (
+    BundleDamagedError,
+    BundleFileMissingError,
+    BundleFormatError,
+    BundleNotFoundError,
+    BusyError,
+    Cancelled,
+    InferenceError,
+    InvalidRequestError,
+    OperatorUnavailableError,
+    OutputError,
+    PictureNotFoundError,
+    PocketDiffusionError,
+    ProviderUnavailableError,
+    RuntimeUnavailableError,
+    ServerUnavailableError,
+)
 from pocket_diffusion.version import __version__
 
 if TYPE_CHECKING:
+    from pocket_diffusion.order import Order
     from pocket_diffusion.pipeline import Pipeline
-    from pocket_diffusion.result import Result
+    from pocket_diffusion.result import Result, Step
 
-__all__ = ["Cancelled", "Pipeline", "PocketDiffusionError", "Result", "__version__"]
+__all__ = [
+    "BundleDamagedError",
+    "BundleFileMissingError",
+    "BundleFormatError",
+    "BundleNotFoundError",
+    "BusyError",
+    "Cancelled",
+    "InferenceError",
+    "InvalidRequestError",
+    "OperatorUnavailableError",
+    "Order",
+    "OutputError",
+    "PictureNotFoundError",
+    "Pipeline",
+    "PocketDiffusionError",
+    "ProviderUnavailableError",
+    "Result",
+    "RuntimeUnavailableError",
+    "ServerUnavailableError",
+    "Step",
+    "__version__",
+]
 
-_LAZY = {"Pipeline": "pipeline", "Result": "result"}
+_LAZY = {"Order": "order", "Pipeline": "pipeline", "Result": "result", "Step": "result"}
 
 
 def __getattr__(name: str) -> object:

@@ -108,9 +108,21 @@ class NoiseSchedule(Strict, frozen=True):
     beta_schedule: Literal["linear", "scaled_linear"] = "scaled_linear"
     trained_betas: tuple[Probability, ...] | None = None
     """Given one by one, in place of a formula."""
-    prediction_type: Literal["epsilon", "v_prediction"] = "epsilon"
+    rescale_betas_zero_snr: bool = False
+    """Nothing is left of the picture at the last timestep (Lin et al. 2023, algorithm 1)."""
+    prediction_type: Literal["epsilon", "v_prediction", "sample"] = "epsilon"
+    # how diffusers' schedulers of the same name pick timesteps
     timestep_spacing: Literal["leading", "linspace", "trailing"] = "leading"
     steps_offset: Annotated[int, msgspec.Meta(ge=0, le=1)] = 1
+    set_alpha_to_one: bool | None = False
+    """Whether DDIM's and PNDM's last step ends without noise, not at timestep 0; None: as each does by itself."""
+    # what the predicted picture is held to at each step; latents are held to nothing
+    clip_sample: bool = False
+    clip_sample_range: Annotated[float, msgspec.Meta(gt=0)] = 1.0
+    thresholding: bool = False
+    """Dynamic thresholding (Saharia et al. 2022, section 2.3)."""
+    dynamic_thresholding_ratio: Probability = 0.995
+    sample_max_value: Annotated[float, msgspec.Meta(gt=0)] = 1.0
 
 
 class LatentSpec(Strict, frozen=True):
@@ -131,6 +143,8 @@ class Defaults(Strict, frozen=True):
     steps: Positive = 50
     guidance_scale: Annotated[float, msgspec.Meta(ge=0)] = 7.5
     sampler: str = "ddpm"
+    scheduler: str | None = None
+    """None: the sampler's own."""
 
 
 class Provenance(Strict, frozen=True):
@@ -166,6 +180,12 @@ class Manifest(Strict, frozen=True):
     provenance: Provenance
     files: dict[str, FileRecord]
     """Every file of the bundle but the manifest itself, by its path in the bundle."""
+
+    @property
+    def takes_long_contexts(self) -> bool:
+        """Whether the U-Net takes contexts of any number of tokens, not one chunk alone."""
+        context = next((spec for spec in self.unet.inputs if spec.name == "context"), None)
+        return context is not None and isinstance(context.shape[1], str)
 
     def component(self, name: str) -> Component:
         """Return one of `COMPONENTS`."""

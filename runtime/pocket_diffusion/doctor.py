@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pocket_diffusion.bundle import COMPONENTS, Bundle
 from pocket_diffusion.errors import PocketDiffusionError
-from pocket_diffusion.session import (
+from pocket_diffusion.machine.session import (
     GraphSession,
     available_providers,
     choose_provider,

@@ -1,43 +1,181 @@
-"""What `Pipeline.generate` returns."""
+"""What drawing gives: a step at a time, and in the end pictures."""
 
 import os
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pocket_diffusion.images import save_picture
-from pocket_diffusion.request import Request
+from pocket_diffusion.drawing.images import OUTPUT_FORMATS, make_folder, save_picture, side_by_side
+from pocket_diffusion.drawing.metadata import parameters_text, settings
+from pocket_diffusion.drawing.resolve import Drawing
+from pocket_diffusion.errors import Cancelled
+from pocket_diffusion.model.components import Components
+from pocket_diffusion.order import Order
+
+Latents = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
+class Step:
+    """Where a drawing stands after a step."""
+
+    number: int
+    """From 1."""
+    total: int
+    latents: Latents
+    """`[count, 4, height/8, width/8]`, so far, scaled as the U-Net takes them."""
+    predicted: Latents
+    """Of the same shape: the clean latents (x_0) that the model sees in them."""
+    _look: Callable[[Latents], Image.Image] = field(repr=False)
+
+    def preview(self, index: int = 0) -> Image.Image:
+        """Return roughly what picture `index` will look like, a pixel for eight by eight."""
+        return self._look(self.predicted[index : index + 1])
+
+
+class Stopwatch:
+    """Seconds by stage."""
+
+    def __init__(self, components: Components) -> None:
+        self.seconds = dict.fromkeys(("load", "encode", "denoise", "decode", "total"), 0.0)
+        self._components = components
+        self._loading = components.seconds_loading
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Add what passes meanwhile to a stage."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] += time.perf_counter() - start
+            self.seconds["load"] = self._components.seconds_loading - self._loading
+
+    def __str__(self) -> str:
+        """Return the seconds, for a log."""
+        return ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in self.seconds.items())
+
+
+@dataclass(frozen=True, repr=False)
 class Result:
     """Pictures, and how they came to be."""
 
     images: list[Image.Image]
     seeds: list[int]
     """One a picture: drawing again with it gives the same picture."""
-    latents: NDArray[np.float32]
-    """`[count, 4, height/8, width/8]`, as they went into the VAE decoder."""
+    latents: Latents
+    """`[pictures, 4, height/8, width/8]`, as they went into the VAE decoder."""
     timings: dict[str, float]
     """Seconds by stage: `encode`, `denoise`, `decode`, `total`; `load` is also part of the first to need a graph."""
-    request: Request
+    drawings: tuple[Drawing, ...]
+    """What was drawn, one a prompt; each gave its `count` of pictures."""
     model: str
     """The bundle's name."""
 
-    def save(self, path: str | os.PathLike[str], index: int = 0) -> None:
-        """Write a picture whole or not at all; a PNG carries how it was made.
+    @classmethod
+    def joined(cls, results: Sequence["Result"]) -> "Result":
+        """Return the results of several prompts as one."""
+        return cls(
+            images=[image for result in results for image in result.images],
+            seeds=[seed for result in results for seed in result.seeds],
+            latents=np.concatenate([result.latents for result in results]),
+            timings={stage: sum(result.timings[stage] for result in results) for stage in results[0].timings},
+            drawings=tuple(drawing for result in results for drawing in result.drawings),
+            model=results[0].model,
+        )
+
+    def order(self, index: int = 0) -> Order:
+        """Return the order that draws picture `index` again; pictures that it started from are not in it."""
+        drawing, i = self._drawing(index)
+        return drawing.order(i)
+
+    def save(self, path: str | os.PathLike[str], index: int | None = None) -> list[Path]:
+        """Write pictures, each whole or not at all; a PNG carries how it was made.
+
+        Args:
+            path: the file of a single picture; or a folder for several, which are named by their seeds.
+            index: the only picture to be written; without it, all are.
+
+        Returns:
+            The files.
 
         Raises:
             InvalidRequestError: the file's ending names no known format.
-            OutputError: the file cannot be written.
+            OutputError: a file or the folder cannot be written.
 
         """
+        path = Path(path)
+        if index is None and len(self.images) == 1:
+            index = 0
+        if index is not None:
+            self._save(path, index)
+            return [path]
+        folder, suffix = path, ".png"
+        if path.suffix.lower() in OUTPUT_FORMATS and not path.is_dir():
+            folder, suffix = path.with_suffix(""), path.suffix
+        make_folder(folder)
+        paths = [folder / f"{seed}{suffix}" for seed in self.seeds]
+        for i, each in enumerate(paths):
+            self._save(each, i)
+        return paths
+
+    def __repr__(self) -> str:
+        """Tell what there is, in a line."""
+        width, height = self.images[0].size
+        s = "" if len(self.images) == 1 else "s"
+        seeds = ", ".join(map(str, self.seeds[:4])) + (", …" if len(self.seeds) > 4 else "")
+        seconds = self.timings["total"]
+        return f"<Result: {len(self.images)} picture{s} of {width}x{height}, seed{s} {seeds}, {seconds:.1f} s>"
+
+    def _repr_png_(self) -> bytes:
+        """Return what a notebook shows: the picture, or all of them side by side."""
+        file = BytesIO()
+        side_by_side(self.images).save(file, "PNG")
+        return file.getvalue()
+
+    def _save(self, path: Path, index: int) -> None:
+        drawing, i = self._drawing(index)
         save_picture(
-            self.images[index],
-            Path(path),
-            self.request.parameters_text(index, self.model),
-            self.request.metadata(index, self.model),
+            self.images[index], path, parameters_text(drawing, i, self.model), settings(drawing, i, self.model)
         )
+
+    def _drawing(self, index: int) -> tuple[Drawing, int]:
+        """Return what picture `index` was drawn from, and which of its pictures it is."""
+        places = [(drawing, i) for drawing in self.drawings for i in range(drawing.count)]
+        return places[index]
+
+
+class Steps(Iterator[Step]):
+    """A drawing, a step at a time."""
+
+    def __init__(self, walk: Generator[Step, None, Result]) -> None:
+        self._walk = walk
+        self._result: Result | None = None
+
+    def __next__(self) -> Step:
+        """Take the next step; after the last, decode the pictures."""
+        try:
+            return next(self._walk)
+        except StopIteration as end:
+            self._result = self._result or end.value
+            raise StopIteration from None
+
+    @property
+    def result(self) -> Result:
+        """The pictures: those steps that are left are taken first."""
+        for _ in self:
+            pass
+        if self._result is None:
+            raise Cancelled("the drawing was closed before its last step, so that there is no picture")
+        return self._result
+
+    def close(self) -> None:
+        """Stop here, and give back what a memory mode does not keep."""
+        self._walk.close()

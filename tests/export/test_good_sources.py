@@ -1,18 +1,21 @@
 """Every form in which Stable Diffusion 1.x comes is read to the same tensors and settings."""
 
+import inspect
 import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import diffusers
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
 from safetensors.torch import load_file, save_file
 
-from pocket_diffusion.bundle import NoiseSchedule
+from pocket_diffusion.bundle import Defaults, NoiseSchedule
+from pocket_export.architecture import read_schedule
 from pocket_export.checkpoint import Checkpoint, read_checkpoint
 from pocket_export.parts import check_tensors
 
@@ -109,7 +112,8 @@ def test_a_single_file_has_the_settings_of_stable_diffusion(plain: Checkpoint) -
     schedule = plain.schedule
     assert (schedule.beta_start, schedule.beta_end, schedule.beta_schedule) == (0.00085, 0.012, "scaled_linear")
     assert (schedule.prediction_type, schedule.timestep_spacing, schedule.steps_offset) == ("epsilon", "leading", 1)
-    assert (plain.defaults.steps, plain.defaults.guidance_scale) == (50, 7.5)
+    assert (schedule.set_alpha_to_one, schedule.clip_sample, schedule.rescale_betas_zero_snr) == (False, False, False)
+    assert plain.defaults == Defaults(width=plain.defaults.width, height=plain.defaults.height)
     assert plain.vae_config.scaling_factor == 0.18215
     assert plain.unet_config.attention_heads == (8, 8)
 
@@ -218,6 +222,13 @@ def test_reads_the_scheduler(folder: Path) -> None:
         "prediction_type": "v_prediction",
         "timestep_spacing": "trailing",
         "steps_offset": 0,
+        "rescale_betas_zero_snr": True,
+        "set_alpha_to_one": True,
+        "clip_sample": True,
+        "clip_sample_range": 2.0,
+        "thresholding": True,
+        "dynamic_thresholding_ratio": 0.9,
+        "sample_max_value": 1.5,
     }
     path.write_text(json.dumps({"_class_name": "PNDMScheduler", **wanted}))
     schedule = read(folder).schedule
@@ -226,13 +237,38 @@ def test_reads_the_scheduler(folder: Path) -> None:
     assert read(folder).schedule.trained_betas == (0.1, 0.2)
 
 
-def test_what_a_scheduler_does_not_say_is_as_in_diffusers(folder: Path) -> None:
-    from diffusers import DDPMScheduler
+SCHEDULERS = (
+    "DDIMScheduler",
+    "DDPMScheduler",
+    "DEISMultistepScheduler",
+    "DPMSolverMultistepScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "EulerDiscreteScheduler",
+    "HeunDiscreteScheduler",
+    "KDPM2AncestralDiscreteScheduler",
+    "KDPM2DiscreteScheduler",
+    "LCMScheduler",
+    "LMSDiscreteScheduler",
+    "PNDMScheduler",
+    "TCDScheduler",
+    "UniPCMultistepScheduler",
+)
 
-    (folder / "scheduler" / "scheduler_config.json").write_text("{}")
-    ours, theirs = read(folder).schedule, DDPMScheduler().config
-    for key in ("beta_start", "beta_end", "beta_schedule", "prediction_type", "timestep_spacing", "steps_offset"):
-        assert getattr(ours, key) == theirs[key]
+
+@pytest.mark.parametrize("kind", SCHEDULERS)
+def test_what_a_scheduler_does_not_say_is_as_in_diffusers(kind: str) -> None:
+    """Except for `set_alpha_to_one`, which each of our samplers settles by itself."""
+    ours = read_schedule("folder", {"_class_name": kind})
+    theirs = {name: its.default for name, its in inspect.signature(getattr(diffusers, kind)).parameters.items()}
+    assert ours.train_timesteps == theirs["num_train_timesteps"]
+    for key in NoiseSchedule.__struct_fields__:
+        if key in theirs and key not in ("trained_betas", "set_alpha_to_one"):
+            assert getattr(ours, key) == theirs[key], key
+    assert ours.trained_betas is ours.set_alpha_to_one is None
+    assert ours.clip_sample == theirs.get("clip_sample", False)
+
+
+def test_a_folder_without_a_scheduler_has_stable_diffusions_schedule(folder: Path) -> None:
     shutil.rmtree(folder / "scheduler")
     assert read(folder).schedule == NoiseSchedule()
 
@@ -241,7 +277,10 @@ def test_reads_default_settings(folder: Path) -> None:
     (folder / "generation_config.json").write_text('{"width": 96, "steps": 20, "guidance_scale": 4, "other": 1}')
     defaults = read(folder).defaults
     assert (defaults.width, defaults.height, defaults.steps, defaults.guidance_scale) == (96, 64, 20, 4.0)
-    assert defaults.sampler == "ddpm"
+    assert (defaults.sampler, defaults.scheduler) == (Defaults(width=96, height=64).sampler, None)
+    (folder / "generation_config.json").write_text('{"sampler": "dpmpp_2m", "scheduler": "karras"}')
+    defaults = read(folder).defaults
+    assert (defaults.sampler, defaults.scheduler) == ("dpmpp_2m", "karras")
 
 
 def test_reads_the_license_of_a_folder(folder: Path) -> None:

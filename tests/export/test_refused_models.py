@@ -156,9 +156,9 @@ def test_refuses_a_folder_with_another_config(folder: Path, part: str, values: d
 @pytest.mark.parametrize(
     ("values", "reason"),
     [
-        ({"prediction_type": "sample"}, "prediction_type 'sample'; known are: epsilon, v_prediction"),
+        ({"prediction_type": "flow_prediction"}, "prediction_type 'flow_prediction'; known are: epsilon, v_prediction"),
         ({"beta_schedule": "squaredcos_cap_v2"}, "known are: linear, scaled_linear"),
-        ({"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr True"),
+        ({"timestep_spacing": "logspace"}, "known are: leading, linspace, trailing"),
     ],
 )
 def test_refuses_a_schedule_that_it_does_not_know(folder: Path, values: dict[str, Any], reason: str) -> None:
@@ -201,7 +201,10 @@ def test_refuses_a_folder_with_a_part_missing(folder: Path, part: str) -> None:
         ("scheduler/scheduler_config.json", '{"beta_start": 2}', "cannot be used: Expected `float` < 1"),
         ("generation_config.json", '{"steps": 0}', "cannot be used: Expected `int` >= 1"),
         ("generation_config.json", '{"width": 60}', "Expected `int` >= 64"),
-        ("generation_config.json", '{"sampler": "magic"}', "sampler 'magic' is not known; there are: ddpm"),
+        ("scheduler/scheduler_config.json", '{"clip_sample": "no"}', "cannot be used: Expected `bool`"),
+        ("generation_config.json", '{"sampler": "magic"}', "sampler 'magic' is not known"),
+        ("generation_config.json", '{"scheduler": "magic"}', "scheduler 'magic' is not known"),
+        ("generation_config.json", '{"sampler": "lcm", "scheduler": "karras"}', "karras"),
     ],
 )
 def test_refuses_a_folder_with_a_damaged_config(folder: Path, file: str, content: str, reason: str) -> None:

@@ -1,9 +1,13 @@
 """The whole way, checkpoint → bundle → picture, against diffusers' pipelines with the same weights and seed."""
 
+import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import diffusers
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -12,7 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pocket_diffusion import Pipeline
+from pocket_diffusion.bundle import MANIFEST_NAME, Bundle
 from pocket_diffusion.result import Result
+from pocket_export.architecture import read_schedule
 
 PROMPT, NEGATIVE = "a lake under snowy mountains at sunset", "people, text"
 STEPS, GUIDANCE, STRENGTH = 6, 5.0, 0.7
@@ -54,31 +60,42 @@ SIZES = [(64, 64), (136, 88)]
 
 
 def draw_theirs(
-    pipeline: StableDiffusionPipeline, task: str, size: tuple[int, int], seed: int
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    kind, options = TASKS[task]
-    theirs = kind(**pipeline.components, requires_safety_checker=False)
+    pipeline: StableDiffusionPipeline,
+    task: str,
+    size: tuple[int, int],
+    seed: int,
+    *,
+    output_type: str = "latent",
+    scheduler: Any = None,  # noqa: ANN401 - diffusers' schedulers have no class in common
+    **options: Any,  # noqa: ANN401 - those of diffusers' pipelines
+) -> NDArray[np.float32]:
+    kind, make_inputs = TASKS[task]
+    components = pipeline.components | ({} if scheduler is None else {"scheduler": scheduler})
+    theirs = kind(**components, requires_safety_checker=False)
     theirs.set_progress_bar_config(disable=True)
-    given = options(*size)
+    given: dict[str, Any] = make_inputs(*size)
     if task != "image-to-image":
         given |= {"width": size[0], "height": size[1]}
-    results = []
-    for output_type in ("latent", "np"):
-        results.append(
-            theirs(
-                PROMPT,
-                negative_prompt=NEGATIVE,
-                num_inference_steps=STEPS,
-                guidance_scale=GUIDANCE,
-                generator=torch.Generator("cpu").manual_seed(seed),
-                output_type=output_type,
-                **given,
-            ).images
-        )
-    return results[0].numpy(), results[1]
+    if "prompt_embeds" not in options:
+        given |= {"prompt": PROMPT, "negative_prompt": NEGATIVE}
+    return np.asarray(
+        theirs(
+            num_inference_steps=STEPS,
+            guidance_scale=GUIDANCE,
+            generator=torch.Generator("cpu").manual_seed(seed),
+            output_type=output_type,
+            **given,
+            **options,
+        ).images
+    )
 
 
-def draw_ours(bundle: Path, task: str, size: tuple[int, int], **seeds: int) -> Result:
+def draw_ours(
+    bundle: Path,
+    task: str,
+    size: tuple[int, int],
+    **options: Any,  # noqa: ANN401 - those of `generate`
+) -> Result:
     given = TASKS[task][1](*size)
     if "mask_image" in given:
         given["mask"] = given.pop("mask_image")
@@ -89,9 +106,14 @@ def draw_ours(bundle: Path, task: str, size: tuple[int, int], **seeds: int) -> R
         height=size[1],
         steps=STEPS,
         guidance_scale=GUIDANCE,
-        **seeds,
+        **options,
         **given,
     )
+
+
+def relative_error(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
+    assert ours.shape == theirs.shape
+    return float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
@@ -99,10 +121,9 @@ def draw_ours(bundle: Path, task: str, size: tuple[int, int], **seeds: int) -> R
 def test_float32_bundle_draws_the_same(
     tiny_pipeline: StableDiffusionPipeline, tiny_bundle_fp32: Path, task: str, size: tuple[int, int]
 ) -> None:
-    latents, pixels = draw_theirs(tiny_pipeline, task, size, seed=7)
-    ours = draw_ours(tiny_bundle_fp32, task, size, seed=7)
-    assert ours.latents.shape == latents.shape
-    assert np.linalg.norm(ours.latents - latents) / np.linalg.norm(latents) < LATENTS_RELATIVE
+    latents, pixels = (draw_theirs(tiny_pipeline, task, size, seed=7, output_type=kind) for kind in ("latent", "np"))
+    ours = draw_ours(tiny_bundle_fp32, task, size, seed=7, sampler="ddpm")
+    assert relative_error(ours.latents, latents) < LATENTS_RELATIVE
     levels = np.abs(np.asarray(ours.images[0], float) - pixels[0] * 255)
     assert levels.max() <= PIXEL_LEVELS
 
@@ -112,8 +133,8 @@ def test_float32_bundle_draws_the_same(
 def test_float16_bundle_draws_nearly_the_same(
     tiny_pipeline: StableDiffusionPipeline, tiny_bundle_fp16: Path, task: str, size: tuple[int, int]
 ) -> None:
-    _, pixels = draw_theirs(tiny_pipeline, task, size, seed=7)
-    ours = draw_ours(tiny_bundle_fp16, task, size, seed=7)
+    pixels = draw_theirs(tiny_pipeline, task, size, seed=7, output_type="np")
+    ours = draw_ours(tiny_bundle_fp16, task, size, seed=7, sampler="ddpm")
     mean_square = np.mean((np.asarray(ours.images[0]) / 255 - pixels[0]) ** 2)
     assert -10 * np.log10(mean_square) > PSNR_DB
 
@@ -121,8 +142,104 @@ def test_float16_bundle_draws_nearly_the_same(
 def test_picture_i_of_several_is_that_of_seed_plus_i(
     tiny_pipeline: StableDiffusionPipeline, tiny_bundle_fp32: Path
 ) -> None:
-    ours = draw_ours(tiny_bundle_fp32, "inpainting", (64, 64), seed=3, count=2)
+    ours = draw_ours(tiny_bundle_fp32, "inpainting", (64, 64), seed=3, count=2, sampler="ddpm")
     assert ours.seeds == [3, 4]
     for i, seed in enumerate(ours.seeds):
-        latents, _ = draw_theirs(tiny_pipeline, "inpainting", (64, 64), seed)
-        assert np.linalg.norm(ours.latents[i] - latents[0]) / np.linalg.norm(latents) < LATENTS_RELATIVE
+        latents = draw_theirs(tiny_pipeline, "inpainting", (64, 64), seed)
+        assert relative_error(ours.latents[i : i + 1], latents) < LATENTS_RELATIVE
+
+
+# diffusers' other schedulers, made from the configuration of the pipeline's, and ours under the same names
+
+
+def make_scheduler(pipeline: StableDiffusionPipeline, kind: str, **changes: object) -> Any:  # noqa: ANN401 - as above
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # some of theirs use deprecated parts of NumPy
+        return getattr(diffusers, kind).from_config(pipeline.scheduler.config, **changes)
+
+
+@pytest.mark.parametrize(
+    ("task", "kind"),
+    [
+        ("text-to-image", "DDIMScheduler"),
+        ("text-to-image", "DEISMultistepScheduler"),
+        ("text-to-image", "DPMSolverMultistepScheduler"),
+        ("text-to-image", "EulerAncestralDiscreteScheduler"),
+        ("text-to-image", "EulerDiscreteScheduler"),
+        ("text-to-image", "HeunDiscreteScheduler"),
+        ("text-to-image", "KDPM2DiscreteScheduler"),
+        ("text-to-image", "LMSDiscreteScheduler"),
+        ("text-to-image", "PNDMScheduler"),
+        ("text-to-image", "UniPCMultistepScheduler"),
+        ("image-to-image", "DDIMScheduler"),
+        ("image-to-image", "DPMSolverMultistepScheduler"),
+        ("image-to-image", "EulerAncestralDiscreteScheduler"),
+        ("image-to-image", "HeunDiscreteScheduler"),
+        ("image-to-image", "UniPCMultistepScheduler"),
+        # With two evaluations a step, diffusers puts the kept part back between them too.
+        ("inpainting", "DDIMScheduler"),
+        ("inpainting", "DPMSolverMultistepScheduler"),
+        ("inpainting", "EulerAncestralDiscreteScheduler"),
+        ("inpainting at full strength", "EulerDiscreteScheduler"),
+    ],
+)
+def test_draws_the_same_with_other_schedulers(
+    tiny_pipeline: StableDiffusionPipeline, tiny_bundle_fp32: Path, task: str, kind: str
+) -> None:
+    scheduler = make_scheduler(tiny_pipeline, kind)
+    theirs = draw_theirs(tiny_pipeline, task, (64, 64), seed=7, scheduler=scheduler)
+    ours = draw_ours(tiny_bundle_fp32, task, (64, 64), seed=7, sampler=kind)
+    assert relative_error(ours.latents, theirs) < LATENTS_RELATIVE
+
+
+ZERO_SNR = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        ("DDPMScheduler", {"prediction_type": "v_prediction"}),
+        ("DDPMScheduler", {"prediction_type": "sample"}),
+        ("DDPMScheduler", {"clip_sample": True, "clip_sample_range": 0.5}),
+        ("DDPMScheduler", {"thresholding": True, "sample_max_value": 1.5, "dynamic_thresholding_ratio": 0.9}),
+        ("DDIMScheduler", {"set_alpha_to_one": True}),
+        ("DDIMScheduler", {"set_alpha_to_one": False}),
+        ("DPMSolverMultistepScheduler", {"prediction_type": "v_prediction"}),
+        ("EulerDiscreteScheduler", {"prediction_type": "v_prediction", "timestep_spacing": "linspace"}),
+        ("DDPMScheduler", ZERO_SNR),
+        ("DDIMScheduler", ZERO_SNR),
+        ("EulerDiscreteScheduler", ZERO_SNR),
+        ("UniPCMultistepScheduler", ZERO_SNR),
+    ],
+    ids=str,
+)
+def test_draws_the_same_from_checkpoints_with_another_schedule(
+    tiny_pipeline: StableDiffusionPipeline, tiny_bundle_fp32: Path, tmp_path: Path, kind: str, changes: dict[str, Any]
+) -> None:
+    scheduler = make_scheduler(tiny_pipeline, kind, **changes)
+    theirs = draw_theirs(tiny_pipeline, "text-to-image", (64, 64), seed=7, scheduler=scheduler)
+    bundle = shutil.copytree(tiny_bundle_fp32, tmp_path / "bundle")
+    schedule = read_schedule("scheduler", dict(tiny_pipeline.scheduler.config) | changes)
+    manifest = msgspec.structs.replace(Bundle.open(bundle).manifest, schedule=schedule)
+    (bundle / MANIFEST_NAME).write_bytes(msgspec.json.encode(manifest))
+    ours = draw_ours(bundle, "text-to-image", (64, 64), seed=7, sampler=kind)
+    assert relative_error(ours.latents, theirs) < LATENTS_RELATIVE
+
+
+def test_guidance_rescale_draws_the_same(tiny_pipeline: StableDiffusionPipeline, tiny_bundle_fp32: Path) -> None:
+    theirs = draw_theirs(tiny_pipeline, "text-to-image", (64, 64), seed=7, guidance_rescale=0.7)
+    ours = draw_ours(tiny_bundle_fp32, "text-to-image", (64, 64), seed=7, sampler="ddpm", guidance_rescale=0.7)
+    assert relative_error(ours.latents, theirs) < LATENTS_RELATIVE
+
+
+def test_clip_skip_draws_from_an_earlier_layer(tiny_pipeline: StableDiffusionPipeline, tiny_bundle_fp32: Path) -> None:
+    """As AUTOMATIC1111 counts, and for both prompts; diffusers' own `clip_skip` leaves the negative one alone."""
+    encoder, tokenizer = tiny_pipeline.text_encoder, tiny_pipeline.tokenizer
+    final_norm = getattr(encoder, "text_model", encoder).final_layer_norm  # under another name before transformers 5
+    ids = tokenizer([PROMPT, NEGATIVE], padding="max_length", return_tensors="pt").input_ids
+    with torch.no_grad():
+        prompt, negative = final_norm(encoder(ids, output_hidden_states=True).hidden_states[-2]).split(1)
+    given = {"prompt_embeds": prompt, "negative_prompt_embeds": negative}
+    theirs = draw_theirs(tiny_pipeline, "text-to-image", (64, 64), seed=7, **given)
+    ours = draw_ours(tiny_bundle_fp32, "text-to-image", (64, 64), seed=7, sampler="ddpm", clip_skip=2)
+    assert relative_error(ours.latents, theirs) < LATENTS_RELATIVE

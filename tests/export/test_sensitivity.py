@@ -15,7 +15,7 @@ def test_errors_are_those_of_the_outputs_without_the_bias() -> None:
     network = nn.Sequential(nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 4))
     specs = [TensorSpec(name=name, dtype="float32", shape=("batch", size)) for name, size in (("x", 16), ("y", 4))]
     sizes = {"batch": 2, "contexts": 2, "height": 8, "width": 8}
-    part = Part("network", network, (specs[0],), specs[1], sizes, 8)
+    part = Part("network", network, (specs[0],), (specs[1],), sizes, 8)
     errors = measure_int8_errors(part)
     assert list(errors) == ["0.weight", "2.weight"]
     with torch.no_grad():

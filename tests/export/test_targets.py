@@ -14,6 +14,7 @@ from diffusers import StableDiffusionPipeline
 from pocket_diffusion import Pipeline
 from pocket_diffusion.bundle import COMPONENTS, Bundle
 from pocket_diffusion.errors import ParityError
+from pocket_diffusion.machine.session import GraphSession
 from pocket_export import targets
 from pocket_export.export import export
 from pocket_export.rewrite import winograd
@@ -77,6 +78,27 @@ def test_graphs_are_valid_and_declared_as_they_are(made: tuple[Bundle, targets.R
                 assert onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type) == spec.dtype
                 fixed = [dim.dim_value if dim.HasField("dim_value") else None for dim in kind.shape.dim]
                 assert fixed == [size if isinstance(size, int) else None for size in spec.shape]
+
+
+@on_the_cpu
+def test_the_text_encoder_gives_every_layer(
+    made: tuple[Bundle, targets.Recipe], tiny_pipeline: StableDiffusionPipeline
+) -> None:
+    """As transformers' hidden states after the final layer norm, within the recipe's tolerance."""
+    bundle, recipe = made
+    component = bundle.manifest.text_encoder
+    ids = torch.randint(49408, (3, 77), generator=torch.Generator().manual_seed(4))
+    outputs = GraphSession(bundle.root, "text_encoder", component, "cpu").run(ids=ids.numpy())
+    encoder = tiny_pipeline.text_encoder
+    final_norm = getattr(encoder, "text_model", encoder).final_layer_norm  # under another name before transformers 5
+    with torch.no_grad():
+        hidden = encoder(ids, output_hidden_states=True).hidden_states[1:]
+        theirs = np.stack([final_norm(layer).numpy() for layer in hidden])
+    assert [spec.name for spec in component.outputs] == ["context", "layers"]
+    assert component.outputs[1].shape == (2, "batch", 77, 64)
+    assert outputs["layers"].shape == theirs.shape
+    np.testing.assert_array_equal(outputs["layers"][-1], outputs["context"])
+    assert np.linalg.norm(outputs["layers"] - theirs) / np.linalg.norm(theirs) < recipe.tolerance
 
 
 @on_the_cpu

@@ -45,7 +45,12 @@ def test_text_encoder_equals_transformers(act: str) -> None:
     ours.load_state_dict(published_text_state(theirs))
     ids = torch.randint(0, 1000, (2, 77))
     with torch.no_grad():
-        assert relative_error(ours(ids), theirs(ids).last_hidden_state) < RELATIVE
+        published = theirs(ids, output_hidden_states=True)
+        assert relative_error(ours(ids), published.last_hidden_state) < RELATIVE
+        layers = ours.text_model(ids)
+        # The first hidden state is the embeddings.
+        for layer, hidden in zip(layers, published.hidden_states[1:], strict=True):
+            assert relative_error(layer, getattr(theirs, "text_model", theirs).final_layer_norm(hidden)) < RELATIVE
 
 
 @pytest.mark.parametrize("linear", [False, True])

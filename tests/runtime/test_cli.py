@@ -1,5 +1,6 @@
 """The command line: exit codes, one line on stderr, nothing half-written."""
 
+import importlib
 import json
 import os
 import signal
@@ -14,9 +15,12 @@ import pytest
 from PIL import Image
 
 import pocket_diffusion
-from pocket_diffusion import Pipeline, session
+from pocket_diffusion import Pipeline
 from pocket_diffusion.bundle import Manifest
 from pocket_diffusion.cli.generate import _Progress
+from pocket_diffusion.drawing.samplers import SAMPLERS
+from pocket_diffusion.drawing.schedulers import SCHEDULERS
+from pocket_diffusion.machine import session
 from pocket_diffusion.pipeline import DEFAULT_BUNDLE
 
 SMALL = ("--width", 64, "--height", 64, "--steps", 1, "--provider", "cpu", "--seed", 7)
@@ -45,7 +49,7 @@ def test_the_time_left_is_told_by_the_steps_after_the_first(
     progress = _Progress(hidden=False)
     for done, now in ((1, 100.0), (2, 102.0), (3, 104.0)):
         monkeypatch.setattr(time, "perf_counter", lambda now=now: now)
-        progress.update(done, 4, None)
+        progress.update(SimpleNamespace(number=done, total=4))
     assert capsys.readouterr().err.splitlines() == [
         "drawing: step 1 of 4",
         "drawing: step 2 of 4, about 4 s left",
@@ -99,7 +103,16 @@ def test_image_and_mask_are_taken_from_files(run_cli: RunCli, cwd: Path) -> None
         (["--guidance", "nan"], "guidance_scale must be a number"),
         (["--seed", "-1"], "seed must be"),
         (["--count", "0"], "count must be"),
-        (["--sampler", "euler9"], "choose one of: ddpm"),
+        (["--sampler", "euler9"], "did you mean euler"),
+        (["--scheduler", "karas"], "did you mean karras"),
+        (["--sampler", "LCM", "--scheduler", "karras"], "the scheduler karras does not go with it"),
+        (["--guidance-interval", "0.8:0.2"], "guidance_interval 0.8:0.2 is reversed"),
+        (["--guidance-interval", "0.5:0.5"], "guidance_interval 0.5:0.5 is empty"),
+        (["--guidance-interval", "1"], "'1' is not two numbers such as 0.2:0.8"),
+        (["--guidance-rescale", "2"], "guidance_rescale must be a number from 0 to 1"),
+        (["--clip-skip", "99"], "clip_skip must be at most"),
+        (["--sampler", "dpmpp_2m", "--eta", "1"], "adds no noise"),
+        (["--preview-every", "0"], "0 is not in the range"),
         (["--provider", "tpu"], "'auto', 'cpu', 'cuda'"),
         (["--threads", "0"], "threads must be a whole number from 1 to 1024"),
         (["--threads", "10000"], "threads must be"),
@@ -123,7 +136,7 @@ def test_a_wrong_request_is_one_line_and_draws_nothing(
     def refuse(*_: object) -> None:
         pytest.fail("work was begun")
 
-    monkeypatch.setattr(Pipeline, "_denoise", refuse)
+    monkeypatch.setattr(Pipeline, "_walk", refuse)
     (cwd / "file").touch()
     outcome = run_cli("generate", "a lake", *options)
     assert (outcome.code, outcome.out) == (2, "")
@@ -140,7 +153,7 @@ def test_a_prompt_that_cannot_be_drawn_is_refused(run_cli: RunCli, cwd: Path, pr
 
 
 def test_a_prompt_beyond_the_limit_is_warned_about_in_one_line(run_cli: RunCli) -> None:
-    outcome = run_cli("generate", ", " * 400, *SMALL)
+    outcome = run_cli("generate", ", " * 4000, *SMALL)
     assert outcome.code == 0
     warning, progress = outcome.err.splitlines()
     assert warning.startswith("warning: the prompt is longer than")
@@ -165,9 +178,9 @@ def test_ctrl_c_ends_in_one_line_and_leaves_nothing(tmp_path: Path) -> None:
         # Shells have background jobs ignore Ctrl-C, and this test may be part of one.
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from pocket_diffusion import Pipeline; from pocket_diffusion.cli import main\n"
-        "draw = Pipeline._denoise\n"
+        "draw = Pipeline._walk\n"
         "def announce(*rest): print('drawing', flush=True); return draw(*rest)\n"
-        "Pipeline._denoise = announce; main()"
+        "Pipeline._walk = announce; main()"
     )
     command = ["generate", "a lake", "--steps", "1000", "--width", "256", "--height", "256", "--provider", "cpu"]
     (tmp_path / "cwd").mkdir()
@@ -271,3 +284,27 @@ def test_verify_of_a_whole_bundle(run_cli: RunCli, manifest: Manifest) -> None:
     outcome = run_cli("verify", DEFAULT_BUNDLE)
     assert (outcome.code, outcome.err) == (0, "")
     assert f"all {len(manifest.files)} files are what bundle.json says" in outcome.out
+
+
+def test_samplers_lists_every_sampler_and_scheduler_with_a_sentence(run_cli: RunCli) -> None:
+    lines = run_cli("samplers").out.splitlines()
+    for row in (*SAMPLERS.values(), *SCHEDULERS.values()):
+        (line,) = [line for line in lines if line.startswith(f"{row.name} ") and line.endswith(row.summary)]
+        assert row.label in line
+
+
+def test_previews_are_written_beside_the_picture_while_it_is_drawn(
+    run_cli: RunCli, cwd: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = []
+    generate_module = importlib.import_module("pocket_diffusion.cli.generate")
+    save = generate_module.save_picture
+
+    def watched(picture: Image.Image, path: Path) -> None:
+        save(picture, path)
+        written.append(files(cwd))
+
+    monkeypatch.setattr(generate_module, "save_picture", watched)
+    assert run_cli("generate", "a lake", *SMALL, "--steps", 5, "--preview-every", 2, "-o", "lake.png").code == 0
+    assert written == [["lake-preview.png"]] * 2
+    assert files(cwd) == ["lake.png"]

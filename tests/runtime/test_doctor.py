@@ -6,9 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from pocket_diffusion import doctor, session
+from pocket_diffusion import doctor
 from pocket_diffusion.doctor import examine
 from pocket_diffusion.errors import RuntimeUnavailableError
+from pocket_diffusion.machine import session
 from pocket_diffusion.pipeline import DEFAULT_BUNDLE
 
 RunCli = Callable[..., SimpleNamespace]

@@ -11,11 +11,11 @@ from PIL import Image
 
 from pocket_diffusion import Cancelled, Pipeline, PocketDiffusionError, Result
 from pocket_diffusion.bundle import Manifest
+from pocket_diffusion.drawing.prompt import PromptTruncatedWarning
 from pocket_diffusion.errors import InvalidRequestError
 from pocket_diffusion.pipeline import DEFAULT_BUNDLE, OtherTargetWarning
-from pocket_diffusion.prompt import PromptTruncatedWarning
 
-SMALL = {"width": 64, "height": 64, "steps": 2, "guidance_scale": 4.0, "seed": 7}
+SMALL = {"width": 64, "height": 64, "steps": 2, "guidance_scale": 4.0, "seed": 7, "sampler": "ddpm"}
 
 
 def gradient() -> Image.Image:
@@ -46,7 +46,7 @@ def test_the_result_says_what_was_drawn_and_how(pipeline: Pipeline, drawn: Resul
     assert drawn.latents.dtype == np.float32
     assert set(drawn.timings) == {"load", "encode", "denoise", "decode", "total"}
     assert drawn.timings["total"] >= drawn.timings["denoise"] > 0
-    assert drawn.request.steps == 2
+    assert drawn.order().steps == 2
     assert drawn.model == pipeline.name
 
 
@@ -68,7 +68,7 @@ def test_prompts_in_any_script_are_drawn(pipeline: Pipeline, prompt: str) -> Non
 
 def test_a_prompt_beyond_the_limit_is_drawn_with_a_warning(pipeline: Pipeline) -> None:
     with pytest.warns(PromptTruncatedWarning, match="dropped"):
-        pipeline.generate(", " * pipeline.tokenizer.spec.max_tokens, **{**SMALL, "steps": 1})
+        pipeline.generate(", " * 33 * pipeline.tokenizer.spec.max_tokens, **{**SMALL, "steps": 1})
 
 
 def test_several_pictures_are_those_of_successive_seeds(pipeline: Pipeline, drawn: Result) -> None:
@@ -156,7 +156,9 @@ def test_the_png_says_how_to_draw_it_again(pipeline: Pipeline, tmp_path: Path, e
     with Image.open(tmp_path / "a.png") as image:
         image.load()
         data, text = json.loads(image.text["pocket-diffusion"]), image.text["parameters"]
-    assert text.startswith("a lake, 山\nNegative prompt: people\nSteps: 2, Sampler: DDPM, CFG scale: 4, Seed: 7, ")
+    assert text.startswith(
+        "a lake, 山\nNegative prompt: people\nSteps: 2, Sampler: DDPM, Schedule type: Leading, CFG scale: 4, "
+    )
     assert data.pop("task") == ("image-to-image" if extra else "text-to-image")
     assert data.pop("model") == pipeline.name
     data.pop("version")
@@ -202,7 +204,8 @@ def test_encode_image_scales_the_mean_and_adds_noise_by_the_deviation(
     pipeline: Pipeline, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     moments = np.concatenate([np.full((1, 4, 8, 8), 3), np.full((1, 4, 8, 8), 2 * np.log(5))], 1).astype(np.float32)
-    monkeypatch.setitem(pipeline._sessions, "vae_encoder", SimpleNamespace(run=lambda **_: moments))
+    encoder = SimpleNamespace(run=lambda **_: {"moments": moments})
+    monkeypatch.setitem(pipeline.components._loaded, "vae_encoder", encoder)
     scale = manifest.latents.scaling_factor
     picture = np.zeros((1, 3, 64, 64), np.float32)
     noise = np.full((1, 4, 8, 8), 2.0)
@@ -224,7 +227,8 @@ def test_encode_image_and_decode_latents_fit_each_other(pipeline: Pipeline, mani
 def test_decode_latents_undoes_the_scaling(
     pipeline: Pipeline, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(pipeline._sessions, "vae_decoder", SimpleNamespace(run=lambda latents: latents))
+    decoder = SimpleNamespace(run=lambda latents: {"picture": latents})
+    monkeypatch.setitem(pipeline.components._loaded, "vae_decoder", decoder)
     scaled = np.full((2, 4, 8, 8), manifest.latents.scaling_factor, np.float32)
     np.testing.assert_allclose(pipeline.decode_latents(scaled), 1, rtol=1e-6)
 
@@ -245,6 +249,6 @@ def test_a_bundle_for_another_target_is_warned_about(bundle: Path, edit_manifest
 
 def test_graphs_are_loaded_when_they_are_needed() -> None:
     fresh = Pipeline.load(DEFAULT_BUNDLE, provider="cpu")
-    assert fresh._sessions == {}
+    assert fresh.components._loaded == {}
     fresh.encode_prompt("a lake")
-    assert list(fresh._sessions) == ["text_encoder"]
+    assert list(fresh.components._loaded) == ["text_encoder"]

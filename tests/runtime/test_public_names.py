@@ -9,7 +9,7 @@ from pocket_diffusion import Pipeline, errors
 
 
 def test_public_names() -> None:
-    assert pocket_diffusion.__all__ == ["Cancelled", "Pipeline", "PocketDiffusionError", "Result", "__version__"]
+    assert {"Cancelled", "Order", "Pipeline", "PocketDiffusionError", "Result", "Step"} < set(pocket_diffusion.__all__)
     assert all(getattr(pocket_diffusion, name) for name in pocket_diffusion.__all__)
     assert dir(pocket_diffusion) == pocket_diffusion.__all__
     with pytest.raises(AttributeError, match="Pipelin"):
@@ -19,9 +19,11 @@ def test_public_names() -> None:
 def test_options_of_generate() -> None:
     options = inspect.signature(Pipeline.generate).parameters
     assert list(options) == [
-        "self", "prompt", "negative_prompt", "width", "height", "steps", "guidance_scale", "sampler", "seed", "count",
-        "image", "mask", "strength", "on_step",
+        "self", "prompt", "negative_prompt", "width", "height", "steps", "sampler", "scheduler", "eta", "s_noise",
+        "guidance_scale", "guidance_rescale", "guidance_interval", "clip_skip", "seed", "count", "image", "mask",
+        "strength", "on_step",
     ]  # fmt: skip
+    assert list(options)[1:-1] == list(pocket_diffusion.Order.__struct_fields__)
     assert all(option.kind is option.KEYWORD_ONLY for option in list(options.values())[2:])
 
 
@@ -32,3 +34,12 @@ def test_every_error_is_one_of_ours_and_knows_its_exit_code() -> None:
         assert issubclass(kind, errors.PocketDiffusionError)
         assert kind.exit_code in (1, 2)
         assert kind.__name__ in (errors.__doc__ or "")
+
+
+def test_all_errors_that_drawing_may_raise_are_at_the_top_of_the_package() -> None:
+    kinds = {
+        kind.__name__
+        for kind in vars(errors).values()
+        if inspect.isclass(kind) and issubclass(kind, Exception) and not issubclass(kind, errors.ExportError)
+    }
+    assert kinds <= set(pocket_diffusion.__all__)

@@ -5,17 +5,35 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
+from PIL import Image
 
 from pocket_diffusion.cli.options import machine_options, model_option
+from pocket_diffusion.drawing.images import check_output_format, save_picture
 from pocket_diffusion.errors import InvalidRequestError, OutputError
-from pocket_diffusion.images import check_output_format
+from pocket_diffusion.order import Order
 from pocket_diffusion.pipeline import Pipeline
-from pocket_diffusion.samplers import SAMPLERS
+from pocket_diffusion.result import Step
+
+_PREVIEW_SCALE = 8  # pixels a latent
+
+
+class Interval(click.ParamType[tuple[float, float]]):
+    """Two numbers such as 0.2:0.8."""
+
+    name = "A:B"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, float]:  # noqa: ANN401 - click's own
+        """Return both; whether they make an interval is for the order's own check."""
+        try:
+            begin, end = str(value).split(":")
+            return float(begin), float(end)
+        except ValueError:
+            self.fail(f"{value!r} is not two numbers such as 0.2:0.8", param, ctx)
 
 
 @click.command()
@@ -31,15 +49,24 @@ from pocket_diffusion.samplers import SAMPLERS
 @click.option("--width", type=int, help="Pixels, a multiple of 8.  [default: the bundle's]")
 @click.option("--height", type=int, help="Pixels, a multiple of 8.  [default: the bundle's]")
 @click.option("--steps", type=int, help="More steps, finer pictures.  [default: the bundle's]")
+@click.option("--sampler", help="How noise becomes a picture; `pocket-diffusion samplers` lists all.")
+@click.option("--scheduler", help="How the noise levels are spaced; the same list has them.")
+@click.option("--eta", type=float, help="Fresh noise that the sampler adds, 0 to 1.  [default: the sampler's]")
+@click.option("--s-noise", type=float, default=1.0, help="What that noise is multiplied with.  [default: 1]")
 @click.option(
     "--guidance", "guidance_scale", type=float, help="How strictly to follow the prompt.  [default: the bundle's]"
 )
-@click.option("--sampler", help=f"One of: {', '.join(SAMPLERS)}.  [default: the bundle's]")
+@click.option(
+    "--guidance-rescale", type=float, default=0.0, help="Take back its contrast, 0 to 1.  [default: 0]"
+)
+@click.option("--guidance-interval", type=Interval(), help="Guide a part of the way alone, such as 0.2:0.8: faster.")
+@click.option("--clip-skip", type=int, default=1, help="2 reads the text encoder's last layer but one.  [default: 1]")
 @click.option("--seed", type=int, help="The same seed draws the same picture.  [default: drawn]")
 @click.option("--count", type=int, default=1, show_default=True, help="How many pictures; each uses the next seed.")
 @click.option("--image", type=click.Path(path_type=Path), help="Picture to start from (image to image).")
 @click.option("--strength", type=float, help="How much to change the picture, 0 to 1.  [default: 0.8]")
 @click.option("--mask", type=click.Path(path_type=Path), help="With --image: white is repainted (inpainting).")
+@click.option("--preview-every", type=click.IntRange(1), metavar="N", help="Write a preview every N steps.")
 @machine_options
 @click.option("--verbose", is_flag=True, help="Say what was chosen and why, and how long each stage took.")
 @click.option("--quiet", is_flag=True, help="No progress bar and no report.")
@@ -48,19 +75,21 @@ def generate(
     *,
     model: Path | None,
     output: Path | None,
+    preview_every: int | None,
     provider: str,
     threads: int | None,
     memory: str,
     verbose: bool,
     quiet: bool,
-    **options: Any,  # noqa: ANN401 - handed to Pipeline.generate by name
+    **options: Any,  # noqa: ANN401 - an order's fields
 ) -> None:
     """Draw what PROMPT says."""
     if options["strength"] is None:
         del options["strength"]
     elif options["image"] is None:
         raise InvalidRequestError("--strength goes with --image; give one, or leave --strength out")
-    several = options["count"] > 1
+    order = Order(prompt=prompt, **options)
+    several = order.count > 1
     try:
         destination = _check_destination(output, several=several)
     except OSError as error:  # a name that is too long, a loop of links
@@ -70,17 +99,22 @@ def generate(
 
     started = time.perf_counter()
     pipeline = Pipeline.load(model, provider=provider, threads=threads, memory=memory)
-    with _log_shown(hidden=not verbose), _Progress(hidden=quiet) as progress:
-        result = pipeline.generate(prompt, on_step=progress.update, **options)
+    with (
+        _log_shown(hidden=not verbose),
+        closing(pipeline.steps(order)) as steps,
+        _Progress(hidden=quiet) as progress,
+        _Preview(destination, preview_every) as preview,
+    ):
+        for step in steps:
+            progress.update(step)
+            preview.update(step)
+        result = steps.result
 
-    if several:
-        _make_folder(destination)
-    for index, seed in enumerate(result.seeds):
-        path = destination / f"{seed}.png" if several else destination
-        result.save(path, index)
+    for index, path in enumerate(result.save(destination)):
         if not quiet:
-            size = f"{result.request.width}x{result.request.height}"
-            click.echo(f"{path}  ({size}, seed {seed}, {time.perf_counter() - started:.1f} s)")
+            width, height = result.images[index].size
+            seconds = time.perf_counter() - started
+            click.echo(f"{path}  ({width}x{height}, seed {result.seeds[index]}, {seconds:.1f} s)")
 
 
 @contextmanager
@@ -117,8 +151,9 @@ class _Progress:
         if self._bar is not None:
             self._bar.render_finish()
 
-    def update(self, done: int, total: int, _latents: object) -> None:
+    def update(self, step: Step) -> None:
         """Be called after each step."""
+        done, total = step.number, step.total
         if self._hidden:
             return
         if done == 1:  # before which graphs were loaded, so that it tells nothing of those to come
@@ -131,6 +166,30 @@ class _Progress:
             since_first = time.perf_counter() - self._first_done
             left = f", about {since_first / (done - 1) * (total - done):.0f} s left" if done > 1 else ""
             click.echo(f"drawing: step {done} of {total}{left}", err=True)
+
+
+class _Preview:
+    """A file beside the picture that shows it every so many steps, for as long as it is drawn."""
+
+    def __init__(self, destination: Path, every: int | None) -> None:
+        self._every = every
+        stem, suffix = destination.stem, destination.suffix or ".png"
+        self._path = destination.with_name(f"{stem}-preview{suffix}")
+
+    def __enter__(self) -> "_Preview":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._every is not None:
+            self._path.unlink(missing_ok=True)
+
+    def update(self, step: Step) -> None:
+        """Be called after each step."""
+        if self._every is None or step.number % self._every or step.number == step.total:
+            return
+        preview = step.preview()
+        size = preview.width * _PREVIEW_SCALE, preview.height * _PREVIEW_SCALE
+        save_picture(preview.resize(size, Image.Resampling.BICUBIC), self._path)
 
 
 def _check_destination(output: Path | None, *, several: bool) -> Path:
@@ -160,10 +219,3 @@ def _free_name(path: Path) -> Path:
         number += 1
         free = path.with_stem(f"{path.stem}-{number}")
     return free
-
-
-def _make_folder(path: Path) -> None:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{path} cannot be made: {error.strerror}; choose another place with -o") from None

@@ -6,8 +6,9 @@ from typing import TypeVar
 
 import click
 
-from pocket_diffusion.memory import AUTO, MODES
-from pocket_diffusion.session import PROVIDERS
+from pocket_diffusion.machine.session import PROVIDERS
+from pocket_diffusion.model.budget import AUTO
+from pocket_diffusion.model.memory import MODES
 
 Function = TypeVar("Function", bound=Callable[..., None])
 

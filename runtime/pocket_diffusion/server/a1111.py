@@ -11,18 +11,22 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from pocket_diffusion.drawing.images import open_picture, png_bytes, read_parameters
+from pocket_diffusion.drawing.samplers import SAMPLERS, find_sampler
+from pocket_diffusion.drawing.schedulers import SCHEDULERS
 from pocket_diffusion.errors import Cancelled, InvalidRequestError
-from pocket_diffusion.images import open_picture, png_bytes, read_parameters
-from pocket_diffusion.samplers import SAMPLERS
+from pocket_diffusion.order import Order
 from pocket_diffusion.server.answers import decode_json, picture_texts, png_text, read_json, submit, wait
 from pocket_diffusion.server.jobs import Job, JobQueue
-from pocket_diffusion.server.orders import Order, picture_bytes
+from pocket_diffusion.server.orders import picture_bytes
 
 _FEATURES = (
     "enable_hr", "restore_faces", "tiling", "styles", "script_name", "subseed_strength", "refiner_checkpoint",
     "controlnet_units",
 )  # fmt: skip
 """What changes the picture and cannot be done here, so that asking for it is refused."""
+_AUTOMATIC = "automatic"
+_CLIP_SKIP = "CLIP_stop_at_last_layers"
 _MOST_NAMES, _MOST_OF_A_NAME = 100, 100
 _MOST_OF_A_FEATURE = 10_000
 """Bytes; what is longer is asked for, whatever it is."""
@@ -31,7 +35,7 @@ _MOST_OF_A_FEATURE = 10_000
 Name = Annotated[str, msgspec.Meta(max_length=100)]
 
 
-class Drawing(msgspec.Struct, frozen=True, kw_only=True):
+class Generation(msgspec.Struct, frozen=True, kw_only=True):
     """What `txt2img` and `img2img` have in common with us, by their own names and defaults."""
 
     prompt: str = ""
@@ -45,6 +49,9 @@ class Drawing(msgspec.Struct, frozen=True, kw_only=True):
     n_iter: Annotated[int, msgspec.Meta(ge=1)] = 1
     sampler_name: Name | None = None
     sampler_index: Name | None = None
+    scheduler: Name | None = None
+    eta: float | None = None
+    s_noise: float | None = None
     send_images: bool = True
     override_settings: dict[str, Any] = {}
     # img2img
@@ -107,7 +114,29 @@ async def interrupt(request: Request) -> Response:
 
 async def samplers(_: Request) -> Response:
     """Name the samplers."""
-    return JSONResponse([{"name": name.upper(), "aliases": [name], "options": {}} for name in SAMPLERS])
+    return JSONResponse(
+        [
+            {"name": kind.label, "aliases": [kind.name, *kind.aliases], "options": {"scheduler": kind.scheduler or ""}}
+            for kind in SAMPLERS.values()
+        ]
+    )
+
+
+async def schedulers(_: Request) -> Response:
+    """Name the schedulers; `automatic` is the sampler's own."""
+    rows = [(_AUTOMATIC, "Automatic", ()), *((row.name, row.label, row.aliases) for row in SCHEDULERS.values())]
+    return JSONResponse(
+        [
+            {
+                "name": name,
+                "label": label,
+                "aliases": list(aliases) or None,
+                "default_rho": -1,
+                "need_inner_model": False,
+            }
+            for name, label, aliases in rows
+        ]
+    )
 
 
 async def sd_models(request: Request) -> Response:
@@ -152,7 +181,6 @@ def _empty(answer: object) -> Any:  # noqa: ANN401 - an endpoint
 
 _EMPTY = {
     "scripts": {"txt2img": [], "img2img": []},
-    "schedulers": [{"name": "automatic", "label": "Automatic", "aliases": None, "default_rho": -1}],
     "embeddings": {"loaded": {}, "skipped": {}},
     "upscalers": [],
     "latent-upscale-modes": [],
@@ -172,6 +200,7 @@ ROUTES = [
     Route("/sdapi/v1/interrupt", interrupt, methods=["POST"]),
     Route("/sdapi/v1/skip", interrupt, methods=["POST"]),
     Route("/sdapi/v1/samplers", samplers),
+    Route("/sdapi/v1/schedulers", schedulers),
     Route("/sdapi/v1/sd-models", sd_models),
     Route("/sdapi/v1/options", options, methods=["GET", "POST"]),
     Route("/sdapi/v1/png-info", png_info, methods=["POST"]),
@@ -195,18 +224,20 @@ async def _submit(request: Request, *, from_picture: bool) -> tuple[Job, dict[st
         raise InvalidRequestError(f"a setting's name has at most {_MOST_OF_A_NAME} characters")
     sent = {name: value for name, value in sent.items() if bytes(value) != b"null"}
     _check_features(sent)
-    known = {name: value for name, value in sent.items() if name in Drawing.__struct_fields__}
-    asked = decode_json(msgspec.json.encode(known), Drawing)
-    _check_options(request, asked.override_settings)
+    known = {name: value for name, value in sent.items() if name in Generation.__struct_fields__}
+    asked = decode_json(msgspec.json.encode(known), Generation)
+    _check_options(request, {k: v for k, v in asked.override_settings.items() if k != _CLIP_SKIP})
     job = await submit(request, await _order(request, asked, from_picture=from_picture))
     parameters = msgspec.to_builtins(msgspec.structs.replace(asked, init_images=(), mask=None))
-    return job, {"parameters": parameters}, _info(job, sorted(set(sent) - set(known))[:_MOST_NAMES])
+    without_effect = {name for name in sent if name not in known}
+    if job.drawing.kind.eta is None:
+        without_effect |= {"eta", "s_noise"} & set(sent)
+    return job, {"parameters": parameters}, _info(job, sorted(without_effect)[:_MOST_NAMES])
 
 
-async def _order(request: Request, asked: Drawing, *, from_picture: bool) -> Order:
+async def _order(request: Request, asked: Generation, *, from_picture: bool) -> Order:
     if from_picture != bool(asked.init_images) or len(asked.init_images) > 1:
         raise InvalidRequestError("img2img takes one of `init_images`, and txt2img none")
-    sampler = (asked.sampler_name or asked.sampler_index or "").lower()
     mask = None
     if from_picture and asked.mask is not None:
         mask = picture_bytes(asked.mask, "mask")
@@ -220,14 +251,36 @@ async def _order(request: Request, asked: Drawing, *, from_picture: bool) -> Ord
         height=asked.height,
         steps=asked.steps,
         guidance_scale=asked.cfg_scale,
-        # Clients send their own favourite where nobody chose; the answer says which one drew.
-        sampler=sampler if sampler in SAMPLERS else None,
+        **_sampling(asked),
+        clip_skip=asked.override_settings.get(_CLIP_SKIP, 1),
         seed=None if asked.seed == -1 else asked.seed,
         count=asked.batch_size * asked.n_iter,
         image=picture_bytes(asked.init_images[0], "init_images") if from_picture else None,
         mask=mask,
         strength=asked.denoising_strength,
     )
+
+
+def _sampling(asked: Generation) -> dict[str, Any]:
+    """Return an order's sampler, scheduler and noise.
+
+    Clients send their own favourite sampler where nobody chose; one that is not here gives way to the model's, and the
+    answer says which one drew. They send `eta` whatever the sampler.
+    """
+    name = asked.sampler_name or asked.sampler_index
+    scheduler = None if (asked.scheduler or _AUTOMATIC).lower() == _AUTOMATIC else asked.scheduler
+    if not name:
+        return {"scheduler": scheduler}
+    try:
+        kind, named = find_sampler(name)
+    except InvalidRequestError:
+        return {}
+    noise = {"eta": asked.eta, "s_noise": 1.0 if asked.s_noise is None else asked.s_noise}
+    return {
+        "sampler": name,
+        "scheduler": None if named else scheduler,
+        **(noise if kind.eta is not None else {}),
+    }
 
 
 def _info(job: Job, without_effect: list[str]) -> dict[str, Any]:
@@ -241,12 +294,15 @@ def _info(job: Job, without_effect: list[str]) -> dict[str, Any]:
         "all_seeds": [each["seed"] for each in job.settings],
         "width": facts["width"],
         "height": facts["height"],
-        "sampler_name": facts["sampler"].upper(),
+        "sampler_name": job.drawing.kind.label,
+        "scheduler": SCHEDULERS[facts["scheduler"]].label,
         "cfg_scale": facts["guidance_scale"],
+        "clip_skip": facts["clip_skip"],
         "steps": facts["steps"],
         "batch_size": len(job.settings),
         "sd_model_name": facts["model"],
         "infotexts": job.infotexts,
+        "warnings": list(job.warnings),
         "without_effect": without_effect,
     }
 
@@ -273,7 +329,7 @@ def _arguments(script: object) -> object:
 
 def _options(request: Request) -> dict[str, Any]:
     name = request.app.state.queue.pipeline.name
-    return {"sd_model_checkpoint": name, "samples_format": "png", "CLIP_stop_at_last_layers": 1}
+    return {"sd_model_checkpoint": name, "samples_format": "png", _CLIP_SKIP: 1}
 
 
 def _check_options(request: Request, wanted: object) -> None:

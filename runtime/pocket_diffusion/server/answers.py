@@ -12,14 +12,14 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
-from pocket_diffusion import request as drawing
+from pocket_diffusion.drawing.images import png_bytes
+from pocket_diffusion.drawing.resolve import Drawing
 from pocket_diffusion.errors import BusyError, Cancelled, InvalidRequestError, PocketDiffusionError
-from pocket_diffusion.images import png_bytes
+from pocket_diffusion.order import Order
 from pocket_diffusion.pipeline import Pipeline
-from pocket_diffusion.prompt import truncation
 from pocket_diffusion.server.jobs import Job, JobQueue
 from pocket_diffusion.server.limits import Limits
-from pocket_diffusion.server.orders import Order, resolve
+from pocket_diffusion.server.orders import resolve_within
 
 Body = TypeVar("Body")
 
@@ -93,11 +93,11 @@ async def submit(request: Request, order: Order) -> Job:
     async with AsyncExitStack() as stack:
         if order.image is not None:  # one at a time: decoding takes memory
             await stack.enter_async_context(state.decoding)
-        resolved, warnings = await asyncio.to_thread(_check, order, state.queue.pipeline, state.limits)
+        drawing, warnings = await asyncio.to_thread(_check, order, state.queue.pipeline, state.limits)
     release = getattr(request.state, RELEASE_BODY, None)
     if release is not None:
         release()
-    job: Job = state.queue.submit(resolved, warnings)
+    job: Job = state.queue.submit(drawing, warnings)
     return job
 
 
@@ -145,11 +145,13 @@ def picture_url(request: Request, name: str) -> str:
     return str(request.url.replace(path=f"{request.scope.get('root_path', '')}/pictures/{name}", query=""))
 
 
-def _check(order: Order, pipeline: Pipeline, limits: Limits) -> tuple[drawing.Request, list[str]]:
-    """Return what is to be drawn, and what is to be said of it."""
-    resolved = resolve(order, pipeline.bundle.manifest, limits)
-    texts = ((order.prompt, "prompt"), (order.negative_prompt, "negative prompt"))
-    return resolved, [warning for text, name in texts if (warning := truncation(text, pipeline.tokenizer, name))]
+def _check(order: Order, pipeline: Pipeline, limits: Limits) -> tuple[Drawing, list[str]]:
+    """Return what is to be drawn, and what is to be said of its prompts."""
+    drawing = resolve_within(order, pipeline.bundle.manifest, limits)
+    texts = ((drawing.prompt, "prompt"), (drawing.negative_prompt, "negative prompt"))
+    return drawing, [
+        warning for text, name in texts for warning in pipeline.conditioner.warnings(text, drawing.steps, name)
+    ]
 
 
 def _texts(files: Iterable[bytes | None]) -> Iterable[str]:

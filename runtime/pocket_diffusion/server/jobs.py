@@ -6,13 +6,15 @@ import secrets
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import replace
+from contextlib import closing
 from enum import StrEnum
 
+import msgspec
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
+from pocket_diffusion.drawing.metadata import parameters_text, settings
+from pocket_diffusion.drawing.resolve import Drawing
 from pocket_diffusion.errors import (
     BusyError,
     Cancelled,
@@ -20,10 +22,8 @@ from pocket_diffusion.errors import (
     InvalidRequestError,
     PocketDiffusionError,
 )
-from pocket_diffusion.guidance import is_guided
 from pocket_diffusion.pipeline import Pipeline
-from pocket_diffusion.preview import LatentPreview
-from pocket_diffusion.request import Request
+from pocket_diffusion.result import Latents, Step
 from pocket_diffusion.server.limits import Limits
 from pocket_diffusion.server.monitoring import Metrics
 from pocket_diffusion.server.pictures import PictureStore
@@ -51,21 +51,21 @@ class State(StrEnum):
 class Job:
     """One drawing. Its fields are changed in the event loop's thread alone."""
 
-    def __init__(self, request: Request, model: str, warnings: Sequence[str] = ()) -> None:
+    def __init__(self, drawing: Drawing, model: str, warnings: Sequence[str] = ()) -> None:
         self.id = secrets.token_urlsafe(16)
-        self.request = request
+        self.drawing = drawing
         """Without its pictures once the job is over: they take memory."""
-        self.settings = [request.metadata(index, model) for index in range(len(request.seeds))]
+        self.settings = [settings(drawing, index, model) for index in range(drawing.count)]
         """How to draw each picture again."""
-        passes = 2 if is_guided(request.guidance_scale) else 1
-        self.work = passes * (request.steps - request.first_step) * len(request.seeds) * request.width * request.height
+        self.steps = drawing.steps_to_take
+        evaluations = (2 if drawing.is_guided else 1) * drawing.kind.evaluations * self.steps
+        self.work = evaluations * drawing.count * drawing.width * drawing.height
         """How much there is to do, in units that mean something beside other jobs alone."""
         self.warnings = warnings
         self.state = State.QUEUED
         self.step = 0
-        self.steps = request.steps - request.first_step
-        self.latents: NDArray[np.float32] | None = None
-        """The first picture's, after the last step."""
+        self.predicted: Latents | None = None
+        """What the model sees of the first picture after the last step, as latents."""
         self.pictures: list[str] = []
         """The names in the store."""
         self.error: PocketDiffusionError | None = None
@@ -81,12 +81,12 @@ class Job:
     @property
     def waiting_pixels(self) -> int:
         """How many pixels of pictures it keeps in memory."""
-        return 0 if self.request.image is None else self.request.width * self.request.height
+        return 0 if self.drawing.image is None else self.drawing.width * self.drawing.height
 
     @property
     def infotexts(self) -> list[str]:
         """How to draw each picture again, as text; all of it only until the job is over."""
-        return [self.request.parameters_text(index, facts["model"]) for index, facts in enumerate(self.settings)]
+        return [parameters_text(self.drawing, index, facts["model"]) for index, facts in enumerate(self.settings)]
 
     def change(self) -> None:
         """Wake those who follow."""
@@ -96,8 +96,8 @@ class Job:
     def finish(self, state: State, error: PocketDiffusionError | None = None) -> None:
         """Settle it for good."""
         self.state, self.error = state, error
-        self.latents = None
-        self.request = replace(self.request, image=None, mask=None)
+        self.predicted = None
+        self.drawing = msgspec.structs.replace(self.drawing, image=None, mask=None)
         self.change()
 
     async def changes(self) -> AsyncIterator[None]:
@@ -128,13 +128,13 @@ class JobQueue:
         self._closed = False
         self._pace: float | None = None
         """Seconds for a unit of work, as it was lately."""
-        self._preview: LatentPreview | None = None
-        self._tried_preview = False
+        self._can_preview: bool | None = None
+        """None until it was tried."""
         metrics.waiting.set_function(lambda: len(self._waiting))
 
     # What clients do.
 
-    def submit(self, request: Request, warnings: Sequence[str] = ()) -> Job:
+    def submit(self, drawing: Drawing, warnings: Sequence[str] = ()) -> Job:
         """Queue a drawing.
 
         Raises:
@@ -143,7 +143,7 @@ class JobQueue:
         """
         if self._closed:
             raise BusyError("the server is about to stop; try another one, or later")
-        job = Job(request, self.pipeline.name, warnings)
+        job = Job(drawing, self.pipeline.name, warnings)
         pixels = sum(one.waiting_pixels for one in (job, *self._waiting)) if job.waiting_pixels else 0
         if len(self._waiting) >= self._limits.queue or pixels > self._limits.waiting_pixels:
             raise BusyError(f"{len(self._waiting)} drawings are waiting already, and no more can; try again later")
@@ -215,9 +215,9 @@ class JobQueue:
 
     def preview(self, job: Job) -> Image.Image | None:
         """Return roughly what is drawn so far, a pixel a latent; None before the first step and after the last."""
-        if job.latents is None or self._preview is None or not np.isfinite(job.latents).all():
+        if job.predicted is None or not self._can_preview or not np.isfinite(job.predicted).all():
             return None
-        return self._preview.picture(job.latents)
+        return self.pipeline.previewer.picture(job.predicted)
 
     # How jobs are drawn.
 
@@ -256,34 +256,29 @@ class JobQueue:
 
     def _draw(self, job: Job, loop: asyncio.AbstractEventLoop) -> list[str]:
         """Draw in a thread of its own and return the pictures' names."""
+        if self._can_preview is None:
+            self._can_preview = self._prepare_previews()
+        with closing(self.pipeline.steps(job.drawing)) as steps:
+            for step in steps:
+                if time.monotonic() - job.began > self._limits.seconds:
+                    raise InvalidRequestError(f"the drawing took longer than {self._limits.seconds:g} s; ask for less")
+                if job.stop is not None:
+                    raise job.stop
+                loop.call_soon_threadsafe(self._stepped, job, step)
+            return self.pictures.add(steps.result)
 
-        def on_step(step: int, _total: int, latents: NDArray[np.float32]) -> None:
-            if time.monotonic() - job.began > self._limits.seconds:
-                raise InvalidRequestError(f"the drawing took longer than {self._limits.seconds:g} s; ask for less")
-            if job.stop is not None:
-                raise job.stop
-            loop.call_soon_threadsafe(self._stepped, job, step, latents[:1])
-
-        if not self._tried_preview:
-            self._tried_preview = True
-            self._preview = self._first_preview()
-        result = self.pipeline.draw(job.request, on_step)
-        latents = result.latents[:1]
-        if self._preview is not None and np.isfinite(latents).all():
-            self._preview = self._preview.learn(latents, result.images[0])
-        return self.pictures.add(result)
-
-    def _first_preview(self) -> LatentPreview | None:
+    def _prepare_previews(self) -> bool:
         try:
-            return LatentPreview.fit(self.pipeline.encode_image)
+            self.pipeline.previewer.prepare()
         except Exception:  # a picture without previews is better than none
             _log.exception("there will be no previews")
-            return None
+            return False
         finally:
             self.pipeline.close()  # the memory of that graph was not weighed
+        return True
 
-    def _stepped(self, job: Job, step: int, latents: NDArray[np.float32]) -> None:
-        job.step, job.latents = step, latents
+    def _stepped(self, job: Job, step: Step) -> None:
+        job.step, job.predicted = step.number, step.predicted[:1]
         self._metrics.stepped()
         job.change()
 

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
+from pocket_diffusion.drawing.resolve import Drawing
 from pocket_diffusion.errors import InvalidRequestError
-from pocket_diffusion.request import Request
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,17 +46,17 @@ class Limits:
                 f"the {name} has {len(text):,} characters; at most {self.prompt_characters:,} are taken; shorten it"
             )
 
-    def check(self, request: Request) -> None:
+    def check(self, drawing: Drawing) -> None:
         """Refuse a drawing that is too much.
 
         Raises:
             InvalidRequestError: names the option and the most that is allowed.
 
         """
-        if request.width * request.height > self.pixels:
+        if drawing.width * drawing.height > self.pixels:
             raise InvalidRequestError(
-                f"{request.width}x{request.height} is too large; at most {self.pixels:,} pixels are drawn here"
+                f"{drawing.width}x{drawing.height} is too large; at most {self.pixels:,} pixels are drawn here"
             )
-        for name, value, most in (("steps", request.steps, self.steps), ("count", len(request.seeds), self.count)):
+        for name, value, most in (("steps", drawing.steps, self.steps), ("count", drawing.count, self.count)):
             if value > most:
                 raise InvalidRequestError(f"{name} must be at most {most} here, not {value}")

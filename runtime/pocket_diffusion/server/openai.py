@@ -14,11 +14,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from pocket_diffusion.drawing.images import png_bytes, transparency_as_mask
 from pocket_diffusion.errors import InvalidRequestError
-from pocket_diffusion.images import png_bytes, transparency_as_mask
+from pocket_diffusion.order import Order
 from pocket_diffusion.server.answers import picture_texts, picture_url, read_json, submit, wait
 from pocket_diffusion.server.jobs import Job
-from pocket_diffusion.server.orders import Order
 
 _MOST_TEXT = 2**16
 """Bytes of a form's field."""
@@ -50,6 +50,7 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
     steps: int | None = None
     guidance_scale: float | None = None
     sampler: str | None = None
+    scheduler: str | None = None
     seed: int | None = None
     strength: float | None = None
 
@@ -119,6 +120,7 @@ async def _submit(request: Request, asked: Generation, image: bytes | None = Non
         steps=asked.steps,
         guidance_scale=asked.guidance_scale,
         sampler=asked.sampler,
+        scheduler=asked.scheduler,
         seed=asked.seed,
         count=1 if asked.n is None else asked.n,
         image=image,

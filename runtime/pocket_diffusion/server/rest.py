@@ -9,11 +9,12 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from pocket_diffusion.samplers import SAMPLERS
+from pocket_diffusion.drawing.samplers import SAMPLERS
+from pocket_diffusion.drawing.schedulers import SCHEDULERS
+from pocket_diffusion.order import Order
 from pocket_diffusion.server.answers import picture_url, png_text, read_json, submit, wait
 from pocket_diffusion.server.jobs import Job, State
 from pocket_diffusion.server.openapi import Operation
-from pocket_diffusion.server.orders import Order
 
 _PING_SECONDS = 15.0
 _PICTURE_HEADERS = {
@@ -61,12 +62,46 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     steps: int
     guidance_scale: float
     sampler: str
+    scheduler: str | None
+    """Null is the sampler's own."""
     samplers: list[str]
+    schedulers: list[str]
     multiple: int
     """Sides are multiples of this."""
     max_pixels: int
     max_steps: int
     max_count: int
+
+
+class SamplerView(msgspec.Struct, frozen=True, kw_only=True):
+    """A way from noise to a picture."""
+
+    name: str
+    label: str
+    summary: str
+    evaluations: int
+    """Of the U-Net, a step."""
+    scheduler: str | None
+    """The one that it is used with where none is asked for; null is the checkpoint's own spacing."""
+    schedulers: list[str]
+    """Those that go with it."""
+    eta: float | None
+    """The fresh noise that it adds where nothing else is asked for; null where it adds none."""
+
+
+class SchedulerView(msgspec.Struct, frozen=True, kw_only=True):
+    """A way to space the noise levels."""
+
+    name: str
+    label: str
+    summary: str
+
+
+class Choices(msgspec.Struct, frozen=True, kw_only=True):
+    """All samplers and schedulers."""
+
+    samplers: list[SamplerView]
+    schedulers: list[SchedulerView]
 
 
 class Text(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -165,11 +200,36 @@ async def read_model(request: Request) -> Response:
             steps=defaults.steps,
             guidance_scale=defaults.guidance_scale,
             sampler=defaults.sampler,
+            scheduler=defaults.scheduler,
             samplers=list(SAMPLERS),
+            schedulers=list(SCHEDULERS),
             multiple=manifest.latents.downscale,
             max_pixels=state.limits.pixels,
             max_steps=state.limits.steps,
             max_count=state.limits.count,
+        )
+    )
+
+
+async def read_samplers(_: Request) -> Response:
+    """Answer which samplers and schedulers there are."""
+    return _json(
+        Choices(
+            samplers=[
+                SamplerView(
+                    name=kind.name,
+                    label=kind.label,
+                    summary=kind.summary,
+                    evaluations=kind.evaluations,
+                    scheduler=kind.scheduler,
+                    schedulers=[name for name in SCHEDULERS if kind.takes(name)],
+                    eta=kind.eta,
+                )
+                for kind in SAMPLERS.values()
+            ],
+            schedulers=[
+                SchedulerView(name=row.name, label=row.label, summary=row.summary) for row in SCHEDULERS.values()
+            ],
         )
     )
 
@@ -199,6 +259,7 @@ _REFUSED = {
 
 OPERATIONS = [
     Operation("GET", "/api/model", read_model, answers={200: Model}),
+    Operation("GET", "/api/samplers", read_samplers, answers={200: Choices}),
     Operation("POST", "/api/jobs", create_job, body=Order, answers={202: JobView, **_REFUSED}),
     Operation("GET", "/api/jobs/{id}", read_job, answers={200: JobView, **_NOT_FOUND}),
     Operation("DELETE", "/api/jobs/{id}", cancel_job, answers={202: JobView, **_NOT_FOUND}),

@@ -2,22 +2,24 @@
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Generator
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from PIL import Image
 
-from pocket_diffusion import Cancelled, Pipeline
+from pocket_diffusion import Cancelled, Order, Pipeline
+from pocket_diffusion.drawing.preview import Previewer
+from pocket_diffusion.drawing.resolve import Drawing
 from pocket_diffusion.errors import BundleDamagedError, BusyError, InvalidRequestError
-from pocket_diffusion.request import Request
+from pocket_diffusion.result import Step, Steps
 from pocket_diffusion.server.jobs import Job, JobQueue, State
 from pocket_diffusion.server.limits import Limits
 from pocket_diffusion.server.monitoring import Metrics
-from pocket_diffusion.server.orders import Order, resolve
+from pocket_diffusion.server.orders import resolve_within
 
 LATENTS = np.zeros((1, 4, 8, 8), "f4")
 
@@ -33,6 +35,7 @@ class FakePipeline:
         self.together = 0
         self.failure: Exception | None = None
         self.latents = LATENTS
+        self.previewer = Previewer(lambda picture: self.encode_image(picture))
 
     def encode_image(self, picture: np.ndarray) -> np.ndarray:
         return np.zeros((1, 4, *(side // 8 for side in picture.shape[2:])), "f4")
@@ -40,18 +43,21 @@ class FakePipeline:
     def close(self) -> None:
         pass
 
-    def draw(self, request: Request, on_step: Callable[..., None]) -> object:
+    def steps(self, drawing: Drawing) -> Steps:
+        return Steps(self._walk(drawing))
+
+    def _walk(self, drawing: Drawing) -> Generator[Step, None, object]:
         self.together += 1
         assert self.together == 1
         try:
-            for step in range(1, request.steps + 1):
+            for step in range(1, drawing.steps + 1):
                 assert self.allowed.acquire(timeout=30)
                 if self.failure:
                     raise self.failure
-                on_step(step, request.steps, self.latents)
+                yield Step(step, drawing.steps, self.latents, self.latents, self.previewer.picture)
         finally:
             self.together -= 1
-        self.drawn.append(request.seeds[0])
+        self.drawn.append(drawing.seed)
         return SimpleNamespace(images=[Image.new("RGB", (64, 64))], latents=self.latents)
 
 
@@ -68,14 +74,14 @@ async def over(job: Job) -> None:
 class Bench:
     """What a test works with."""
 
-    def __init__(self, request: Request, limits: Limits) -> None:
+    def __init__(self, drawing: Drawing, limits: Limits) -> None:
         self.pipeline = FakePipeline()
         self.metrics = Metrics()
         self.queue = JobQueue(self.pipeline, limits, NoPictures(), self.metrics)
-        self.request = request
+        self.drawing = drawing
 
     def submit(self, seed: int = 0, steps: int = 2) -> Job:
-        return self.queue.submit(replace(self.request, seeds=(seed,), steps=steps))
+        return self.queue.submit(replace(self.drawing, seed=seed, steps=steps))
 
     def allow(self, steps: int) -> None:
         self.pipeline.allowed.release(steps)
@@ -87,17 +93,18 @@ class Bench:
 
 
 @pytest.fixture(scope="module")
-def request_() -> Request:
-    return resolve(Order(prompt="a lake", width=64, height=64), Pipeline.load(provider="cpu").bundle.manifest, Limits())
+def drawing() -> Drawing:
+    order = Order(prompt="a lake", width=64, height=64, sampler="ddpm")
+    return resolve_within(order, Pipeline.load(provider="cpu").bundle.manifest, Limits())
 
 
 @pytest.fixture
-def run(request_: Request) -> Callable[..., None]:
+def run(drawing: Drawing) -> Callable[..., None]:
     """Run a test's story in an event loop, with a queue that is closed afterwards."""
 
     def run(story: Callable[[Bench], Awaitable[None]], **limits: float) -> None:
         async def whole() -> None:
-            bench = Bench(request_, Limits(**limits))
+            bench = Bench(drawing, Limits(**limits))
             try:
                 await story(bench)
             finally:
@@ -251,10 +258,10 @@ def test_pictures_that_wait_are_limited_too(run: Callable[..., None]) -> None:
         first = bench.submit()
         await bench.until(lambda: first.state is State.RUNNING)
         picture = Image.new("RGB", (64, 64))
-        bench.queue.submit(replace(bench.request, image=picture))
+        bench.queue.submit(replace(bench.drawing, image=picture))
         bench.submit()  # has none
         with pytest.raises(BusyError):
-            bench.queue.submit(replace(bench.request, image=picture))
+            bench.queue.submit(replace(bench.drawing, image=picture))
 
     run(story, waiting_pixels=64 * 64)
 
@@ -361,12 +368,12 @@ def test_jobs_that_are_over_keep_no_pictures_and_are_forgotten_in_the_end(
         jobs = []
         for seed in range(4):
             picture = Image.new("RGB", (64, 64))
-            jobs.append(bench.queue.submit(replace(bench.request, steps=2, seeds=(seed,), image=picture, mask=picture)))
+            jobs.append(bench.queue.submit(replace(bench.drawing, steps=2, seed=seed, image=picture, mask=picture)))
             bench.allow(2)
             await over(jobs[-1])
         assert [bench.queue.find(job.id) is job for job in jobs] == [False, False, True, True]
-        assert (jobs[0].request.image, jobs[0].request.mask) == (None, None)
-        assert jobs[0].latents is None
+        assert (jobs[0].drawing.image, jobs[0].drawing.mask) == (None, None)
+        assert jobs[0].predicted is None
 
     run(story)
 
@@ -387,10 +394,10 @@ def test_the_figures_count_what_happened(run: Callable[..., None]) -> None:
     run(story)
 
 
-def test_an_event_loop_that_ends_has_the_drawing_stop(request_: Request) -> None:
+def test_an_event_loop_that_ends_has_the_drawing_stop(drawing: Drawing) -> None:
     # As in an application that mounts ours and runs no lifespan of it.
     async def story() -> tuple[Bench, Job, Job]:
-        bench = Bench(request_, Limits())
+        bench = Bench(drawing, Limits())
         job, waiting = bench.submit(steps=2), bench.submit()
         await bench.until(lambda: job.state is State.RUNNING)
         threading.Timer(0.2, bench.allow, [2]).start()

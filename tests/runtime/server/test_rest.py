@@ -106,7 +106,7 @@ def test_cancelling_stops_between_steps(client: TestClient) -> None:
     assert last["error"] == "the drawing was cancelled"
 
 
-@pytest.mark.filterwarnings("default::pocket_diffusion.prompt.PromptTruncatedWarning")
+@pytest.mark.filterwarnings("default::pocket_diffusion.drawing.prompt.PromptTruncatedWarning")
 def test_what_the_model_does_not_read_is_told(client: TestClient) -> None:
     _, last = events(client, create(client, prompt="lake " * 90)["id"])[-1]
     assert len(last["warnings"]) == 1

@@ -1,7 +1,7 @@
 // The page: a form becomes an order, the order a job, the job a picture, and the picture a place in the gallery.
 
 import { Gallery } from "./gallery.js";
-import { cancelJob, createJob, followJob, readModel } from "./server.js";
+import { cancelJob, createJob, followJob, readModel, readSamplers } from "./server.js";
 import { Source } from "./source.js";
 
 const JOB = "pocket-diffusion job";
@@ -9,7 +9,8 @@ const FORM = "pocket-diffusion form";
 const at = (id) => document.getElementById(id);
 const form = at("form");
 const NUMBERS = ["width", "height", "steps", "guidance_scale", "seed", "count"];
-const REUSED = ["prompt", "negative_prompt", "sampler", "strength", ...NUMBERS];
+const CHOICES = ["sampler", "scheduler"];
+const REUSED = ["prompt", "negative_prompt", "strength", ...CHOICES, ...NUMBERS];
 
 const source = new Source({
   chosen: at("chosen"), drop: at("drop"), picture: at("source-picture"), canvas: at("mask"), ring: at("ring"), brush: at("brush"),
@@ -22,6 +23,7 @@ let looking = null; // the finished picture on the stage
 let job = null; // the id of the one that is being drawn
 let busy = true; // from the order to its end, and until the page has found out what is going on
 let leaving = false; // the page is about to go, and with it what it follows
+let tellSampler = () => {}; // until the lists are there
 let stopping = false; // asked for before there was a job to cancel
 
 // What the form says.
@@ -29,7 +31,9 @@ let stopping = false; // asked for before there was a job to cancel
 /** Return the form as an order; what is left empty is the model's default. */
 async function order() {
   const asked = { prompt: form.prompt.value, negative_prompt: form.negative_prompt.value };
-  if (form.sampler.value) asked.sampler = form.sampler.value;
+  for (const name of CHOICES) {
+    if (form[name].value) asked[name] = form[name].value;
+  }
   for (const name of NUMBERS) {
     if (form[name].value !== "") asked[name] = Number(form[name].value);
   }
@@ -41,9 +45,11 @@ async function order() {
 function reuse(settings) {
   for (const name of REUSED) {
     if (name in settings) form[name].value = settings[name];
+    if (name === "sampler") tellSampler(); // by which the schedulers go
   }
   form.count.value = "";
   if (settings.task === "text-to-image") source.remove();
+  tellSampler();
   tellStrength();
   keepForm();
 }
@@ -64,7 +70,26 @@ async function introduce() {
   form.count.max = model.max_count;
   for (const name of ["width", "height"]) form[name].step = form[name].min = model.multiple;
   form.width.min = form.height.min = Math.ceil(64 / model.multiple) * model.multiple;
-  form.sampler.replaceChildren(...model.samplers.map((name) => new Option(name, name, false, name === model.sampler)));
+  await introduceSamplers(model);
+}
+
+/** Fill the lists of samplers and of the schedulers that go with the one that is chosen. */
+async function introduceSamplers(model) {
+  const { samplers, schedulers } = await readSamplers();
+  const own = new Option("the model's own", "");
+  form.sampler.replaceChildren(own, ...samplers.map(({ name, label }) => new Option(label, name)));
+  tellSampler = () => {
+    const sampler = samplers.find(({ name }) => name === (form.sampler.value || model.sampler));
+    const wanted = form.scheduler.value;
+    const fitting = schedulers.filter(({ name }) => sampler.schedulers.includes(name));
+    form.scheduler.replaceChildren(
+      new Option(form.sampler.value ? "the sampler's own" : "the model's own", ""),
+      ...fitting.map(({ name, label }) => new Option(label, name)),
+    );
+    form.scheduler.value = fitting.some(({ name }) => name === wanted) ? wanted : "";
+    at("sampler-help").textContent = `${sampler.label}: ${sampler.summary}`;
+  };
+  tellSampler();
 }
 
 // What the stage shows.
@@ -220,12 +245,14 @@ form.addEventListener("input", keepForm);
 // A number that is wrong cannot be pointed at while it is folded away.
 form.addEventListener("invalid", ({ target }) => (at("settings").open ||= at("settings").contains(target)), true);
 form.strength.addEventListener("input", tellStrength);
+form.sampler.addEventListener("input", () => tellSampler());
 at("cancel").onclick = () => {
   stopping = true;
   if (job) cancelJob(job).catch((error) => say("", error.message));
 };
 at("defaults").onclick = () => {
-  for (const name of NUMBERS) form[name].value = "";
+  for (const name of [...CHOICES, ...NUMBERS]) form[name].value = "";
+  tellSampler();
   keepForm();
 };
 at("file").onchange = ({ target }) => {
@@ -265,7 +292,9 @@ document.addEventListener("paste", (event) => {
 try {
   await introduce();
   for (const [name, value] of Object.entries(JSON.parse(sessionStorage.getItem(FORM) ?? "{}"))) {
-    if (name !== "sampler" || [...form.sampler.options].some((option) => option.value === value)) form[name].value = value;
+    if (!(name in form)) continue;
+    if (!CHOICES.includes(name) || [...form[name].options].some((option) => option.value === value)) form[name].value = value;
+    if (name === "sampler") tellSampler();
   }
   tellStrength();
   const unfinished = sessionStorage.getItem(JOB);

@@ -1,0 +1,33 @@
+"""`pocket-diffusion samplers`: every sampler and scheduler, a sentence each."""
+
+from collections.abc import Sequence
+
+import click
+
+from pocket_diffusion.drawing.samplers import SAMPLERS
+from pocket_diffusion.drawing.schedulers import SCHEDULERS
+
+
+@click.command()
+def samplers() -> None:
+    """List every sampler and scheduler.
+
+    `--sampler` and `--scheduler` take the names and the labels, and diffusers' class names.
+    """
+    rows = [
+        (kind.name, kind.label, str(kind.evaluations), kind.scheduler or "checkpoint", kind.summary)
+        for kind in SAMPLERS.values()
+    ]
+    _table(("sampler", "label", "evaluations a step", "scheduler", ""), rows)
+    click.echo()
+    _table(("scheduler", "label", ""), [(row.name, row.label, row.summary) for row in SCHEDULERS.values()])
+    click.echo(
+        "\nThe scheduler beside a sampler is the one that it takes by itself; `checkpoint` is the spacing that the"
+    )
+    click.echo("model's own configuration names: leading, linspace or trailing.")
+
+
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    for row in (head, *rows):
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -1,0 +1,1 @@
+"""How one picture is drawn: from an order's prompt to latents, step by step, and to pixels."""

@@ -1,0 +1,212 @@
+"""What the U-Net is told of a prompt, step by step."""
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocket_diffusion.drawing.prompt import PromptTruncatedWarning, PromptWarning, read_prompt, shorten
+from pocket_diffusion.drawing.prompt_grammar import Part, Sections
+from pocket_diffusion.drawing.tokenizer import ClipTokenizer
+from pocket_diffusion.errors import InvalidRequestError
+
+Array = NDArray[np.float32]
+Encode = Callable[[NDArray[np.int64], int], Array]
+"""(ids `[n, max_tokens]`, clip skip) → what the text encoder makes of them, `[n, max_tokens, dim]`."""
+
+MAX_CHUNKS = 32
+"""How many chunks of a prompt are read where the U-Net takes contexts of any length."""
+MAX_ENCODED = 512
+"""How many chunks the contexts of one prompt may have together; with 77 tokens of 768 numbers they take 121 MB."""
+_BATCH = 16
+_REMEMBERED = 32
+_COMMA_BACKTRACK = 20
+"""A chunk ends early at a comma among its last 20 tokens, so that a phrase is not torn apart; A1111's default."""
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """A prompt's contexts, and which of them each step is drawn with."""
+
+    contexts: tuple[Array, ...]
+    """Each `[1, max_tokens · chunks, dim]`; all have the same shape."""
+    by_step: tuple[int, ...]
+    """For each step an index of `contexts`."""
+
+    def at(self, step: int) -> Array:
+        """Return the context of a step, counted from 0."""
+        return self.contexts[self.by_step[step]]
+
+
+class _Token(NamedTuple):
+    id: int
+    weight: float
+    start: int
+    """Where it begins in the text of its section."""
+
+
+class _Chunk(NamedTuple):
+    """What the text encoder reads at once, without the tokens that frame it."""
+
+    ids: tuple[int, ...] = ()
+    weights: tuple[float, ...] = ()
+
+
+_Chunks = tuple[_Chunk, ...]
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A prompt, cut into chunks but not encoded."""
+
+    variants: list[_Chunks]
+    by_step: tuple[int, ...]
+    warnings: list[PromptWarning]
+
+
+class Conditioner:
+    """Reads prompts, and keeps what the text encoder made of the last ones.
+
+    The order of operations is A1111's: schedules and alternations give the text of a step, its tokens are cut into
+    chunks, each chunk is encoded alone, and weights are applied to the text encoder's output.
+    """
+
+    def __init__(self, tokenizer: ClipTokenizer, encode: Encode, *, max_chunks: int) -> None:
+        """Read at most `max_chunks` chunks of a prompt; the rest is dropped with a warning."""
+        self._tokenizer = tokenizer
+        self._encode = encode
+        self._max_chunks = max_chunks
+        self._encoded: dict[tuple[tuple[int, ...], int], Array] = {}
+        """By tokens and clip skip, least recently used first."""
+
+    def condition(self, text: str, *, steps: int, clip_skip: int = 1, name: str = "prompt") -> Conditioning:
+        """Return the contexts of a prompt, warning (`PromptWarning`) of each part that is not drawn as it is written.
+
+        Raises:
+            InvalidRequestError: see `prompt.read_prompt`, or the prompt changes more often than is encoded.
+
+        """
+        plan = self._plan(text, steps, name)
+        for warning in plan.warnings:
+            warnings.warn(warning, stacklevel=2)
+        chunks = {chunk for variant in plan.variants for chunk in variant}
+        encoded = self._encode_all(sorted({chunk.ids for chunk in chunks}), clip_skip)
+        weighted = {chunk: self._weigh(encoded[chunk.ids], chunk.weights) for chunk in chunks}
+        contexts = [np.concatenate([weighted[chunk] for chunk in variant])[None] for variant in plan.variants]
+        return Conditioning(tuple(contexts), plan.by_step)
+
+    def warnings(self, text: str, steps: int, name: str = "prompt") -> list[str]:
+        """Return what `condition` would warn of, a line each, without encoding anything; safe in any thread.
+
+        Raises:
+            InvalidRequestError: as `condition` does.
+
+        """
+        return [str(warning) for warning in self._plan(text, steps, name).warnings]
+
+    def _plan(self, text: str, steps: int, name: str) -> _Plan:
+        prompt = read_prompt(text, steps, name)
+        found: list[PromptWarning] = [PromptWarning(line) for line in prompt.warnings]
+        indices: dict[Sections, int] = {}
+        variants: list[_Chunks] = []
+        by_step = []
+        most = 1
+        for step in range(steps):
+            sections = prompt.at(step)
+            if sections not in indices:
+                indices[sections] = len(variants)
+                chunks, dropped = self._cut(sections)
+                if dropped and not any(isinstance(warning, PromptTruncatedWarning) for warning in found):
+                    found.append(self._truncation(dropped, name))
+                variants.append(chunks)
+                most = max(most, len(chunks))
+                if len(variants) * most > MAX_ENCODED:
+                    raise InvalidRequestError(
+                        f"the {name} changes too often: its schedules and alternations need more than {MAX_ENCODED} "
+                        f"chunks of {self._tokenizer.room} tokens; use fewer of them, or a shorter prompt"
+                    )
+            by_step.append(indices[sections])
+        # As A1111 does: a prompt that is shorter at some steps is filled up with empty chunks.
+        variants = [chunks + (_Chunk(),) * (most - len(chunks)) for chunks in variants]
+        return _Plan(variants, tuple(by_step), found)
+
+    def _cut(self, sections: Sections) -> tuple[_Chunks, str]:
+        """Return at most `max_chunks` chunks, and the text that they have no room for."""
+        chunks: list[_Chunk] = []
+        dropped: list[str] = []
+        for i, section in enumerate(sections):
+            tokens = self._tokens(section)
+            if not tokens and chunks and i == len(sections) - 1:
+                break  # a final BREAK begins no chunk
+            for start, end in self._spans(tokens, self._max_chunks - len(chunks)):
+                if len(chunks) == self._max_chunks:
+                    text = "".join(part.text for part in section)
+                    dropped.append(text[tokens[start].start :] if tokens else text)
+                    break
+                ids, weights, _ = zip(*tokens[start:end], strict=True) if tokens else ((), (), ())
+                chunks.append(_Chunk(ids, weights))
+        return tuple(chunks), " ".join(dropped).strip()
+
+    def _spans(self, tokens: Sequence[_Token], chunks_left: int) -> Iterator[tuple[int, int]]:
+        """Yield where each chunk of a section begins and ends; a section without tokens is one empty chunk."""
+        start = 0
+        while start == 0 or start < len(tokens):
+            end = start + self._tokenizer.room
+            chunks_left -= 1
+            if chunks_left > 0 and end < len(tokens):  # the last chunk ends with what is dropped, so it is filled
+                end = self._behind_comma(tokens, start, end)
+            yield start, end
+            start = end
+
+    def _behind_comma(self, tokens: Sequence[_Token], start: int, end: int) -> int:
+        """Return the end of a chunk, moved back to behind its last comma where that is near."""
+        comma = self._tokenizer.comma_id
+        if tokens[end].id == comma:
+            return end
+        nearby = range(end, max(start, end - _COMMA_BACKTRACK), -1)
+        return next((i for i in nearby if tokens[i - 1].id == comma), end)
+
+    def _tokens(self, section: Iterable[Part]) -> list[_Token]:
+        tokens: list[_Token] = []
+        offset = 0
+        for text, weight in section:
+            ids, starts = self._tokenizer.tokens_and_starts(text)
+            tokens += [_Token(i, weight, offset + start) for i, start in zip(ids, starts, strict=True)]
+            offset += len(text)
+        return tokens
+
+    def _truncation(self, dropped: str, name: str) -> PromptTruncatedWarning:
+        limit = f"{self._tokenizer.spec.max_tokens} tokens"
+        if self._max_chunks > 1:
+            limit = f"{self._max_chunks} chunks of {limit}"
+        return PromptTruncatedWarning(f"the {name} is longer than {limit}; dropped: {shorten(dropped)!r}; shorten it")
+
+    def _encode_all(self, wanted: Sequence[tuple[int, ...]], clip_skip: int) -> dict[tuple[int, ...], Array]:
+        """Return `[max_tokens, dim]` for each tuple of tokens; only new ones are encoded."""
+        found = {ids: self._encoded.pop((ids, clip_skip)) for ids in wanted if (ids, clip_skip) in self._encoded}
+        missing = [ids for ids in wanted if ids not in found]
+        for start in range(0, len(missing), _BATCH):
+            batch = missing[start : start + _BATCH]
+            outputs = self._encode(np.concatenate([self._tokenizer.frame(ids) for ids in batch]), clip_skip)
+            # Copies: a view would keep the whole batch in memory.
+            found.update((ids, output.copy()) for ids, output in zip(batch, outputs, strict=True))
+        self._encoded.update(((ids, clip_skip), found[ids]) for ids in wanted)
+        for oldest in list(self._encoded)[:-_REMEMBERED]:
+            del self._encoded[oldest]
+        return found
+
+    def _weigh(self, output: Array, weights: Sequence[float]) -> Array:
+        """Return a chunk's output with each token's vector multiplied by its weight, and the mean as it was.
+
+        A1111's emphasis "Original"; where all weights are 1, the very same array.
+        """
+        if all(weight == 1 for weight in weights):
+            return output
+        factors = np.ones((len(output), 1), np.float32)
+        factors[1 : 1 + len(weights), 0] = weights
+        weighted = output * factors
+        mean = float(weighted.mean(dtype=np.float64))
+        return weighted * (float(output.mean(dtype=np.float64)) / mean) if mean else weighted

@@ -1,0 +1,96 @@
+"""What a sampler knows of the model: (x, sigma) → x_0."""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocket_diffusion.bundle import NoiseSchedule
+from pocket_diffusion.drawing.conditioning import Conditioning
+from pocket_diffusion.drawing.guidance import Guidance
+from pocket_diffusion.drawing.levels import Levels
+
+Array = NDArray[np.float32]
+Predict = Callable[[Array, float, Array], Array]
+"""(latents `[1, channels, h, w]`, timestep, contexts `[n, tokens, dim]`) → predictions `[n, channels, h, w]`."""
+
+
+class Denoiser:
+    """The U-Net under guidance, as a function of latents and their noise level.
+
+    Latents are x = x_0 + sigma · noise. The U-Net was trained on x / sqrt(1 + sigma²), whose variance is that of x_0
+    (Karras et al. 2022, appendix C.2).
+    """
+
+    def __init__(
+        self,
+        predict: Predict,
+        schedule: NoiseSchedule,
+        levels: Levels,
+        prompt: Conditioning,
+        negative: Conditioning | None,
+        guidance: Guidance,
+        *,
+        together: bool = True,
+    ) -> None:
+        """Bind all that stays the same on the way; `together` predicts under both contexts in one run of the U-Net.
+
+        Without `negative`, nothing is guided.
+        """
+        self.x_0: Array = np.zeros(0, np.float32)
+        """The last one that was returned."""
+        self._predict = predict
+        self._schedule = schedule
+        self._levels = levels
+        self._timesteps = dict(zip(levels.sigmas, levels.timesteps, strict=False))
+        self._prompt = prompt
+        self._negative = negative
+        self._guidance = guidance
+        self._together = together
+        self._step = 0
+
+    def at(self, step: int) -> "Denoiser":
+        """Turn to a step, by which the contexts and the guidance go."""
+        self._step = step
+        return self
+
+    def __call__(self, x: Array, sigma: float) -> Array:
+        """Return the clean latents that the model sees in `[1, channels, h, w]`."""
+        scale = (1 + sigma * sigma) ** -0.5
+        prediction = self._guided(x * np.float32(scale), self._timestep(sigma))
+        match self._schedule.prediction_type:
+            case "epsilon":
+                x_0 = x - np.float32(sigma) * prediction
+            case "v_prediction":  # Salimans & Ho 2022, appendix D
+                x_0 = np.float32(scale * scale) * x - np.float32(sigma * scale) * prediction
+            case "sample":
+                x_0 = prediction
+        self.x_0 = self._held(x_0)
+        return self.x_0
+
+    def _timestep(self, sigma: float) -> float:
+        timestep = self._timesteps.get(sigma)
+        return float(self._levels.trained.timestep(sigma)) if timestep is None else timestep
+
+    def _guided(self, latents: Array, timestep: float) -> Array:
+        prompt = self._prompt.at(self._step)
+        if self._negative is None or not self._guidance.applies(self._step / self._levels.steps):
+            return self._predict(latents, timestep, prompt)
+        negative = self._negative.at(self._step)
+        if self._together and negative.shape == prompt.shape:
+            both = self._predict(latents, timestep, np.concatenate([negative, prompt]))
+        else:
+            both = np.concatenate([self._predict(latents, timestep, one) for one in (negative, prompt)])
+        return self._guidance.combine(both[:1], both[1:])
+
+    def _held(self, x_0: Array) -> Array:
+        """Keep the picture within the limits that the checkpoint's config asks for; latents have none."""
+        schedule = self._schedule
+        if schedule.thresholding:  # Saharia et al. 2022, section 2.3
+            limit = np.quantile(np.abs(x_0), schedule.dynamic_thresholding_ratio)
+            limit = np.float32(min(max(limit, 1.0), schedule.sample_max_value))
+            held: Array = x_0.clip(-limit, limit) / limit
+            return held
+        if schedule.clip_sample:
+            return x_0.clip(-schedule.clip_sample_range, schedule.clip_sample_range)
+        return x_0

@@ -1,0 +1,62 @@
+"""Seeded Gaussian noise: the numbers of PyTorch's CPU generator, without PyTorch."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+MAX_SEED = 2**32 - 1
+"""The Mersenne twister is seeded with 32 bits; larger seeds would repeat smaller ones' pictures."""
+
+_GROUP = 16  # PyTorch transforms uniforms in groups of 16 (its vector width), so the order depends on it
+
+
+class NoiseGenerator:
+    """What `torch.Generator("cpu").manual_seed(seed)` gives to successive calls of `torch.randn`."""
+
+    def __init__(self, seed: int) -> None:
+        """Seed the generator; raises ValueError unless 0 ≤ seed ≤ `MAX_SEED`."""
+        if not 0 <= seed <= MAX_SEED:
+            raise ValueError(f"seed must be from 0 to {MAX_SEED}, not {seed}")
+        self.seed = seed
+        self._twister = np.random.MT19937()
+        self._twister.state = {
+            "bit_generator": "MT19937",
+            "state": {"key": _initial_state(seed), "pos": 624},
+        }
+
+    def normal(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        """Draw standard normal float32 numbers; within 1e-6 of `torch.randn(shape)`.
+
+        Raises ValueError for fewer than 16 numbers, which PyTorch draws by another algorithm.
+        """
+        count = int(np.prod(shape))
+        if count < _GROUP:
+            raise ValueError(f"noise comes in at least {_GROUP} numbers, not {count}")
+        uniforms = self._uniform(count)
+        whole = count - count % _GROUP
+        numbers = np.empty(count, np.float32)
+        numbers[:whole] = _box_muller(uniforms[:whole])
+        if whole != count:
+            # PyTorch draws the last 16 anew when the count is no multiple of 16.
+            numbers[-_GROUP:] = _box_muller(self._uniform(_GROUP))
+        return numbers.reshape(shape)
+
+    def _uniform(self, count: int) -> NDArray[np.float32]:
+        """Draw from [0, 1), 24 bits each."""
+        bits = self._twister.random_raw(count) & np.uint64(2**24 - 1)
+        return bits.astype(np.float32) * np.float32(2.0**-24)
+
+
+def _initial_state(seed: int) -> NDArray[np.uint32]:
+    """Fill the twister's state from a seed (Matsumoto & Nishimura 2002, `init_genrand`)."""
+    state = [seed]
+    for i in range(1, 624):
+        state.append((1812433253 * (state[-1] ^ (state[-1] >> 30)) + i) & 0xFFFFFFFF)
+    return np.array(state, np.uint32)
+
+
+def _box_muller(uniforms: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Turn uniforms into normals (Box & Muller 1958), 16 at a time: cosines in the first 8, sines in the last 8."""
+    first, second = np.split(uniforms.reshape(-1, 2, _GROUP // 2), 2, axis=1)
+    radius = np.sqrt(np.float32(-2) * np.log(np.float32(1) - first))
+    angle = np.float32(2 * np.pi) * second
+    return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)], axis=1).reshape(-1)

@@ -1,0 +1,137 @@
+"""From a prompt as it was typed to the weighted text of each step."""
+
+import re
+from bisect import bisect_right
+
+from pocket_diffusion.drawing.prompt_grammar import Sections, Syntax, parse, render
+from pocket_diffusion.errors import InvalidRequestError
+
+MAX_CHARACTERS = 20_000
+MAX_WARNINGS = 10
+_SHOWN = 80
+
+_NETWORK = re.compile(r"<(lora|lyco|hypernet):([^<>]*)>", re.IGNORECASE)
+_NETWORK_KINDS = {
+    "lora": ("LoRA", "LoRAs"),
+    "lyco": ("LyCORIS network", "LyCORIS networks"),
+    "hypernet": ("hypernetwork", "hypernetworks"),
+}
+
+
+class PromptWarning(UserWarning):
+    """A part of a prompt does not do what it seems to ask for."""
+
+
+class PromptTruncatedWarning(PromptWarning):
+    """A prompt was longer than the text encoder reads; the rest was dropped."""
+
+
+class Prompt:
+    """A prompt for a number of steps."""
+
+    def __init__(self, syntax: Syntax, steps: int, warnings: list[str]) -> None:
+        """Bind a parsed prompt to `steps`; `read_prompt` finds its warnings."""
+        self.steps = steps
+        self.warnings = warnings
+        """What should be said of it, a line each; at most `MAX_WARNINGS` and one that counts the others."""
+        self._nodes = syntax.nodes
+        # A step's text depends only on how many schedules have switched and on each alternation's turn.
+        self._switches = sorted({schedule.first_after(steps) for schedule in syntax.schedules})
+        self._cycles = sorted({len(alternation.options) for alternation in syntax.alternations})
+        self._rendered: dict[tuple[int, ...], Sections] = {}
+
+    def at(self, step: int) -> Sections:
+        """Return the weighted text of a step, counted from 0, in the sections that BREAK makes."""
+        state = (bisect_right(self._switches, step), *(step % cycle for cycle in self._cycles))
+        if state not in self._rendered:
+            self._rendered[state] = render(self._nodes, step, self.steps)
+        return self._rendered[state]
+
+
+def check_prompt(text: object, name: str = "prompt") -> None:
+    """Refuse what cannot be a prompt; an empty one is for the caller to judge.
+
+    Raises:
+        InvalidRequestError: not text, or too long.
+
+    """
+    if not isinstance(text, str):
+        raise InvalidRequestError(f"the {name} must be text, not {type(text).__name__}")
+    if len(text) > MAX_CHARACTERS:
+        raise InvalidRequestError(
+            f"the {name} has {len(text):,} characters; at most {MAX_CHARACTERS:,} are read; shorten it"
+        )
+    for what, found in (("a NUL character", "\0" in text), ("half a surrogate pair", not _encodable(text))):
+        if found:
+            raise InvalidRequestError(f"the {name} contains {what}, which is not text; remove it")
+
+
+def read_prompt(text: str, steps: int, name: str = "prompt") -> Prompt:
+    """Parse a prompt in A1111's syntax; `prompt_grammar` describes it.
+
+    Raises:
+        InvalidRequestError: see `check_prompt` and `prompt_grammar.parse`.
+
+    """
+    check_prompt(text, name)
+    plain = _NETWORK.sub("", text)
+    syntax = parse(plain, name)
+    warnings = [
+        *_network_warnings(text, name),
+        *_bracket_warnings(plain, syntax.unmatched, name),
+        *_schedule_warnings(syntax, steps, name),
+    ]
+    if len(warnings) > MAX_WARNINGS:
+        warnings[MAX_WARNINGS:] = [f"there are {len(warnings) - MAX_WARNINGS} more warnings about the {name}"]
+    return Prompt(syntax, steps, warnings)
+
+
+def shorten(text: str) -> str:
+    """Return as much of a text as a message shows."""
+    return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
+
+
+def _network_warnings(text: str, name: str) -> list[str]:
+    networks = {(match[1].lower(), match[2].split(":")[0].strip()): None for match in _NETWORK.finditer(text)}
+    return [
+        "{0} {2!r} is not loaded: {1} are not supported yet; the {3} is drawn without it".format(
+            *_NETWORK_KINDS[kind], shorten(network), name
+        )
+        for kind, network in networks
+    ]
+
+
+def _bracket_warnings(text: str, unmatched: list[int], name: str) -> list[str]:
+    if not unmatched:
+        return []
+    shown = shorten(text[unmatched[0] :])
+    found = f"a bracket of the {name} has no partner and is taken as text: {shown!r}"
+    if len(unmatched) > 1:
+        found = f"{len(unmatched):,} brackets of the {name} have no partner and are taken as text, first: {shown!r}"
+    return [f"{found}; add the partner, or write a backslash before a bracket that is text"]
+
+
+def _schedule_warnings(syntax: Syntax, steps: int, name: str) -> list[str]:
+    all_steps = "1 step" if steps == 1 else f"{steps} steps"
+    found = []
+    for schedule in syntax.schedules:
+        switch = schedule.first_after(steps)
+        if switch >= steps:
+            found.append(
+                f"the schedule {schedule.source!r} in the {name} never takes effect in {all_steps}; "
+                "name an earlier step or a smaller fraction"
+            )
+        elif switch == 0 and schedule.before:
+            found.append(
+                f"the schedule {schedule.source!r} in the {name} takes effect before the first of {all_steps}; "
+                "name a later step or a larger fraction"
+            )
+    return found
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,296 @@
+"""From an order to a drawing: every option checked in one place, defaults filled in, before any work."""
+
+import math
+import numbers
+import operator
+import reprlib
+import secrets
+from collections.abc import Sequence
+from typing import SupportsIndex
+
+import msgspec
+from PIL import Image
+
+from pocket_diffusion.bundle import SIDES, Manifest
+from pocket_diffusion.drawing.guidance import Guidance, is_guided
+from pocket_diffusion.drawing.images import fitting_size, open_picture
+from pocket_diffusion.drawing.levels import Levels
+from pocket_diffusion.drawing.noise import MAX_SEED
+from pocket_diffusion.drawing.prompt import check_prompt, read_prompt
+from pocket_diffusion.drawing.samplers import CHECKPOINT_SPACING, SAMPLERS, SamplerKind, find_sampler
+from pocket_diffusion.drawing.schedulers import find_scheduler, make_levels
+from pocket_diffusion.errors import InvalidRequestError
+from pocket_diffusion.model.memory import Demand
+from pocket_diffusion.order import Order
+
+MIN_SIDE, MAX_SIDE = SIDES
+MAX_COUNT = 1000
+MAX_GUIDANCE = 100.0
+MAX_S_NOISE = 10.0
+
+
+class Drawing(Order, frozen=True, kw_only=True):
+    """An order that can be drawn: all values known and checked, pictures opened."""
+
+    width: int
+    height: int
+    steps: int
+    sampler: str
+    """A name of `SAMPLERS`."""
+    scheduler: str
+    """A name of `SCHEDULERS`."""
+    eta: float | None
+    """None where the sampler adds no noise."""
+    guidance_scale: float
+    seed: int
+    image: Image.Image | None = None
+    mask: Image.Image | None = None
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """One a picture."""
+        return tuple(range(self.seed, self.seed + self.count))
+
+    @property
+    def is_guided(self) -> bool:
+        """Whether some step needs the unconditional prediction."""
+        return is_guided(self.guidance_scale)
+
+    @property
+    def guidance(self) -> Guidance:
+        """How the two predictions combine."""
+        return Guidance(
+            scale=self.guidance_scale,
+            rescale=self.guidance_rescale,
+            interval=self.guidance_interval or Guidance.interval,
+        )
+
+    @property
+    def demand(self) -> Demand:
+        """What its need of memory depends on."""
+        return Demand(
+            width=self.width,
+            height=self.height,
+            guided=self.is_guided,
+            from_picture=self.image is not None,
+            count=self.count,
+        )
+
+    @property
+    def kind(self) -> SamplerKind:
+        """The sampler's row in the table."""
+        return SAMPLERS[self.sampler]
+
+    @property
+    def task(self) -> str:
+        """`text-to-image`, `image-to-image` or `inpainting`."""
+        if self.image is None:
+            return "text-to-image"
+        return "image-to-image" if self.mask is None else "inpainting"
+
+    @property
+    def first_step(self) -> int:
+        """How many of the steps are skipped because drawing starts from a picture."""
+        if self.image is None:
+            return 0
+        return self.steps - min(int(self.steps * self.strength), self.steps)
+
+    @property
+    def steps_to_take(self) -> int:
+        """How many are left."""
+        return self.steps - self.first_step
+
+    def latent_shape(self, manifest: Manifest) -> tuple[int, int, int, int]:
+        """Return the shape of one picture's latents."""
+        spec = manifest.latents
+        return 1, spec.channels, self.height // spec.downscale, self.width // spec.downscale
+
+    def levels(self, manifest: Manifest) -> Levels:
+        """Return the noise levels on the way."""
+        return make_levels(manifest.schedule, self.scheduler, self.steps, self.kind.family)
+
+    def order(self, index: int) -> Order:
+        """Return the order that draws picture `index` again; the pictures it started from are not in it."""
+        values = {name: getattr(self, name) for name in Order.__struct_fields__}
+        return Order(**{**values, "seed": self.seeds[index], "count": 1, "image": None, "mask": None})
+
+
+def resolve(order: Order, manifest: Manifest) -> Drawing:
+    """Check every option and fill in the bundle's defaults; a seed that was not given is drawn.
+
+    Raises:
+        InvalidRequestError: names the option, what is allowed, and what was given.
+
+    """
+    defaults = manifest.defaults
+    check_prompt(order.prompt)
+    check_prompt(order.negative_prompt, "negative prompt")
+    if not order.prompt.strip():
+        raise InvalidRequestError('the prompt is empty; say what to draw, for example "a lake at sunset"')
+    if order.mask is not None and order.image is None:
+        raise InvalidRequestError("a mask needs the image that it belongs to; give one, or leave the mask out")
+
+    source = None if order.image is None else open_picture(order.image, "image")
+    fallback = (defaults.width, defaults.height)
+    if source is not None:
+        fallback = fitting_size(source, *fallback)
+    multiple = manifest.latents.downscale
+    width = _side("width", fallback[0] if order.width is None else order.width, multiple)
+    height = _side("height", fallback[1] if order.height is None else order.height, multiple)
+    kind, scheduler = _sampler(order, manifest)
+    steps = defaults.steps if order.steps is None else order.steps
+    steps = _whole("steps", steps, 1, manifest.schedule.train_timesteps)
+    make_levels(manifest.schedule, scheduler, steps, kind.family)  # refuses steps that the sampler cannot take
+    for text, name in ((order.prompt, "prompt"), (order.negative_prompt, "negative prompt")):
+        read_prompt(text, steps, name)
+    count = _whole("count", order.count, 1, MAX_COUNT)
+    last_seed = MAX_SEED + 1 - count
+    seed = secrets.randbelow(last_seed + 1) if order.seed is None else order.seed
+    scale = defaults.guidance_scale if order.guidance_scale is None else order.guidance_scale
+    strength = _real("strength", order.strength, 0.0, 1.0)
+    if source is not None and int(steps * strength) == 0:
+        enough = math.ceil(1000 / steps) / 1000  # rounded up: 1/7 printed with six digits would not be enough
+        raise InvalidRequestError(
+            f"strength {strength:g} of {steps} steps leaves nothing to draw; at least {enough:g} is needed"
+        )
+    return Drawing(
+        prompt=order.prompt,
+        negative_prompt=order.negative_prompt,
+        width=width,
+        height=height,
+        steps=steps,
+        sampler=kind.name,
+        scheduler=scheduler,
+        eta=_eta(order.eta, kind),
+        s_noise=_s_noise(order.s_noise, kind),
+        guidance_scale=_real("guidance_scale", scale, 0.0, MAX_GUIDANCE),
+        guidance_rescale=_real("guidance_rescale", order.guidance_rescale, 0.0, 1.0),
+        guidance_interval=_interval(order.guidance_interval),
+        clip_skip=_clip_skip(order.clip_skip, manifest),
+        seed=_whole("seed", seed, 0, last_seed),
+        count=count,
+        image=source,
+        mask=None if order.mask is None else open_picture(order.mask, "mask"),
+        strength=strength,
+    )
+
+
+def resolve_all(order: Order, prompts: str | Sequence[str], manifest: Manifest) -> list[Drawing]:
+    """Resolve an order for one prompt or for several, whose pictures then have successive seeds.
+
+    Raises:
+        InvalidRequestError: as for `resolve`; or there is no prompt.
+
+    """
+    if isinstance(prompts, str) or not isinstance(prompts, Sequence):
+        prompts = [prompts]
+    if not prompts:
+        raise InvalidRequestError("the list of prompts is empty; give at least one")
+    drawings: list[Drawing] = []
+    for prompt in prompts:
+        drawing = resolve(msgspec.structs.replace(order, prompt=prompt), manifest)
+        # Pictures are opened once; the seed is drawn once.
+        order = msgspec.structs.replace(
+            order, seed=drawing.seed + drawing.count, image=drawing.image, mask=drawing.mask
+        )
+        drawings.append(drawing)
+    return drawings
+
+
+def _sampler(order: Order, manifest: Manifest) -> tuple[SamplerKind, str]:
+    """Settle the sampler and the scheduler: the order's, else the one in the sampler's name, else the usual one."""
+    defaults = manifest.defaults
+    scheduler: str | None
+    kind, named = find_sampler(defaults.sampler if order.sampler is None else order.sampler)
+    if order.scheduler is not None:
+        scheduler = find_scheduler(order.scheduler).name
+        if named is not None and named not in (scheduler, CHECKPOINT_SPACING):
+            raise InvalidRequestError(
+                f"sampler {order.sampler!r} and scheduler {order.scheduler!r} contradict each other; give one scheduler"
+            )
+    elif named is not None:
+        scheduler = named
+    elif order.sampler is None and defaults.scheduler is not None:
+        scheduler = find_scheduler(defaults.scheduler).name
+    else:
+        scheduler = kind.scheduler
+    if scheduler is None or scheduler == CHECKPOINT_SPACING:
+        scheduler = manifest.schedule.timestep_spacing
+    kind.check_scheduler(scheduler)
+    return kind, scheduler
+
+
+def _eta(eta: float | None, kind: SamplerKind) -> float | None:
+    if eta is None:
+        return kind.eta
+    if kind.eta is None:
+        raise InvalidRequestError(f"{kind.label} adds no noise, so that it has no eta; leave eta out")
+    return _real("eta", eta, 0.0, 1.0)
+
+
+def _s_noise(s_noise: float, kind: SamplerKind) -> float:
+    s_noise = _real("s_noise", s_noise, 0.0, MAX_S_NOISE)
+    if kind.eta is None and s_noise != 1:
+        raise InvalidRequestError(f"{kind.label} adds no noise, so that it has no s_noise; leave s_noise out")
+    return s_noise
+
+
+def _interval(interval: object) -> tuple[float, float] | None:
+    if interval is None:
+        return None
+    if not isinstance(interval, Sequence) or isinstance(interval, str) or len(interval) != 2:
+        raise InvalidRequestError(
+            f"guidance_interval must be two numbers such as (0.2, 0.8), not {reprlib.repr(interval)}"
+        )
+    begin, end = (_real("guidance_interval's ends", one, 0.0, 1.0) for one in interval)
+    if begin >= end:
+        why = "is empty" if begin == end else "is reversed"
+        raise InvalidRequestError(
+            f"guidance_interval {begin:g}:{end:g} {why}; it begins before it ends, such as 0.2:0.8"
+        )
+    return begin, end
+
+
+def _clip_skip(clip_skip: int, manifest: Manifest) -> int:
+    layers = next((spec.shape[0] for spec in manifest.text_encoder.outputs if spec.name == "layers"), 1)
+    clip_skip = _whole("clip_skip", clip_skip, 1, 100)
+    if isinstance(layers, int) and clip_skip > layers:
+        if layers == 1:
+            raise InvalidRequestError(
+                f"clip_skip {clip_skip} is not possible: this bundle gives the text encoder's last layer alone; "
+                "export it again"
+            )
+        raise InvalidRequestError(f"clip_skip must be at most {layers}, the text encoder's layers, not {clip_skip}")
+    return clip_skip
+
+
+def _side(name: str, value: SupportsIndex, multiple: int) -> int:
+    side = _whole(name, value, MIN_SIDE, MAX_SIDE)
+    if side % multiple:
+        lower = side // multiple * multiple
+        raise InvalidRequestError(
+            f"{name} must be a multiple of {multiple}, not {side}; the nearest are {lower} and {lower + multiple}"
+        )
+    return side
+
+
+def _whole(name: str, value: SupportsIndex, low: int, high: int) -> int:
+    """Return a whole number of any type, NumPy's among them, as Python's."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = low - 1
+    if isinstance(value, bool) or not low <= number <= high:
+        raise InvalidRequestError(f"{name} must be a whole number from {low} to {high}, not {reprlib.repr(value)}")
+    return number
+
+
+def _real(name: str, value: object, low: float, high: float) -> float:
+    """Return a real number of any type, NumPy's among them, as Python's."""
+    try:
+        number = float(value) if isinstance(value, numbers.Real) else math.nan
+    except OverflowError:
+        number = math.inf
+    if isinstance(value, bool) or not low <= number <= high:  # no comparison holds for NaN
+        raise InvalidRequestError(f"{name} must be a number from {low:g} to {high:g}, not {reprlib.repr(value)}")
+    return number

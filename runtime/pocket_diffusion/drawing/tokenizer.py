@@ -1,0 +1,76 @@
+"""CLIP's byte-pair encoding: text to token ids."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
+
+from pocket_diffusion.bundle import TokenizerSpec
+from pocket_diffusion.errors import BundleFormatError
+
+_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+_START, _END = _SPECIAL = ("<|startoftext|>", "<|endoftext|>")
+
+
+class ClipTokenizer:
+    """transformers' `CLIPTokenizer`, from the same two files."""
+
+    def __init__(self, vocab: Path, merges: Path, spec: TokenizerSpec) -> None:
+        """Read `vocab.json` and `merges.txt`; raises BundleFormatError where they are not CLIP's."""
+        self.spec = spec
+        self._tokenizer = _clip_bpe(vocab, merges)
+        self.comma_id: int | None = self._tokenizer.token_to_id(",</w>")
+        """None where the vocabulary has no comma."""
+        known = self._tokenizer.get_vocab_size(with_added_tokens=True)
+        if max(spec.start_id, spec.end_id, spec.pad_id) >= known:
+            raise BundleFormatError(f"{vocab.name} has {known} tokens, too few for the ids in the bundle's tokenizer")
+
+    @property
+    def room(self) -> int:
+        """How many tokens of a text fit between the start and the end token."""
+        return self.spec.max_tokens - 2
+
+    def tokens(self, text: str) -> list[int]:
+        """Return the ids of a text, unframed and of any length."""
+        return self.tokens_and_starts(text)[0]
+
+    def tokens_and_starts(self, text: str) -> tuple[list[int], list[int]]:
+        """Return the ids of a text, unframed and of any length, and where in the text each begins."""
+        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        return encoding.ids, [start for start, _ in encoding.offsets]
+
+    def frame(self, tokens: Sequence[int]) -> NDArray[np.int64]:
+        """Return `[1, max_tokens]`: start, as many tokens as fit, end, padding."""
+        spec = self.spec
+        ids = [spec.start_id, *tokens[: self.room], spec.end_id]
+        ids += [spec.pad_id] * (spec.max_tokens - len(ids))
+        return np.array([ids], np.int64)
+
+
+def _clip_bpe(vocab: Path, merges: Path) -> Tokenizer:
+    try:
+        model = models.BPE.from_file(
+            str(vocab),
+            str(merges),
+            unk_token=_END,
+            end_of_word_suffix="</w>",
+        )
+    except Exception as error:  # the library raises bare Exception
+        raise BundleFormatError(f"{vocab.name} and {merges.name} are not CLIP's two files: {error}") from None
+    for token in _SPECIAL:
+        if model.token_to_id(token) is None:
+            raise BundleFormatError(f"{vocab.name} lacks {token!r}, which CLIP's has; export the bundle again")
+    tokenizer = Tokenizer(model)
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_WORDS), behavior="removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in _SPECIAL])
+    return tokenizer

@@ -1,0 +1,300 @@
+"""ONNX Runtime, and nobody else imports it: providers, session options, shape and dtype checks."""
+
+import ctypes
+import importlib.metadata
+import os
+import re
+import reprlib
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocket_diffusion.bundle import Component, Target, TensorSpec
+from pocket_diffusion.errors import (
+    BundleDamagedError,
+    InferenceError,
+    InvalidRequestError,
+    OperatorUnavailableError,
+    ProviderUnavailableError,
+    RuntimeUnavailableError,
+)
+
+Provider = Literal["cpu", "cuda"]
+Arena = Literal["own", "shared", "none"]
+"""Where a session on a CPU takes the memory of its activations from: ONNX Runtime's arena, which keeps what is freed
+for the next use, of its own or shared with others; or straight from the system, to which it goes back at once."""
+PROVIDERS = ("auto", "cpu", "cuda")
+FLAVOURS = ("onnxruntime", "onnxruntime-gpu")
+MAX_THREADS = 1024
+_CUDA = "CUDAExecutionProvider"
+_CPU = "CPUExecutionProvider"
+
+# What ONNX Runtime 1.24 to 1.32 say when a graph is too new for them.
+_LACKING = {
+    r"Fatal error: (\S+)\(-?\d+\) is not a registered function/op": "the operator {}",
+    r"No Op registered for (\S+) with domain_version": "the operator {}",
+    r"Could not find an implementation for (\S+\(\d+\))": "the operator {}",
+    r"Opset (\d+) is under development": "ONNX operator set {}",
+    r"Unsupported model IR version: (\d+)": "ONNX file format {}",
+}
+
+# glibc's mallopt(3): from this size on, what is freed goes back to the system at once.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _GIVE_BACK_FROM = -1, -3, 2**16
+
+
+def onnxruntime() -> ModuleType:
+    """Import ONNX Runtime, or say how to get it.
+
+    Raises:
+        RuntimeUnavailableError: neither flavour is installed, or the one that is does not load.
+
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        if not installed_flavours():
+            why = "ONNX Runtime is not installed"
+        else:
+            why = f"ONNX Runtime does not load ({_first_line(error)})"
+        raise RuntimeUnavailableError(
+            f'{why}; run `pip install "pocket-diffusion[cpu]"`, or `[cuda]` on a machine with an NVIDIA GPU'
+        ) from None
+    onnxruntime.set_default_logger_severity(3)  # warnings of ONNX Runtime are for whoever builds graphs
+    module: ModuleType = onnxruntime
+    return module
+
+
+def installed_flavours() -> dict[str, str]:
+    """Return the installed distributions that provide `onnxruntime`, with their versions."""
+    flavours = {}
+    for name in FLAVOURS:
+        try:
+            flavours[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return flavours
+
+
+def available_providers() -> list[str]:
+    """Return the names of the execution providers that this build of ONNX Runtime has."""
+    return list(onnxruntime().get_available_providers())
+
+
+def choose_provider(asked: str, target: Target) -> Provider:
+    """Settle `auto`: CUDA where this machine has it and the bundle was made for it, else the CPU.
+
+    Raises:
+        InvalidRequestError: not one of `PROVIDERS`.
+        ProviderUnavailableError: CUDA was asked for and this ONNX Runtime has none.
+
+    """
+    if asked not in PROVIDERS:
+        raise InvalidRequestError(f"provider {reprlib.repr(asked)} is not known; choose one of {', '.join(PROVIDERS)}")
+    if asked == "cpu":
+        return "cpu"
+    has_cuda = _CUDA in available_providers()
+    if asked == "cuda" and not has_cuda:
+        raise ProviderUnavailableError(
+            "this ONNX Runtime has no CUDA provider; `pip uninstall onnxruntime`, then "
+            '`pip install "pocket-diffusion[cuda]"`, or use --provider cpu; `pocket-diffusion doctor` tells more'
+        )
+    return "cuda" if has_cuda and (asked == "cuda" or target == "cuda") else "cpu"
+
+
+def renew_shared_arena() -> None:
+    """Have sessions that share an arena and are opened from now on share a new one.
+
+    ONNX Runtime holds one a process; the last one's memory goes when all sessions that share it are closed.
+    """
+    ort = onnxruntime()
+    where = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+    ort.create_and_register_allocator(where, None)
+
+
+def check_threads(threads: int | None) -> None:
+    """Refuse a number of threads that makes no sense.
+
+    Raises:
+        InvalidRequestError: not from 1 to `MAX_THREADS`.
+
+    """
+    if threads is None:
+        return
+    if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= MAX_THREADS:
+        raise InvalidRequestError(
+            f"threads must be a whole number from 1 to {MAX_THREADS}, not {reprlib.repr(threads)}"
+        )
+
+
+class GraphSession:
+    """One component of a bundle, loaded: arrays in by name, float32 arrays out by name."""
+
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        component: Component,
+        provider: Provider,
+        threads: int | None = None,
+        *,
+        expand_weights: bool = False,
+        arena: Arena = "own",
+        oldest_onnxruntime: str | None = None,
+    ) -> None:
+        """Load a component whose files are in `folder`.
+
+        On a CPU, weights stay mapped from their file and are cast just before each use, unless `expand_weights` has
+        them as float32 in memory. An arena that is shared must be there: see `renew_shared_arena`. Without an arena,
+        what is freed while running goes back to the system at once: with glibc by a setting of the whole process,
+        which stays.
+
+        Raises:
+            BundleDamagedError: ONNX Runtime cannot load the graph, or it is not the one that the manifest describes.
+            OperatorUnavailableError: the graph has an operator that this ONNX Runtime lacks; names it, and
+                `oldest_onnxruntime`, the first version to have it.
+            ProviderUnavailableError: CUDA was asked for and the session fell back to the CPU.
+
+        """
+        self.name = name
+        self._spec = component
+        self._expanded = expand_weights
+        options = _options(provider, threads, expand_weights=expand_weights, arena=arena)
+        if arena == "none" and provider == "cpu":
+            _have_process_give_back()
+        self._session: Any = _open(folder / component.graph, provider, options, oldest_onnxruntime)
+        if provider == "cuda" and _CUDA not in self._session.get_providers():
+            raise ProviderUnavailableError(
+                "CUDA was to be used, but ONNX Runtime fell back to the CPU (driver, CUDA or cuDNN missing or of "
+                "another version); use --provider cpu; `pocket-diffusion doctor` tells more"
+            )
+        for kind, found, specs in (
+            ("inputs", self._session.get_inputs(), component.inputs),
+            ("outputs", self._session.get_outputs(), component.outputs),
+        ):
+            names = sorted(node.name for node in found)
+            if names != sorted(spec.name for spec in specs):
+                raise BundleDamagedError(
+                    f"{component.graph} has the {kind} {names}, not those of the manifest; export the bundle again"
+                )
+
+    def close(self) -> None:
+        """Give the memory back; the session cannot be run again."""
+        self._session = None
+        if self._expanded:
+            _call_glibc("malloc_trim", 0)  # which would keep much of the weights for later otherwise
+
+    def run(self, **inputs: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
+        """Compute all outputs, by name and as float32; inputs are converted to the graph's precision.
+
+        Raises:
+            InvalidRequestError: an input is missing, unknown, of the wrong kind or of a shape that does not fit.
+            InferenceError: ONNX Runtime failed, or the session was closed.
+
+        """
+        if self._session is None:
+            raise InferenceError(f"{self.name} was closed; open a new session")
+        _check_inputs(self.name, self._spec.inputs, inputs)
+        feeds = {
+            spec.name: np.ascontiguousarray(inputs[spec.name], dtype=np.dtype(spec.dtype)) for spec in self._spec.inputs
+        }
+        try:
+            outputs = self._session.run([spec.name for spec in self._spec.outputs], feeds)
+        except Exception as error:  # ONNX Runtime's exceptions share no base of their own
+            raise InferenceError(
+                f"{self.name} failed at {_shapes(feeds)}: {_first_line(error)}; "
+                "if memory ran out, try a smaller size or count"
+            ) from None
+        return {
+            spec.name: np.asarray(output, np.float32) for spec, output in zip(self._spec.outputs, outputs, strict=True)
+        }
+
+
+def _options(provider: Provider, threads: int | None, *, expand_weights: bool, arena: Arena) -> Any:  # noqa: ANN401 - ONNX Runtime has no types
+    ort = onnxruntime()
+    options = ort.SessionOptions()
+    options.log_severity_level = 4  # a failure is reported once, by the exception
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    if provider == "cuda":
+        return options
+    options.enable_mem_pattern = False  # halves the arena
+    if expand_weights:
+        # Folds the Casts and DequantizeLinears of the weights. Beyond the basic optimisations, ONNX Runtime would
+        # replace the products with int8 weights by ones that round their inputs too.
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
+    else:
+        # Graphs arrive optimised, and weights are mapped from the file: folding and prepacking would copy them.
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.add_session_config_entry("session.disable_prepacking", "1")
+    if arena == "shared":
+        options.add_session_config_entry("session.use_env_allocators", "1")
+    elif arena == "none":
+        options.enable_cpu_mem_arena = False
+    return options
+
+
+def _open(graph: Path, provider: Provider, options: Any, oldest_onnxruntime: str | None) -> Any:  # noqa: ANN401 - as above
+    ort = onnxruntime()
+    if provider == "cuda" and hasattr(ort, "preload_dlls"):
+        ort.preload_dlls()  # finds CUDA and cuDNN where pip put them
+    providers = [_CUDA, _CPU] if provider == "cuda" else [_CPU]
+    # ONNX Runtime itself refuses weights outside the graph's folder since 1.24, the oldest version that we allow.
+    try:
+        return ort.InferenceSession(os.fspath(graph), options, providers=providers)
+    except Exception as error:  # as above
+        for pattern, what in _LACKING.items():
+            if lacking := re.search(pattern, str(error)):
+                raise OperatorUnavailableError(
+                    f"{graph} uses {what.format(lacking[1])}, which ONNX Runtime {ort.__version__} lacks; the bundle "
+                    f"needs version {oldest_onnxruntime or 'of its export'} or newer: update {' or '.join(FLAVOURS)}, "
+                    "or export the bundle again"
+                ) from None
+        raise BundleDamagedError(
+            f"ONNX Runtime {ort.__version__} cannot load {graph}: {_first_line(error)}; "
+            "`pocket-diffusion verify` tells whether the bundle is damaged"
+        ) from None
+
+
+def _have_process_give_back() -> None:
+    """Have this process return what it frees to the system at once, from now on."""
+    _call_glibc("mallopt", _M_TRIM_THRESHOLD, _GIVE_BACK_FROM)
+    _call_glibc("mallopt", _M_MMAP_THRESHOLD, _GIVE_BACK_FROM)
+
+
+def _call_glibc(function: str, *arguments: int) -> None:
+    """Call what glibc's allocator has beyond the C standard; elsewhere do without."""
+    if sys.platform == "linux":
+        call = getattr(ctypes.CDLL(None), function, None)
+        if call is not None:
+            call(*arguments)
+
+
+def _check_inputs(name: str, specs: tuple[TensorSpec, ...], inputs: dict[str, NDArray[Any]]) -> None:
+    expected = {spec.name for spec in specs}
+    if set(inputs) != expected:
+        raise InvalidRequestError(f"{name} takes {sorted(expected)}, not {sorted(inputs)}")
+    sizes: dict[str, int] = {}
+    for spec in specs:
+        array = inputs[spec.name]
+        fits = array.ndim == len(spec.shape)
+        for found, wanted in zip(array.shape, spec.shape, strict=False):
+            fits &= found == (sizes.setdefault(wanted, found) if isinstance(wanted, str) else wanted) and found > 0
+        if not fits:
+            raise InvalidRequestError(
+                f"{name}: {spec.name} must be {list(spec.shape)}, not {list(array.shape)} ({sizes})"
+            )
+        if spec.dtype == "int64" and array.dtype.kind not in "iu":
+            raise InvalidRequestError(f"{name}: {spec.name} holds whole numbers, not {array.dtype}")
+
+
+def _shapes(arrays: dict[str, NDArray[Any]]) -> str:
+    return ", ".join(f"{name} {list(array.shape)}" for name, array in arrays.items())
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,1 @@
+"""A bundle's networks: loaded in stages, run within a memory budget."""

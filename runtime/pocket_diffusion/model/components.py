@@ -1,0 +1,149 @@
+"""A bundle's networks by role: loaded when they are needed, and no more of them at once than memory allows."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocket_diffusion.bundle import Bundle
+from pocket_diffusion.machine.session import GraphSession, Provider, renew_shared_arena
+from pocket_diffusion.model.budget import MemoryBudget
+from pocket_diffusion.model.memory import Demand, MemoryMode, needed_memory
+
+Arrays = dict[str, NDArray[np.float32]]
+
+_STAGES = {"text_encoder": "context", "vae_encoder": "start", "unet": "steps", "vae_decoder": "picture"}
+"""By role: the stage that needs the network. Networks of one stage may be loaded together."""
+
+_log = logging.getLogger(__name__)
+
+
+class Network(Protocol):
+    """A loaded network."""
+
+    def run(self, **inputs: NDArray[Any]) -> Arrays:
+        """Compute all outputs, by name."""
+
+    def close(self) -> None:
+        """Give the memory back."""
+
+
+OpenNetwork = Callable[[str], Network]
+"""Loads a network by its role."""
+
+
+class Components:
+    """The networks of a bundle, for one thread at a time."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        provider: Provider,
+        threads: int | None,
+        budget: MemoryBudget,
+        open_network: OpenNetwork | None = None,
+    ) -> None:
+        """Load nothing yet.
+
+        Args:
+            bundle: whose networks.
+            provider: what computes them.
+            threads: on a CPU; None for one a core.
+            budget: the memory that they may take.
+            open_network: loads a network in place of ONNX Runtime: for other engines, and for watching what is run.
+
+        """
+        self.bundle = bundle
+        self.provider: Provider = provider
+        self.threads = threads
+        self.mode: MemoryMode = budget.choose(bundle.manifest, Demand.usual(bundle.manifest), provider).mode
+        self.seconds_loading = 0.0
+        self._budget = budget
+        self._granted: int | None = None
+        """Bytes that a picture may take while networks stay loaded, as one that takes as much was found to fit."""
+        self._open = open_network or self.open_session
+        self._loaded: dict[str, Network] = {}
+        self._shares_arena = False
+
+    def run(self, role: str, **inputs: NDArray[Any]) -> Arrays:
+        """Run a network, loading it first where it is not loaded; arrays go in and come out by name.
+
+        Raises:
+            InvalidRequestError: an input is missing, unknown, or of a shape that does not fit.
+            InferenceError: ONNX Runtime failed.
+            BundleDamagedError, OperatorUnavailableError, ProviderUnavailableError: see `GraphSession`.
+
+        """
+        if role not in self._loaded:
+            self._load(role)
+        return self._loaded[role].run(**inputs)
+
+    @contextmanager
+    def room_for(self, demand: Demand) -> Iterator[None]:
+        """Settle the memory mode for a picture, and leave no more loaded afterwards than that mode keeps.
+
+        Raises:
+            InvalidRequestError: the picture does not fit; names what would.
+
+        """
+        need = self._need(demand)
+        if self._granted is None or need > self._granted:
+            self.close()  # what the loaded networks hold counts as free
+            choice = self._budget.choose(self.bundle.manifest, demand, self.provider)
+            _log.info("%s", choice)
+            choice.check()
+            self.mode = choice.mode
+            self._granted = self._need(demand)
+        try:
+            yield
+        finally:
+            if not self.mode.keep_sessions:
+                self.close()
+
+    def close(self) -> None:
+        """Give back the memory of all loaded networks; they are loaded again when they are needed."""
+        self._granted = None
+        if not self._loaded:
+            return
+        while self._loaded:
+            self._loaded.popitem()[1].close()
+        if self._shares_arena:
+            renew_shared_arena()  # which gives the last one back
+            self._shares_arena = False
+
+    def open_session(self, role: str) -> GraphSession:
+        """Load a network anew, as the memory mode has it."""
+        manifest = self.bundle.manifest
+        component = manifest.component(role)
+        self.bundle.check_files(component.graph, component.weights)
+        if self.mode.arena == "shared" and self.provider == "cpu" and not self._shares_arena:
+            renew_shared_arena()  # for these networks alone
+            self._shares_arena = True
+        return GraphSession(
+            self.bundle.root,
+            role,
+            component,
+            self.provider,
+            self.threads,
+            expand_weights=self.mode.expands(role),
+            arena=self.mode.arena,
+            oldest_onnxruntime=manifest.onnxruntime,
+        )
+
+    def _load(self, role: str) -> None:
+        if not self.mode.keep_sessions and any(_STAGES[other] != _STAGES[role] for other in self._loaded):
+            self.close()
+        start = time.perf_counter()
+        self._loaded[role] = self._open(role)
+        self.seconds_loading += time.perf_counter() - start
+
+    def _need(self, demand: Demand) -> int:
+        """Return the bytes that are weighed: none of a graphics card's."""
+        if self.provider == "cuda":
+            return 0
+        return needed_memory(self.bundle.manifest, self.mode, demand) or 0

@@ -1,0 +1,122 @@
+"""Memory as a choice: what each mode trades for it, and what a picture needs in each."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from pocket_diffusion.bundle import COMPONENTS, SIDES, Manifest
+from pocket_diffusion.machine.session import Arena
+from pocket_diffusion.model.tiles import largest_run
+
+_UNSHARED = 0.25
+"""Of what a component has left in a shared arena: how much the largest does not find large enough for its own blocks.
+A seventh was measured, at 768x768."""
+_PICTURE_BYTES = 60
+"""Per pixel: a decoded picture as float32 (12 bytes), a few times over while it is joined and rounded."""
+_FINISHED_BYTES = 4
+"""Per pixel: a finished picture, whose red, green and blue Pillow pads to four bytes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryMode:
+    """A way to trade time for memory.
+
+    Where the VAE takes a picture whole, it is the same in all modes but for rounding; where in tiles (in `low` beyond
+    288x288 pixels, else beyond 768x512), it is near to that: 28 to 34 dB for 512x512 in `low`, see `in_tiles`.
+    """
+
+    name: str
+    expand_weights: bool
+    """The U-Net's weights as float32 in memory; else, as those of the others, mapped and cast just before each use."""
+    keep_sessions: bool
+    """Graphs stay loaded; else one at a time, each as long as its stage lasts."""
+    guide_together: bool
+    """Guidance in one run of two samples; else in two runs."""
+    arena: Arena
+    """Where activations lie. Sessions that stay loaded share an arena, so that the next stage has the last one's."""
+    whole: int
+    """Up to how many latents the VAE takes a picture at once."""
+    tile: int
+    """The longest side of the tiles, in latents, in which it takes larger ones."""
+
+    def expands(self, component: str) -> bool:
+        """Tell whether a component's weights are expanded: those of the U-Net, which alone runs often."""
+        return self.expand_weights and component == "unet"
+
+    def vae_tile(self, height: int, width: int) -> int:
+        """Return the longest side of a tile for a picture of `height` x `width` latents."""
+        return max(height, width) if height * width <= self.whole else self.tile
+
+
+MODES = {
+    mode.name: mode
+    for mode in (  # the fastest first
+        MemoryMode(
+            name="fast", expand_weights=True, keep_sessions=True, guide_together=True, arena="shared",
+            whole=96 * 64, tile=72,
+        ),
+        MemoryMode(
+            name="balanced", expand_weights=False, keep_sessions=False, guide_together=True, arena="own",
+            whole=96 * 64, tile=72,
+        ),
+        MemoryMode(
+            name="low", expand_weights=False, keep_sessions=False, guide_together=False, arena="none",
+            whole=36 * 36, tile=36,
+        ),
+    )
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demand:
+    """What a picture's need of memory depends on."""
+
+    width: int
+    height: int
+    guided: bool
+    from_picture: bool
+    count: int = 1
+
+    @classmethod
+    def usual(cls, manifest: Manifest) -> "Demand":
+        """Return the demand of a picture that is drawn with a bundle's defaults."""
+        defaults = manifest.defaults
+        guided = defaults.guidance_scale > 1
+        return cls(width=defaults.width, height=defaults.height, guided=guided, from_picture=False)
+
+    def smaller(self, multiple: int) -> Iterator["Demand"]:
+        """Yield demands of about these proportions, the largest first, with sides that are multiples."""
+        longest = max(self.width, self.height)
+        for side in range(longest - multiple, SIDES[0] - 1, -multiple):
+            width, height = (
+                max(n * side // longest // multiple * multiple, SIDES[0]) for n in (self.width, self.height)
+            )
+            yield replace(self, width=width, height=height)
+
+
+def needed_memory(manifest: Manifest, mode: MemoryMode, demand: Demand) -> int | None:
+    """Return the bytes of anonymous memory that a picture takes at most, or None if the bundle has no figures.
+
+    Each component's figures are the exporter's measurements (`ComponentMemory`). Components take turns. Where they stay
+    loaded, expanded weights stay too, and so does what of the arena that they share is of no use to the next.
+    """
+    pixels = demand.width * demand.height
+    height, width = (side // manifest.latents.downscale for side in (demand.height, demand.width))
+    vae_pixels = largest_run(height, width, mode.vae_tile(height, width)) * manifest.latents.downscale**2
+    at_once = {
+        "text_encoder": pixels,
+        "unet": pixels * (2 if demand.guided and mode.guide_together else 1),
+        "vae_encoder": vae_pixels,
+        "vae_decoder": vae_pixels,
+    }
+    turns, weights = [], 0
+    for name in COMPONENTS:
+        memory = manifest.component(name).memory
+        if memory is None:
+            return None
+        if name != "vae_encoder" or demand.from_picture:
+            weights += memory.expanded_weights if mode.expands(name) else 0
+            turns.append(max(memory.least, memory.base + memory.per_pixel * at_once[name]))
+    pictures = (_PICTURE_BYTES + _FINISHED_BYTES * (demand.count - 1)) * pixels
+    most = max(turns)
+    kept = _UNSHARED * (sum(turns) - most) if mode.keep_sessions else 0
+    return int(weights + most + kept) + pictures

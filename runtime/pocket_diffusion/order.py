@@ -1,0 +1,61 @@
+"""What is asked for: one struct for Python, the command line, every HTTP front, and the metadata of a PNG."""
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+if TYPE_CHECKING:
+    from pocket_diffusion.drawing.images import Picture
+else:
+    # msgspec goes by this: in JSON a picture is a file's content in Base64, and never a path on the server.
+    Picture = bytes
+
+
+class Order(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Pictures to be drawn. An option that is left out, or null, is the model's own default."""
+
+    prompt: str
+    """What to draw, in AUTOMATIC1111's syntax: `(word:1.3)`, `[from:to:0.5]`, `[one|other]`, `BREAK`."""
+    negative_prompt: str = ""
+    """What not to draw."""
+
+    # the picture's size
+    width: int | None = None
+    """Pixels, a multiple of 8."""
+    height: int | None = None
+    """Pixels, a multiple of 8."""
+
+    # the way from noise to a picture
+    steps: int | None = None
+    sampler: str | None = None
+    """By our name, AUTOMATIC1111's label, or diffusers' class name."""
+    scheduler: str | None = None
+    """How the noise levels are spaced, by name or label; null is the sampler's own."""
+    eta: float | None = None
+    """How much fresh noise a sampler adds, 0 to 1; null is the sampler's own."""
+    s_noise: float = 1.0
+    """What that noise is multiplied with."""
+
+    # how the prompt is followed
+    guidance_scale: float | None = None
+    """How strictly the prompt is followed; 1 is not at all beyond the prompt itself."""
+    guidance_rescale: float = 0.0
+    """How much of the contrast that guidance adds is taken back, 0 to 1 (Lin et al. 2023, section 3.4)."""
+    guidance_interval: tuple[float, float] | None = None
+    """The part of the way that is guided, such as 0.2 to 0.8 of the steps (Kynkäänniemi et al. 2024)."""
+    clip_skip: int = 1
+    """Which of the text encoder's layers is read, counted from the last."""
+
+    # which pictures
+    seed: int | None = None
+    """The same seed draws the same picture; null draws one."""
+    count: int = 1
+    """How many pictures; picture i uses seed + i."""
+
+    # from a picture
+    image: Picture | None = None
+    """A picture to start from."""
+    mask: Picture | None = None
+    """With `image`: white is repainted."""
+    strength: float = 0.8
+    """How much to change the picture, 0 to 1."""

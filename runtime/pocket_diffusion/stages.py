@@ -1,0 +1,91 @@
+"""A bundle's networks as functions of arrays: what drawing is put together from."""
+
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocket_diffusion.drawing.conditioning import MAX_CHUNKS, Conditioner
+from pocket_diffusion.drawing.preview import Previewer
+from pocket_diffusion.drawing.tokenizer import ClipTokenizer
+from pocket_diffusion.errors import InvalidRequestError
+from pocket_diffusion.model.components import Components
+from pocket_diffusion.model.vae import VAE
+
+Array = NDArray[np.float32]
+Latents = NDArray[np.float32]
+
+
+class Stages:
+    """The stages on the way from a prompt to a picture, for one thread at a time."""
+
+    def __init__(self, components: Components) -> None:
+        """Run these networks, which `Pipeline.load` makes of a bundle."""
+        manifest = components.bundle.manifest
+        files = manifest.tokenizer
+        self.bundle = components.bundle
+        self.components = components
+        self.provider = components.provider
+        self.threads = components.threads
+        self.tokenizer = ClipTokenizer(self.bundle.path(files.vocab), self.bundle.path(files.merges), files)
+        self.conditioner = Conditioner(
+            self.tokenizer, self._encode_ids, max_chunks=MAX_CHUNKS if manifest.takes_long_contexts else 1
+        )
+        self.vae = VAE(components, manifest.latents)
+        self.previewer = Previewer(self.vae.encode)
+
+    def close(self) -> None:
+        """Give back the memory of all loaded graphs; they are loaded again when they are needed."""
+        self.components.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def name(self) -> str:
+        """What the bundle was made from: a file's name without its ending, a folder's or a hub id as it is."""
+        source = self.bundle.manifest.provenance.source
+        return source.removesuffix(".safetensors").removesuffix(".ckpt")
+
+    @property
+    def memory(self) -> str:
+        """The last picture's memory mode, at first the default picture's: `fast`, `balanced` or `low`."""
+        return self.components.mode.name
+
+    def encode_prompt(self, text: str, clip_skip: int = 1) -> Array:
+        """Return the context `[1, 77 · chunks, dim]` of a text, as the first step has it."""
+        return self.conditioner.condition(text, steps=1, clip_skip=clip_skip).at(0)
+
+    def predict_noise(self, latents: Latents, timestep: float, context: Array) -> Latents:
+        """Return the U-Net's prediction `[contexts, 4, h, w]` for latents under a context `[contexts, tokens, dim]`.
+
+        The latents are `[contexts, 4, h, w]` or, which is less work than repeating them, `[1, 4, h, w]`.
+
+        Raises:
+            InvalidRequestError: other shapes than these.
+            InferenceError: ONNX Runtime failed.
+
+        """
+        if latents.shape[:1] not in ((1,), context.shape[:1]):
+            raise InvalidRequestError(
+                f"latents must be [1, 4, h, w], or as many as there are contexts, not {list(latents.shape)} "
+                f"with a context of {list(context.shape)}"
+            )
+        timesteps = np.full(len(latents), timestep, np.float32)
+        return self.components.run("unet", latents=latents, timestep=timesteps, context=context)["noise"]
+
+    def encode_image(self, picture: Array, *, noise: Latents | None = None) -> Latents:
+        """Return scaled latents of pictures; see `VAE.encode`."""
+        return self.vae.encode(picture, noise)
+
+    def decode_latents(self, latents: Latents) -> Array:
+        """Return pictures of scaled latents; see `VAE.decode`."""
+        return self.vae.decode(latents)
+
+    def _encode_ids(self, ids: NDArray[np.int64], clip_skip: int) -> Array:
+        """Return the contexts `[n, 77, dim]` of framed tokens `[n, 77]`, by the last layer but `clip_skip` - 1."""
+        outputs = self.components.run("text_encoder", ids=ids)
+        return outputs["context"] if clip_skip == 1 else outputs["layers"][-clip_skip]

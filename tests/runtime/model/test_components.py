@@ -1,0 +1,94 @@
+"""Networks by role and stage, and the seam through which other networks take their place."""
+
+import numpy as np
+import pytest
+
+from pocket_diffusion import Pipeline
+from pocket_diffusion.bundle import Bundle
+from pocket_diffusion.model import components as module
+from pocket_diffusion.model.budget import MemoryBudget
+from pocket_diffusion.model.components import Arrays, Components, OpenNetwork
+from pocket_diffusion.pipeline import DEFAULT_BUNDLE
+
+SMALL = {"width": 64, "height": 64, "steps": 2, "seed": 7, "sampler": "ddpm"}
+
+
+class FakeNetwork:
+    """Answers with what it is asked, and notes that it is closed."""
+
+    def __init__(self, role: str, open_now: list[str]) -> None:
+        self._role, self._open_now = role, open_now
+        open_now.append(role)
+
+    def run(self, **inputs: np.ndarray) -> Arrays:
+        return inputs
+
+    def close(self) -> None:
+        self._open_now.remove(self._role)
+
+
+def make(memory: str, open_network: OpenNetwork | None = None) -> Components:
+    bundle = Bundle.open(DEFAULT_BUNDLE)
+    budget = MemoryBudget.parse(memory)
+    return Components(bundle, provider="cpu", threads=None, budget=budget, open_network=open_network)
+
+
+def test_where_no_more_than_a_stage_is_kept_the_networks_of_one_stage_are_loaded_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(module._STAGES, "controlnet", module._STAGES["unet"])
+    open_now: list[str] = []
+    components = make("balanced", lambda role: FakeNetwork(role, open_now))
+    components.run("text_encoder")
+    components.run("unet")
+    assert open_now == ["unet"]
+    components.run("controlnet")
+    components.run("unet")
+    assert open_now == ["unet", "controlnet"]
+    components.run("vae_decoder")
+    assert open_now == ["vae_decoder"]
+
+
+def test_where_networks_are_kept_each_is_opened_once() -> None:
+    open_now: list[str] = []
+    components = make("fast", lambda role: FakeNetwork(role, open_now))
+    for _ in range(2):
+        for role in ("text_encoder", "unet", "vae_decoder"):
+            components.run(role)
+    assert open_now == ["text_encoder", "unet", "vae_decoder"]
+    components.close()
+    assert open_now == []
+
+
+def test_all_outputs_come_by_name() -> None:
+    found = make("fast", lambda role: FakeNetwork(role, [])).run("unet", a=np.ones(1), b=np.zeros(2))
+    assert sorted(found) == ["a", "b"]
+
+
+def test_a_pipeline_draws_with_other_networks_in_the_place_of_its_own(pipeline: Pipeline) -> None:
+    ran: list[str] = []
+
+    class Watched:
+        def __init__(self, role: str) -> None:
+            self.role, self.session = role, components.open_session(role)
+
+        def run(self, **inputs: np.ndarray) -> Arrays:
+            ran.append(self.role)
+            return self.session.run(**inputs)
+
+        def close(self) -> None:
+            self.session.close()
+
+    components = make("fast", Watched)
+    found = Pipeline(components).generate("a lake", **SMALL)
+    np.testing.assert_allclose(found.latents, pipeline.generate("a lake", **SMALL).latents, atol=1e-4)
+    assert ran == ["text_encoder", "text_encoder", "unet", "unet", "vae_decoder"]
+
+
+def test_loading_is_timed(pipeline: Pipeline) -> None:
+    components = make("fast")
+    components.run("text_encoder", ids=pipeline.tokenizer.frame([]))
+    loading = components.seconds_loading
+    assert loading > 0
+    components.run("text_encoder", ids=pipeline.tokenizer.frame([]))
+    assert components.seconds_loading == loading
