@@ -216,6 +216,8 @@ def main() -> None:
     parser.add_argument("--wording", type=int, default=WORDING_SEED, help="seed of the prompts' scenes and words")
     parser.add_argument("--steps", type=int, help="default: the bundle's")
     parser.add_argument("--guidance", type=float, help="default: the bundle's")
+    parser.add_argument("--sampler", help="default: the bundle's")
+    parser.add_argument("--scheduler", help="default: the sampler's")
     parser.add_argument("--only-prompts", action="store_true", help="skip all but the prompts and the VAE")
     parser.add_argument("--output", type=output_path, help="where to write the results as JSON")
     parser.add_argument("--grid", type=Path, help="where to put a grid of the first samples")
@@ -224,7 +226,12 @@ def main() -> None:
     pipeline, probes = Pipeline.load(arguments.model), Probes.load()
     draw = drawer(pipeline)
     prompts = held_out_prompts(arguments.count, arguments.wording)
-    settings = {"steps": arguments.steps, "guidance_scale": arguments.guidance}
+    settings = {
+        "steps": arguments.steps,
+        "guidance_scale": arguments.guidance,
+        "sampler": arguments.sampler,
+        "scheduler": arguments.scheduler,
+    }
     pictures = draw_all(draw, [prompt.text for prompt in prompts], "held-out prompts", **settings)
     readings = probes.read(pictures)
     defaults = pipeline.bundle.manifest.defaults
@@ -233,6 +240,8 @@ def main() -> None:
         "machine": machine_facts(),
         "bundle": pipeline.name,
         "steps": arguments.steps or defaults.steps,
+        "sampler": arguments.sampler or defaults.sampler,
+        "scheduler": arguments.scheduler or (None if arguments.sampler else defaults.scheduler),
         "guidance": defaults.guidance_scale if arguments.guidance is None else arguments.guidance,
         "wording": arguments.wording,
         "prompts": measure_prompts(prompts, readings),

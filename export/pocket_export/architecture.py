@@ -30,17 +30,11 @@ _SCHEDULE: dict[str, object] = {
     "beta_end": 0.02,
     "beta_schedule": "linear",
     "timestep_spacing": "leading",
-    "steps_offset": 0,
     "set_alpha_to_one": None,  # samplers have defaults of their own
 }
-_CLIPPED = {"clip_sample": True}
-_LINSPACE = {"timestep_spacing": "linspace"}
-_LIKE_STABLE_DIFFUSION = {"beta_start": 0.00085, "beta_end": 0.012}
-_SCHEDULERS: dict[str, dict[str, object]] = {
-    "DDIMParallelScheduler": _CLIPPED,
-    "DDIMScheduler": _CLIPPED,
-    "DDPMParallelScheduler": _CLIPPED,
-    "DDPMScheduler": _CLIPPED,
+_LINSPACE: dict[str, object] = {"timestep_spacing": "linspace"}
+_LIKE_STABLE_DIFFUSION: dict[str, object] = {"beta_start": 0.00085, "beta_end": 0.012}
+_SCHEDULE_BY_CLASS: dict[str, dict[str, object]] = {
     "DEISMultistepScheduler": _LINSPACE,
     "DPMSolverMultistepScheduler": _LINSPACE,
     "DPMSolverSDEScheduler": _LINSPACE | _LIKE_STABLE_DIFFUSION,
@@ -56,6 +50,8 @@ _SCHEDULERS: dict[str, dict[str, object]] = {
     "TCDScheduler": _LIKE_STABLE_DIFFUSION | {"beta_schedule": "scaled_linear"},
     "UniPCMultistepScheduler": _LINSPACE,
 }
+# diffusers' Stable Diffusion pipelines correct every other value: both would spoil the pictures.
+_CORRECTED: dict[str, object] = {"steps_offset": 1, "clip_sample": False}
 
 # The first that matches names the model.
 _REFUSED: tuple[tuple[str, Callable[[str], bool]], ...] = (
@@ -266,7 +262,7 @@ def read_schedule(name: str, config: Mapping[str, Any]) -> NoiseSchedule:
         if key in config and config[key] not in allowed:
             choices = ", ".join(map(str, allowed))
             raise UnsupportedModelError(f"{name}: the scheduler has {key} {config[key]!r}; known are: {choices}")
-    values = {**_SCHEDULE, **_SCHEDULERS.get(config.get("_class_name", ""), {}), **config}
+    values = {**_SCHEDULE, **_SCHEDULE_BY_CLASS.get(config.get("_class_name", ""), {}), **config, **_CORRECTED}
     values["train_timesteps"] = values.pop("num_train_timesteps")
     schedule = {key: values[key] for key in NoiseSchedule.__struct_fields__ if key in values}
     return msgspec.convert(schedule, NoiseSchedule)

@@ -12,10 +12,15 @@ import webuiapi
 from PIL import Image
 
 from pocket_diffusion import Pipeline
+from pocket_diffusion.drawing.samplers import SAMPLERS
+from pocket_diffusion.drawing.schedulers import SCHEDULERS
 from serving import RunningServer, running_server
 
 TOKEN = "open sesame"
 RED = Image.new("RGB", (64, 64), "red")
+
+EULER_A = "Euler a"
+"""What webuiapi asks for where nobody chose."""
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +111,7 @@ def test_openai_lists_the_model(official: openai.OpenAI, pipeline: Pipeline) -> 
 def test_webui_draws(webui: webuiapi.WebUIApi, pipeline: Pipeline) -> None:
     result = webui.txt2img(prompt="a lake", negative_prompt="sea", seed=7, steps=2, width=64, height=64)
     expected = pipeline.generate(
-        "a lake", negative_prompt="sea", seed=7, steps=2, width=64, height=64, guidance_scale=7
+        "a lake", negative_prompt="sea", seed=7, steps=2, width=64, height=64, guidance_scale=7, sampler=EULER_A
     ).images[0]
     np.testing.assert_array_equal(np.asarray(result.image), np.asarray(expected))
     assert result.info["all_seeds"] == [7]
@@ -116,20 +121,20 @@ def test_webui_draws(webui: webuiapi.WebUIApi, pipeline: Pipeline) -> None:
 def test_webui_redraws_and_inpaints(webui: webuiapi.WebUIApi, pipeline: Pipeline) -> None:
     size = {"width": 64, "height": 64, "steps": 2, "seed": 7}
     redrawn = webui.img2img(images=[RED], prompt="a lake", denoising_strength=0.6, **size)
-    expected = pipeline.generate("a lake", image=RED, strength=0.6, guidance_scale=7, **size).images[0]
+    expected = pipeline.generate("a lake", image=RED, strength=0.6, guidance_scale=7, sampler=EULER_A, **size).images[0]
     np.testing.assert_array_equal(np.asarray(redrawn.image), np.asarray(expected))
     mask = Image.new("L", (64, 64), 0)
     mask.paste(255, (0, 0, 32, 64))
     painted = webui.img2img(images=[RED], mask_image=mask, prompt="a lake", denoising_strength=1.0, **size)
-    expected = pipeline.generate("a lake", image=RED, mask=mask, strength=1.0, guidance_scale=7, **size).images[0]
+    expected = pipeline.generate("a lake", image=RED, mask=mask, strength=1.0, guidance_scale=7, sampler=EULER_A, **size).images[0]
     np.testing.assert_array_equal(np.asarray(painted.image), np.asarray(expected))
 
 
 def test_webui_looks_around(webui: webuiapi.WebUIApi, pipeline: Pipeline) -> None:
     assert webui.util_get_model_names() == [pipeline.name]
     assert webui.util_get_current_model() == pipeline.name
-    assert webui.util_get_sampler_names() == ["DDPM"]
-    assert webui.util_get_scheduler_names() == ["automatic"]
+    assert webui.util_get_sampler_names() == sorted(kind.label for kind in SAMPLERS.values())
+    assert webui.util_get_scheduler_names() == sorted(["automatic", *SCHEDULERS])
     webui.util_set_model(pipeline.name)
     webui.util_wait_for_ready(check_interval=0.1)
     webui.interrupt()

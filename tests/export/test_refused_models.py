@@ -201,7 +201,7 @@ def test_refuses_a_folder_with_a_part_missing(folder: Path, part: str) -> None:
         ("scheduler/scheduler_config.json", '{"beta_start": 2}', "cannot be used: Expected `float` < 1"),
         ("generation_config.json", '{"steps": 0}', "cannot be used: Expected `int` >= 1"),
         ("generation_config.json", '{"width": 60}', "Expected `int` >= 64"),
-        ("scheduler/scheduler_config.json", '{"clip_sample": "no"}', "cannot be used: Expected `bool`"),
+        ("scheduler/scheduler_config.json", '{"thresholding": "no"}', "cannot be used: Expected `bool`"),
         ("generation_config.json", '{"sampler": "magic"}', "sampler 'magic' is not known"),
         ("generation_config.json", '{"scheduler": "magic"}', "scheduler 'magic' is not known"),
         ("generation_config.json", '{"sampler": "lcm", "scheduler": "karras"}', "karras"),

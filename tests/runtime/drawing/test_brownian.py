@@ -73,7 +73,7 @@ def test_levels_nearer_than_the_path_is_fine_get_standard_normal_noise_too() -> 
 @pytest.mark.parametrize("name", ["dpmpp_sde", "dpmpp_2m_sde", "dpmpp_3m_sde"])
 def test_more_steps_converge_to_one_picture(name: str) -> None:
     """Strong convergence, on a model that knows its data to be Gaussian; each halving of the steps halves the error."""
-    shape = (1, 4, 16, 16)
+    shape = (1, 4, 8, 8)
 
     def walk(steps: int) -> np.ndarray:
         sigmas = tuple(np.geomspace(10, 0.1, steps + 1).tolist())
@@ -84,8 +84,8 @@ def test_more_steps_converge_to_one_picture(name: str) -> None:
             x = sampler.step(x, i, lambda x, sigma: x / (1 + sigma * sigma), noise)
         return x
 
-    exact = walk(512)
-    errors = [float(np.sqrt(((walk(steps) - exact) ** 2).mean())) for steps in (8, 32, 128)]
-    assert errors[0] < 0.5  # with noise that is independent, it would be 1.4 whatever the number of steps
+    exact = walk(256)
+    errors = [float(np.sqrt(((walk(steps) - exact) ** 2).mean())) for steps in (4, 16, 64)]
+    assert errors[0] < 0.8  # with noise that is independent, it would be 1.4 whatever the number of steps
     assert errors[1] < errors[0] / 2.5
     assert errors[2] < errors[1] / 2.5

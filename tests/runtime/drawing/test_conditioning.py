@@ -157,7 +157,7 @@ def test_sections_that_have_no_room_are_dropped_with_a_warning(encoder: Encoder)
     assert conditioner.warnings("a BREAK b (c) BREAK d", 1, "negative prompt") == [
         "the negative prompt is longer than 77 tokens; dropped: 'b c d'; shorten it"
     ]
-    assert conditioner.warnings("a BREAK", 1) == []
+    assert conditioner.warnings("a BREAK BREAK BREAK BREAK", 1) == []
     assert conditioner.warnings("a " * 75 + "  \n ", 1) == []
 
 

@@ -178,7 +178,7 @@ def test_ddpm_and_lcm_end_without_noise_and_tcd_at_timestep_0() -> None:
 
 
 CURVES = ["karras", "exponential", "beta"]
-WITH_CURVES = [theirs for theirs in SIGMA + MULTISTEP if theirs.name != "EulerAncestralDiscreteScheduler"]
+WITH_CURVES = [theirs for theirs in SIGMA + MULTISTEP if "Ancestral" not in theirs.name]  # Euler's has no curves
 
 
 @pytest.mark.parametrize("schedule", [SD, SCHEDULES["trained"]], ids=["scaled_linear", "trained"])
@@ -332,6 +332,15 @@ def test_an_offset_does_not_lead_past_the_last_timestep(family: Family) -> None:
     assert levels.timesteps[0] == 999
 
 
+def test_trailing_has_as_many_levels_as_asked_where_rounding_leads_one_further() -> None:
+    assert len(np.arange(1000, 0, -1000 / 61)) == 62
+    assert make_levels(SD, "trailing", 61, DDPM_FAMILY).timesteps[-1] == round(1000 / 61) - 1
+
+
+def test_linspace_is_not_limited_where_its_timesteps_are_not_whole() -> None:
+    assert make_levels(NoiseSchedule(train_timesteps=7), "linspace", 13, SIGMA_FAMILY).timesteps[1] == 5.5
+
+
 @pytest.mark.parametrize(
     ("scheduler", "steps", "family", "message"),
     [
@@ -346,6 +355,13 @@ def test_an_offset_does_not_lead_past_the_last_timestep(family: Family) -> None:
 def test_steps_that_cannot_be_taken_are_refused(scheduler: str, steps: int, family: Family, message: str) -> None:
     with pytest.raises(InvalidRequestError, match=message):
         make_levels(SD, scheduler, steps, family)
+
+
+def test_a_distilled_model_of_few_timesteps_takes_no_more_steps_than_those() -> None:
+    few = NoiseSchedule(train_timesteps=7)
+    assert make_levels(few, "leading", 7, LCM_FAMILY).timesteps == (6, 5, 4, 3, 2, 1, 0)
+    with pytest.raises(InvalidRequestError, match="steps must be from 1 to 7, not 8"):
+        make_levels(few, "leading", 8, LCM_FAMILY)
 
 
 @pytest.mark.parametrize(

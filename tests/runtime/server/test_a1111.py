@@ -12,6 +12,8 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from pocket_diffusion import Pipeline
+from pocket_diffusion.drawing.samplers import SAMPLERS
+from pocket_diffusion.drawing.schedulers import SCHEDULERS
 from serving import SMALL
 
 ASKED = {"prompt": "a lake", **SMALL}
@@ -46,10 +48,55 @@ def test_batches_and_seeds(client: TestClient) -> None:
 
 
 def test_a_sampler_that_is_not_here_gives_way_and_the_answer_says_so(client: TestClient) -> None:
-    answer = client.post("/sdapi/v1/txt2img", json={**ASKED, "sampler_name": "Euler a", "hr_scale": 2})
+    answer = client.post("/sdapi/v1/txt2img", json={**ASKED, "sampler_name": "Restart", "hr_scale": 2})
     info = json.loads(answer.json()["info"])
-    assert info["sampler_name"] == "DDPM"
+    usual = SAMPLERS[client.get("/api/model").json()["sampler"]]
+    assert info["sampler_name"] == usual.label
     assert info["without_effect"] == ["hr_scale"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "sampler", "scheduler"),
+    [
+        ({"sampler_name": "DPM++ 2M Karras"}, "DPM++ 2M", "Karras"),
+        ({"sampler_name": "DPM++ 2M", "scheduler": "Exponential"}, "DPM++ 2M", "Exponential"),
+        ({"sampler_name": "DPM++ 2M Karras", "scheduler": "Exponential"}, "DPM++ 2M", "Karras"),  # as A1111 does
+        ({"sampler_index": "Euler a", "scheduler": "Automatic"}, "Euler a", "Normal"),
+        ({"sampler_name": "k_lms", "scheduler": "automatic"}, "LMS", "Karras"),
+    ],
+)
+def test_samplers_and_schedulers_go_by_their_labels(
+    client: TestClient, asked: dict[str, str], sampler: str, scheduler: str
+) -> None:
+    info = json.loads(client.post("/sdapi/v1/txt2img", json={**ASKED, "steps": 2, **asked}).json()["info"])
+    assert (info["sampler_name"], info["scheduler"]) == (sampler, scheduler)
+    assert f"Sampler: {sampler}, Schedule type: {scheduler}" in info["infotexts"][0]
+
+
+def test_eta_reaches_the_samplers_that_have_one_and_is_named_where_it_has_no_effect(client: TestClient) -> None:
+    drawn = {}
+    for eta in (0.0, 1.0):
+        asked = {**ASKED, "steps": 2, "sampler_name": "Euler a", "eta": eta}
+        drawn[eta] = client.post("/sdapi/v1/txt2img", json=asked).json()["images"]
+    assert drawn[0.0] != drawn[1.0]
+    asked = {**ASKED, "sampler_name": "DPM++ 2M", "eta": 1.0, "s_noise": 1.0}
+    info = json.loads(client.post("/sdapi/v1/txt2img", json=asked).json()["info"])
+    assert info["without_effect"] == ["eta", "s_noise"]
+
+
+def test_clip_skip_is_an_option_of_one_drawing(client: TestClient, pipeline: Pipeline) -> None:
+    asked = {**ASKED, "override_settings": {"CLIP_stop_at_last_layers": 2}}
+    answer = client.post("/sdapi/v1/txt2img", json=asked).json()
+    assert json.loads(answer["info"])["clip_skip"] == 2
+    expected = pipeline.generate("a lake", **SMALL, clip_skip=2).images[0]
+    np.testing.assert_array_equal(np.asarray(picture(answer["images"][0])), np.asarray(expected))
+
+
+@pytest.mark.filterwarnings("default::pocket_diffusion.drawing.prompt.PromptWarning")
+def test_a_lora_in_the_prompt_is_told_of(client: TestClient) -> None:
+    answer = client.post("/sdapi/v1/txt2img", json={**ASKED, "prompt": "a lake <lora:moss:1>"}).json()
+    (warning,) = json.loads(answer["info"])["warnings"]
+    assert "LoRA 'moss' is not loaded" in warning
 
 
 def test_img2img_with_masks_either_way(client: TestClient, pipeline: Pipeline) -> None:
@@ -150,7 +197,7 @@ def test_progress_and_interrupt(client: TestClient) -> None:
 def test_a_png_tells_how_it_was_made(client: TestClient) -> None:
     drawn = client.post("/sdapi/v1/txt2img", json=ASKED).json()["images"][0]
     told = client.post("/sdapi/v1/png-info", json={"image": "data:image/png;base64," + drawn}).json()
-    assert told["info"].startswith("a lake\nSteps: 1, Sampler: DDPM")
+    assert told["info"].startswith("a lake\nSteps: 1, Sampler: ")
     assert json.loads(told["items"]["pocket-diffusion"])["seed"] == 7
     plain = client.post("/sdapi/v1/png-info", json={"image": text(Image.new("RGB", (8, 8)))}).json()
     assert plain["info"] == ""
@@ -168,7 +215,9 @@ def test_options_can_be_set_to_what_they_are(client: TestClient, pipeline: Pipel
 
 
 def test_what_there_is_is_named(client: TestClient, pipeline: Pipeline) -> None:
-    assert [sampler["name"] for sampler in client.get("/sdapi/v1/samplers").json()] == ["DDPM"]
+    assert [row["name"] for row in client.get("/sdapi/v1/samplers").json()] == [kind.label for kind in SAMPLERS.values()]
+    schedulers = client.get("/sdapi/v1/schedulers").json()
+    assert [row["label"] for row in schedulers] == ["Automatic", *(row.label for row in SCHEDULERS.values())]
     assert [model["model_name"] for model in client.get("/sdapi/v1/sd-models").json()] == [pipeline.name]
     assert client.get("/sdapi/v1/upscalers").json() == []
     assert client.get("/sdapi/v1/scripts").json() == {"txt2img": [], "img2img": []}

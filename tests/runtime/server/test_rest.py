@@ -14,6 +14,8 @@ from starlette.routing import Mount
 from starlette.testclient import TestClient
 
 from pocket_diffusion import Pipeline
+from pocket_diffusion.drawing.samplers import SAMPLERS
+from pocket_diffusion.drawing.schedulers import SCHEDULERS
 from pocket_diffusion.server import create_app
 from serving import LIMITS, SMALL
 
@@ -106,17 +108,33 @@ def test_cancelling_stops_between_steps(client: TestClient) -> None:
     assert last["error"] == "the drawing was cancelled"
 
 
-@pytest.mark.filterwarnings("default::pocket_diffusion.drawing.prompt.PromptTruncatedWarning")
-def test_what_the_model_does_not_read_is_told(client: TestClient) -> None:
-    _, last = events(client, create(client, prompt="lake " * 90)["id"])[-1]
+@pytest.mark.filterwarnings("default::pocket_diffusion.drawing.prompt.PromptWarning")
+@pytest.mark.parametrize(
+    ("prompt", "why"), [("a lake <lora:moss:0.8>", "LoRA 'moss' is not loaded"), ("a (lake", "bracket")]
+)
+def test_what_is_not_drawn_as_it_is_written_is_told(client: TestClient, prompt: str, why: str) -> None:
+    _, last = events(client, create(client, prompt=prompt)["id"])[-1]
     assert len(last["warnings"]) == 1
-    assert "the prompt is longer than 77 tokens; dropped: 'lake" in last["warnings"][0]
+    assert why in last["warnings"][0]
     assert len(last["pictures"]) == 1
+
+
+def test_samplers_and_schedulers_are_those_of_the_tables(client: TestClient) -> None:
+    choices = client.get("/api/samplers").json()
+    assert [row["name"] for row in choices["samplers"]] == list(SAMPLERS)
+    assert [row["name"] for row in choices["schedulers"]] == list(SCHEDULERS)
+    by_name = {row["name"]: row for row in choices["samplers"]}
+    assert by_name["dpmpp_2m"]["label"] == "DPM++ 2M"
+    assert "karras" in by_name["dpmpp_2m"]["schedulers"]
+    assert "karras" not in by_name["lcm"]["schedulers"]
 
 
 def test_the_model_says_what_it_draws_and_what_is_taken(client: TestClient, pipeline: Pipeline) -> None:
     model = client.get("/api/model").json()
-    assert (model["name"], model["width"], model["sampler"]) == (pipeline.name, 128, "ddpm")
+    assert (model["name"], model["width"]) == (pipeline.name, 128)
+    defaults = pipeline.bundle.manifest.defaults
+    assert (model["sampler"], model["scheduler"]) == (defaults.sampler, defaults.scheduler)
+    assert (model["samplers"], model["schedulers"]) == (list(SAMPLERS), list(SCHEDULERS))
     assert (model["max_pixels"], model["max_steps"], model["max_count"]) == (LIMITS.pixels, LIMITS.steps, LIMITS.count)
 
 
@@ -144,7 +162,10 @@ def test_generate_takes_text_and_answers_with_a_url(client: TestClient) -> None:
         ({"width": 512, "height": 256}, "512x256 is too large; at most 65,536 pixels"),
         ({"width": 65}, "multiple of 8"),
         ({"guidance_scale": 1e9}, "guidance_scale must be"),
-        ({"sampler": "../../etc"}, "choose one of: ddpm"),
+        ({"sampler": "../../etc"}, "sampler '../../etc' is not known"),
+        ({"scheduler": "karas"}, "did you mean karras"),
+        ({"guidance_interval": [0.8, 0.2]}, "is reversed"),
+        ({"prompt": "(a:1e9)"}, "weight"),
         ({"seed": -1}, "seed must be"),
         ({"strength": 2, "image": png()}, "strength must be"),
         ({"image": "no base64!"}, "$.image"),
@@ -235,7 +256,7 @@ def test_the_description_has_every_operation(client: TestClient) -> None:
     document = client.get("/openapi.json").json()
     assert document["openapi"] == "3.1.0"
     assert set(document["paths"]) == {
-        "/api/model", "/api/jobs", "/api/jobs/{id}", "/api/jobs/{id}/events", "/pictures/{name}", "/generate",
+        "/api/model", "/api/samplers", "/api/jobs", "/api/jobs/{id}", "/api/jobs/{id}/events", "/pictures/{name}", "/generate",
     }  # fmt: skip
     order = document["components"]["schemas"]["Order"]
     assert order["required"] == ["prompt"]

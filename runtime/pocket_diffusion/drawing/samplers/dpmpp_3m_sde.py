@@ -9,6 +9,7 @@ from pocket_diffusion.drawing.samplers.sampler import (
     Latents,
     Noise,
     StochasticSampler,
+    combine,
     exponential_split,
     move,
 )
@@ -50,4 +51,4 @@ class DPMpp3MSDESampler(StochasticSampler):
         h_2 = math.log(oldest_sigma / last_sigma)
         change = first - h / h_2 * (last_x_0 - oldest_x_0)
         phi_3 = phi_2 / decay - 0.5
-        return phi_2 * first + (phi_2 * h_1 - phi_3 * h) / (h_1 + h_2) * change
+        return combine((phi_2, (phi_2 * h_1 - phi_3 * h) / (h_1 + h_2)), (first, change))

@@ -2,15 +2,15 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from sampling import levels_at
 
 from pocket_diffusion.drawing.brownian import BrownianNoise
 from pocket_diffusion.drawing.noise import NoiseGenerator
 from pocket_diffusion.drawing.samplers import CHECKPOINT_SPACING, SAMPLERS, find_sampler
 from pocket_diffusion.drawing.schedulers import SCHEDULERS
 from pocket_diffusion.errors import InvalidRequestError
+from sampling import levels_at
 
 EVERY = pytest.mark.parametrize("name", SAMPLERS)
 
@@ -72,6 +72,7 @@ def test_a_typo_is_answered_with_the_nearest() -> None:
     )
 
 
+@settings(deadline=None)
 @given(
     st.one_of(
         st.text(),
@@ -87,7 +88,7 @@ def test_any_other_name_is_refused_in_a_short_line(name: object) -> None:
     try:
         find_sampler(name)  # type: ignore[arg-type]
     except InvalidRequestError as refused:
-        assert len(str(refused)) < 250
+        assert len(str(refused)) < 300
         assert "\n" not in str(refused)
 
 
@@ -95,7 +96,7 @@ def test_a_name_of_any_length_is_refused_in_a_short_line() -> None:
     for name in ("x" * 10**7, "euler" * 10**6, [["x"] * 99] * 99, object(), "_" * 200 + "euler"):
         with pytest.raises(InvalidRequestError) as refused:
             find_sampler(name)  # type: ignore[arg-type]
-        assert len(str(refused.value)) < 250
+        assert len(str(refused.value)) < 300
 
 
 @EVERY
