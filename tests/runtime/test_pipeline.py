@@ -78,6 +78,44 @@ def test_several_pictures_are_those_of_successive_seeds(pipeline: Pipeline, draw
     assert several.images[0].tobytes() != drawn.images[0].tobytes()
 
 
+@pytest.mark.parametrize("sampler", ["pndm", "lms", "dpm2_a", "dpmpp_2m", "dpmpp_2m_sde", "dpmpp_sde", "deis", "unipc"])
+def test_samplers_that_remember_keep_the_pictures_of_an_order_apart(pipeline: Pipeline, sampler: str) -> None:
+    options = {**SMALL, "sampler": sampler, "steps": 4}
+    several = pipeline.generate("a lake", **options, count=3)
+    single = [pipeline.generate("a lake", **{**options, "seed": seed}) for seed in several.seeds]
+    assert pixels(several) == [image for one in single for image in pixels(one)]
+
+
+def test_a_negative_prompt_is_encoded_once_for_many_pictures() -> None:
+    pipeline = Pipeline.load(provider="cpu")
+    encoded = []
+    run = pipeline.components.run
+
+    def watched(role: str, **inputs: np.ndarray) -> dict[str, np.ndarray]:
+        if role == "text_encoder":
+            encoded.append(len(inputs["ids"]))
+        return run(role, **inputs)
+
+    pipeline.components.run = watched
+    for prompt in ("a lake", "a desert", "a lake"):
+        pipeline.generate(prompt, **SMALL, negative_prompt="people")
+    assert encoded == [1, 1, 1]  # each of the three texts once
+
+
+def test_weights_schedules_and_long_prompts_change_the_picture(pipeline: Pipeline) -> None:
+    drawn = [
+        pipeline.generate(prompt, **SMALL).latents
+        for prompt in (
+            "a lake at night",
+            "a (lake:1.4) at night",
+            "a [lake:desert:1] at night",
+            "a lake BREAK at night",
+        )
+    ]
+    for i, one in enumerate(drawn):
+        assert all(np.abs(one - other).max() > 1e-4 for other in drawn[:i])
+
+
 def test_a_seed_that_was_drawn_draws_the_picture_again(pipeline: Pipeline) -> None:
     first = pipeline.generate("a lake", **{**SMALL, "seed": None})
     assert pixels(pipeline.generate("a lake", **{**SMALL, "seed": first.seeds[0]})) == pixels(first)
