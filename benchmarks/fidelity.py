@@ -58,7 +58,7 @@ def compare_pictures(
     ).images
     with torch.inference_mode():
         pixels = theirs.vae.decode(latents / theirs.vae.config.scaling_factor).sample
-    result = ours.generate(PROMPT, steps=steps, seed=1, **options)
+    result = ours.generate(PROMPT, sampler="ddpm", steps=steps, seed=1, **options)
     levels = (pixels / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()[0] * 255
     drawn = np.asarray(result.images[0])
     return {

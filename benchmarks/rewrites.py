@@ -46,7 +46,7 @@ def write_variant(part: Part, left_out: str, folder: Path) -> Component:
         graph=f"{part.name}.onnx",
         weights=f"{part.name}.weights",
         inputs=part.inputs,
-        outputs=(part.output,),
+        outputs=part.outputs,
         parameters=part.parameters,
         parity=(),
     )

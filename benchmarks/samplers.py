@@ -24,7 +24,7 @@ from landscapes import FIRST_SEED, pixels, told
 from machine import describe, machine_facts
 from pocket_diffusion import InvalidRequestError, Pipeline
 from pocket_diffusion.drawing.samplers import SAMPLERS, SamplerKind, find_sampler
-from pocket_diffusion.drawing.schedulers import find_scheduler
+from pocket_diffusion.drawing.schedulers import SCHEDULERS, find_scheduler
 from pocket_models.landscapes.captions import Prompt, held_out_prompts
 from pocket_models.landscapes.probes import Probes
 from report import markdown_table, not_negative, output_path, positive, publish
@@ -61,7 +61,10 @@ class Pair:
     def parse(cls, text: str) -> "Pair":
         """Read `dpmpp_2m` or `dpmpp_2m/karras`."""
         sampler, _, scheduler = text.partition("/")
-        return cls(find_sampler(sampler)[0], find_scheduler(scheduler).name if scheduler else None)
+        kind, named = find_sampler(sampler)
+        if scheduler:
+            named = find_scheduler(scheduler).name
+        return cls(kind, named if named in SCHEDULERS else None)
 
     @property
     def name(self) -> str:
@@ -73,16 +76,16 @@ class Pair:
         """Whether more steps lead to one picture."""
         return not self.kind.eta or self.kind.is_brownian
 
+    def settings(self, evaluations: int) -> dict[str, Any]:
+        """Return the options of a drawing that evaluates the U-Net so often."""
+        steps = max(1, evaluations // self.kind.evaluations)
+        return {"sampler": self.kind.name, "scheduler": self.scheduler, "steps": steps}
+
     def draw(self, pipeline: Pipeline, prompts: Sequence[Prompt], evaluations: int) -> list[Image.Image]:
         """Draw one picture a prompt, each from a seed of its own."""
-        settings = {
-            "sampler": self.kind.name,
-            "scheduler": self.scheduler,
-            "steps": max(1, evaluations // self.kind.evaluations),
-        }
         what = f"{self.name}, {evaluations} evaluations"
         return [
-            pipeline.generate(prompt.text, seed=FIRST_SEED + i, **settings).images[0]
+            pipeline.generate(prompt.text, seed=FIRST_SEED + i, **self.settings(evaluations)).images[0]
             for i, prompt in enumerate(tqdm(prompts, what))
         ]
 
@@ -125,8 +128,7 @@ def draw_grid(pipeline: Pipeline, pairs: Sequence[Pair], evaluations: int, promp
     rows = -(-len(pairs) // columns)
     grid = Image.new("RGB", (columns * (side + 4) - 4, rows * (side + _LABEL + 4)), "white")
     for i, pair in enumerate(pairs):
-        steps = evaluations // pair.kind.evaluations
-        result = pipeline.generate(prompt, seed=seed, steps=steps, sampler=pair.kind.name, scheduler=pair.scheduler)
+        result = pipeline.generate(prompt, seed=seed, **pair.settings(evaluations))
         x, y = i % columns * (side + 4), i // columns * (side + _LABEL + 4)
         grid.paste(result.images[0], (x, y))
         ImageDraw.Draw(grid).text((x + 2, y + side + 1), pair.kind.label, "black")
@@ -177,7 +179,7 @@ def main() -> None:
         type=_pairs,
         default=usual,
         metavar="SAMPLER[/SCHEDULER],…",
-        help="default: every sampler with its own scheduler, but those that need a distilled model, and some other pairs",
+        help="default: each sampler with its own scheduler, but those for distilled models, and some other pairs",
     )
     parser.add_argument("--threads", type=positive, help="of each picture (default: one a core)")
     parser.add_argument("--output", type=output_path, help="where to write the results as JSON")

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import CLIPTextModel
 
-from systems.peer import Network
+from systems.peer import Run
 
 Forward = Callable[..., Tensor]
 
@@ -42,7 +42,7 @@ _OPENERS: dict[str, Callable[[Path], Forward]] = {
 }
 
 
-def open_network(folder: Path, component: str, threads: int | None) -> Network:
+def open_network(folder: Path, component: str, threads: int | None) -> Run:
     """See `systems.peer.OpenNetwork`."""
     if threads is not None:
         torch.set_num_threads(threads)

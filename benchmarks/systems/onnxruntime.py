@@ -4,10 +4,10 @@ from pathlib import Path
 
 import onnxruntime
 
-from systems.peer import Network
+from systems.peer import Run
 
 
-def open_network(folder: Path, component: str, threads: int | None) -> Network:
+def open_network(folder: Path, component: str, threads: int | None) -> Run:
     """See `systems.peer.OpenNetwork`."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0  # 0 is ONNX Runtime's own choice

@@ -29,26 +29,17 @@ _SCHEDULE: dict[str, object] = {
     "beta_start": 0.0001,
     "beta_end": 0.02,
     "beta_schedule": "linear",
-    "timestep_spacing": "leading",
-    "set_alpha_to_one": None,  # samplers have defaults of their own
+    "timestep_spacing": None,  # samplers have defaults of their own for this and the next
+    "set_alpha_to_one": None,
 }
-_LINSPACE: dict[str, object] = {"timestep_spacing": "linspace"}
 _LIKE_STABLE_DIFFUSION: dict[str, object] = {"beta_start": 0.00085, "beta_end": 0.012}
 _SCHEDULE_BY_CLASS: dict[str, dict[str, object]] = {
-    "DEISMultistepScheduler": _LINSPACE,
-    "DPMSolverMultistepScheduler": _LINSPACE,
-    "DPMSolverSDEScheduler": _LINSPACE | _LIKE_STABLE_DIFFUSION,
-    "DPMSolverSinglestepScheduler": _LINSPACE,
-    "EulerAncestralDiscreteScheduler": _LINSPACE,
-    "EulerDiscreteScheduler": _LINSPACE,
-    "HeunDiscreteScheduler": _LINSPACE | _LIKE_STABLE_DIFFUSION,
-    "KDPM2AncestralDiscreteScheduler": _LINSPACE | _LIKE_STABLE_DIFFUSION,
-    "KDPM2DiscreteScheduler": _LINSPACE | _LIKE_STABLE_DIFFUSION,
+    "DPMSolverSDEScheduler": _LIKE_STABLE_DIFFUSION,
+    "HeunDiscreteScheduler": _LIKE_STABLE_DIFFUSION,
+    "KDPM2AncestralDiscreteScheduler": _LIKE_STABLE_DIFFUSION,
+    "KDPM2DiscreteScheduler": _LIKE_STABLE_DIFFUSION,
     "LCMScheduler": _LIKE_STABLE_DIFFUSION | {"beta_schedule": "scaled_linear"},
-    "LMSDiscreteScheduler": _LINSPACE,
-    "SASolverScheduler": _LINSPACE,
     "TCDScheduler": _LIKE_STABLE_DIFFUSION | {"beta_schedule": "scaled_linear"},
-    "UniPCMultistepScheduler": _LINSPACE,
 }
 # diffusers' Stable Diffusion pipelines correct every other value: both would spoil the pictures.
 _CORRECTED: dict[str, object] = {"steps_offset": 1, "clip_sample": False}
@@ -259,7 +250,7 @@ def read_schedule(name: str, config: Mapping[str, Any]) -> NoiseSchedule:
         "timestep_spacing": ("leading", "linspace", "trailing"),
     }
     for key, allowed in known.items():
-        if key in config and config[key] not in allowed:
+        if config.get(key) is not None and config[key] not in allowed:
             choices = ", ".join(map(str, allowed))
             raise UnsupportedModelError(f"{name}: the scheduler has {key} {config[key]!r}; known are: {choices}")
     values = {**_SCHEDULE, **_SCHEDULE_BY_CLASS.get(config.get("_class_name", ""), {}), **config, **_CORRECTED}

@@ -16,7 +16,7 @@ import torch
 
 from pocket_diffusion.bundle import Defaults, NoiseSchedule
 from pocket_diffusion.drawing.samplers import find_sampler
-from pocket_diffusion.drawing.schedulers import find_scheduler
+from pocket_diffusion.drawing.schedulers import SCHEDULERS, find_scheduler
 from pocket_diffusion.errors import CheckpointError, CheckpointNotFoundError, UnsupportedModelError
 from pocket_export import architecture, key_mapping
 from pocket_export.key_mapping import Tensors
@@ -233,18 +233,21 @@ def _read_defaults(root: Path, sample_size: Any, downscale: int) -> Defaults:  #
         wanted = _read_json(path, f"{root} has no default settings")
         chosen |= {key: wanted[key] for key in Defaults.__struct_fields__ if key in wanted}
     with _blamed_on(path):
-        defaults = msgspec.convert(chosen, Defaults)
-        _check_defaults(defaults, downscale)
-    return defaults
+        return _check_defaults(msgspec.convert(chosen, Defaults), downscale)
 
 
-def _check_defaults(defaults: Defaults, downscale: int) -> None:
+def _check_defaults(defaults: Defaults, downscale: int) -> Defaults:
+    """Return them with the sampler and the scheduler by their own names."""
     for side in (defaults.width, defaults.height):
         if side % downscale:
             raise ValueError(f"sides are multiples of {downscale}, not {side}")
-    sampler, _ = find_sampler(defaults.sampler)
+    sampler, named = find_sampler(defaults.sampler)
+    scheduler = named if named in SCHEDULERS else None
     if defaults.scheduler is not None:
-        sampler.check_scheduler(find_scheduler(defaults.scheduler).name)
+        scheduler = find_scheduler(defaults.scheduler).name
+    if scheduler is not None:
+        sampler.check_scheduler(scheduler)
+    return msgspec.structs.replace(defaults, sampler=sampler.name, scheduler=scheduler)
 
 
 def _read_license(root: Path) -> str | None:

@@ -56,7 +56,7 @@ class ParityFigure(Strict, frozen=True):
     inputs: dict[str, tuple[int, ...]]
     """The shapes it was measured at."""
     relative_error: float
-    """‖ours − theirs‖ / ‖theirs‖."""
+    """‖ours − theirs‖ / ‖theirs‖, of the output that is furthest off."""
     max_abs_error: float
     tolerance: float
     """The relative error at which the export would have been refused."""
@@ -111,11 +111,11 @@ class NoiseSchedule(Strict, frozen=True):
     rescale_betas_zero_snr: bool = False
     """Nothing is left of the picture at the last timestep (Lin et al. 2023, algorithm 1)."""
     prediction_type: Literal["epsilon", "v_prediction", "sample"] = "epsilon"
-    # how diffusers' schedulers of the same name pick timesteps
-    timestep_spacing: Literal["leading", "linspace", "trailing"] = "leading"
+    # how diffusers' schedulers pick timesteps; None: as each does by itself
+    timestep_spacing: Literal["leading", "linspace", "trailing"] | None = None
     steps_offset: Annotated[int, msgspec.Meta(ge=0, le=1)] = 1
     set_alpha_to_one: bool | None = False
-    """Whether DDIM's and PNDM's last step ends without noise, not at timestep 0; None: as each does by itself."""
+    """Whether DDIM's and PNDM's last step ends without noise, not at timestep 0."""
     # what the predicted picture is held to at each step; latents are held to nothing
     clip_sample: bool = False
     clip_sample_range: Annotated[float, msgspec.Meta(gt=0)] = 1.0
@@ -132,7 +132,7 @@ class LatentSpec(Strict, frozen=True):
     downscale: Positive
     """Pixels per latent along a side."""
     scaling_factor: Annotated[float, msgspec.Meta(gt=0)]
-    """What the VAE's latents are multiplied with for the U-Net."""
+    """What the VAE's latents are multiplied by for the U-Net."""
 
 
 class Defaults(Strict, frozen=True):

@@ -34,11 +34,11 @@ class Order(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     eta: float | None = None
     """How much fresh noise a sampler adds, 0 to 1; null is the sampler's own."""
     s_noise: float = 1.0
-    """What that noise is multiplied with."""
+    """What that noise is multiplied by."""
 
     # how the prompt is followed
     guidance_scale: float | None = None
-    """How strictly the prompt is followed; 1 is not at all beyond the prompt itself."""
+    """How strictly the prompt is followed; 1 turns guidance off."""
     guidance_rescale: float = 0.0
     """How much of the contrast that guidance adds is taken back, 0 to 1 (Lin et al. 2023, section 3.4)."""
     guidance_interval: tuple[float, float] | None = None

@@ -128,6 +128,8 @@ class Pipeline(Stages):
             strength=strength,
         )
         drawings = resolve_all(order, prompt, self.bundle.manifest)
+        for drawing in drawings:
+            self._warn_of(drawing)
         total, done, results = sum(drawing.steps_to_take for drawing in drawings), 0, []
         for drawing in drawings:
             with contextlib.closing(self.steps(drawing)) as steps_taken:
@@ -138,19 +140,27 @@ class Pipeline(Stages):
             results.append(steps_taken.result)
         return Result.joined(results)
 
-    def steps(self, order: Order) -> Steps:
+    def steps(self, order: Order, *, previews: bool = False) -> Steps:
         """Draw an order step by step: iterate over it, and take its `result` at the end.
+
+        With `previews`, what those need is loaded before the drawing and not at the first one.
 
         Raises:
             InvalidRequestError, InferenceError: see `generate`.
 
         """
-        return Steps(self._walk(order if isinstance(order, Drawing) else resolve(order, self.bundle.manifest)))
+        if not isinstance(order, Drawing):
+            order = resolve(order, self.bundle.manifest)
+            self._warn_of(order)
+        if previews and not self.previewer.is_ready:
+            self.previewer.prepare()
+            self.close()  # the memory of that graph was not weighed
+        return Steps(self._walk(order))
 
     def _walk(self, drawing: Drawing) -> Generator[Step, None, Result]:
         """Walk all pictures through the noise levels together; each is predicted alone, which needs least memory."""
         manifest, watch = self.bundle.manifest, Stopwatch(self.components)
-        with self.components.room_for(drawing.demand), watch.timed("total"):
+        with self.components.room_for(drawing.demand):
             _log.info("provider %s, threads %s", self.provider, self.threads or "one a core")
             _log.info("%s, %s, %d steps", drawing.kind.label, drawing.scheduler, drawing.steps_to_take)
             with watch.timed("encode"):
@@ -161,23 +171,29 @@ class Pipeline(Stages):
                 shape = drawing.latent_shape(manifest)
                 canvases = [prepare_canvas(drawing, shape, levels, one, self.vae.encode) for one in generators]
                 noises = [drawing.kind.noise(generator, shape) for generator in generators]
-            with watch.timed("denoise"):
-                latents = [canvas.latents for canvas in canvases]
-                predicted = list(latents)
-                for i in range(drawing.first_step, levels.steps):
+            latents = [canvas.latents for canvas in canvases]
+            predicted = list(latents)
+            for i in range(drawing.first_step, levels.steps):
+                with watch.timed("denoise"):
                     denoise = denoiser.at(i)
                     for k, (sampler, noise, canvas) in enumerate(zip(samplers, noises, canvases, strict=True)):
                         latents[k] = canvas.restore(sampler.step(latents[k], i, denoise, noise), levels, i)
                         predicted[k] = denoise.x_0
                     scaled = np.concatenate(latents) * np.float32((1 + levels.sigmas[i + 1] ** 2) ** -0.5)
-                    number = i + 1 - drawing.first_step
-                    yield Step(number, drawing.steps_to_take, scaled, np.concatenate(predicted), self.previewer.picture)
+                number = i + 1 - drawing.first_step
+                yield Step(number, drawing.steps_to_take, scaled, np.concatenate(predicted), self.previewer.picture)
             with watch.timed("decode"):
                 # One by one, so that no more than one picture is in memory as float32.
                 images = [image for one in scaled for image in to_pictures(self.vae.decode(one[None]))]
         self.previewer.learn(scaled[:1], images[0])
         _log.info("%s", watch)
         return Result(images, list(drawing.seeds), scaled, watch.seconds, (drawing,), self.name)
+
+    def _warn_of(self, drawing: Drawing) -> None:
+        """Warn of each part of the prompts that is not drawn as it is written."""
+        for text, name in drawing.texts:
+            for warning in self.conditioner.warnings(text, drawing.steps, name):
+                warnings.warn(warning, stacklevel=3)
 
     def _denoiser(self, drawing: Drawing, levels: Levels) -> Denoiser:
         """Bind the U-Net to what the drawing asks for."""

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pocket_diffusion.drawing.images import OUTPUT_FORMATS, make_folder, save_picture, side_by_side
+from pocket_diffusion.drawing.images import make_folder, save_picture, side_by_side
 from pocket_diffusion.drawing.metadata import parameters_text, settings
 from pocket_diffusion.drawing.resolve import Drawing
 from pocket_diffusion.errors import Cancelled
@@ -41,7 +41,7 @@ class Step:
 
 
 class Stopwatch:
-    """Seconds by stage."""
+    """Seconds by stage, and in all; the caller's own time between steps is in none."""
 
     def __init__(self, components: Components) -> None:
         self.seconds = dict.fromkeys(("load", "encode", "denoise", "decode", "total"), 0.0)
@@ -55,7 +55,9 @@ class Stopwatch:
         try:
             yield
         finally:
-            self.seconds[stage] += time.perf_counter() - start
+            passed = time.perf_counter() - start
+            self.seconds[stage] += passed
+            self.seconds["total"] += passed
             self.seconds["load"] = self._components.seconds_loading - self._loading
 
     def __str__(self) -> str:
@@ -100,7 +102,7 @@ class Result:
         """Write pictures, each whole or not at all; a PNG carries how it was made.
 
         Args:
-            path: the file of a single picture; or a folder for several, which are named by their seeds.
+            path: the file of a single picture; for several, a folder, in which they are named by their seeds.
             index: the only picture to be written; without it, all are.
 
         Returns:
@@ -117,11 +119,8 @@ class Result:
         if index is not None:
             self._save(path, index)
             return [path]
-        folder, suffix = path, ".png"
-        if path.suffix.lower() in OUTPUT_FORMATS and not path.is_dir():
-            folder, suffix = path.with_suffix(""), path.suffix
-        make_folder(folder)
-        paths = [folder / f"{seed}{suffix}" for seed in self.seeds]
+        make_folder(path)
+        paths = [path / f"{seed}.png" for seed in self.seeds]
         for i, each in enumerate(paths):
             self._save(each, i)
         return paths
@@ -158,6 +157,7 @@ class Steps(Iterator[Step]):
     def __init__(self, walk: Generator[Step, None, Result]) -> None:
         self._walk = walk
         self._result: Result | None = None
+        self._fault: BaseException = Cancelled("the drawing was closed before its last step; there is no picture")
 
     def __next__(self) -> Step:
         """Take the next step; after the last, decode the pictures."""
@@ -166,6 +166,9 @@ class Steps(Iterator[Step]):
         except StopIteration as end:
             self._result = self._result or end.value
             raise StopIteration from None
+        except BaseException as fault:
+            self._fault = fault
+            raise
 
     @property
     def result(self) -> Result:
@@ -173,7 +176,7 @@ class Steps(Iterator[Step]):
         for _ in self:
             pass
         if self._result is None:
-            raise Cancelled("the drawing was closed before its last step, so that there is no picture")
+            raise self._fault
         return self._result
 
     def close(self) -> None:

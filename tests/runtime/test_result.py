@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from pocket_diffusion import Cancelled, Order, OutputError, Pipeline, Result
+from pocket_diffusion import result as result_module
 
 SMALL = {"width": 64, "height": 64, "steps": 3, "guidance_scale": 4.0, "seed": 7}
 
@@ -22,11 +23,6 @@ def test_several_pictures_are_saved_into_a_folder_by_their_seeds(two: Result, tm
     with Image.open(tmp_path / "lakes" / "8.png") as image:
         assert image.tobytes() == two.images[1].tobytes()
         assert "Seed: 8" in image.text["parameters"]
-
-
-def test_a_file_name_for_several_says_their_folder_and_format(two: Result, tmp_path: Path) -> None:
-    assert [path.name for path in two.save(tmp_path / "lake.jpg")] == ["7.jpg", "8.jpg"]
-    assert (tmp_path / "lake" / "7.jpg").is_file()
 
 
 def test_one_of_several_is_saved_by_its_index(two: Result, tmp_path: Path) -> None:
@@ -88,6 +84,43 @@ def test_steps_that_were_closed_have_no_result() -> None:
     assert pipeline.components._loaded == {}
     with pytest.raises(Cancelled, match="closed before its last step"):
         _ = walk.result
+
+
+def test_a_fault_on_the_way_is_told_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline = Pipeline.load(provider="cpu")
+
+    def fail(_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(pipeline.vae, "decode", fail)
+    walk = pipeline.steps(Order(prompt="a lake", **SMALL))
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            _ = walk.result
+
+
+def test_the_callers_own_time_is_not_the_drawings(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(result_module.time, "perf_counter", lambda: now[0])
+    walk = Pipeline.load(provider="cpu").steps(Order(prompt="a lake", **SMALL))
+    for _ in walk:
+        now[0] += 100
+    assert walk.result.timings["total"] == 0
+
+
+def test_previews_are_prepared_before_the_drawing() -> None:
+    pipeline = Pipeline.load(provider="cpu", memory="balanced")
+    roles: list[str] = []
+    run = pipeline.components.run
+
+    def watched(role: str, **inputs: np.ndarray) -> dict[str, np.ndarray]:
+        roles.append(role)
+        return run(role, **inputs)
+
+    pipeline.components.run = watched
+    for step in pipeline.steps(Order(prompt="a lake", **SMALL), previews=True):
+        step.preview()
+    assert roles == ["vae_encoder", "text_encoder", "text_encoder", "unet", "unet", "unet", "vae_decoder"]
 
 
 def test_a_list_of_prompts_gives_their_pictures_in_order(two: Result, pipeline: Pipeline) -> None:

@@ -13,7 +13,7 @@ import click
 from PIL import Image
 
 from pocket_diffusion.cli.options import machine_options, model_option
-from pocket_diffusion.drawing.images import check_output_format, save_picture
+from pocket_diffusion.drawing.images import check_output_format, make_folder, save_picture
 from pocket_diffusion.errors import InvalidRequestError, OutputError
 from pocket_diffusion.order import Order
 from pocket_diffusion.pipeline import Pipeline
@@ -52,13 +52,11 @@ class Interval(click.ParamType[tuple[float, float]]):
 @click.option("--sampler", help="How noise becomes a picture; `pocket-diffusion samplers` lists all.")
 @click.option("--scheduler", help="How the noise levels are spaced; the same list has them.")
 @click.option("--eta", type=float, help="Fresh noise that the sampler adds, 0 to 1.  [default: the sampler's]")
-@click.option("--s-noise", type=float, default=1.0, help="What that noise is multiplied with.  [default: 1]")
+@click.option("--s-noise", type=float, default=1.0, help="What that noise is multiplied by.  [default: 1]")
 @click.option(
     "--guidance", "guidance_scale", type=float, help="How strictly to follow the prompt.  [default: the bundle's]"
 )
-@click.option(
-    "--guidance-rescale", type=float, default=0.0, help="Take back its contrast, 0 to 1.  [default: 0]"
-)
+@click.option("--guidance-rescale", type=float, default=0.0, help="Reduce the contrast that guidance adds, 0 to 1.")
 @click.option("--guidance-interval", type=Interval(), help="Guide a part of the way alone, such as 0.2:0.8: faster.")
 @click.option("--clip-skip", type=int, default=1, help="2 reads the text encoder's last layer but one.  [default: 1]")
 @click.option("--seed", type=int, help="The same seed draws the same picture.  [default: drawn]")
@@ -101,9 +99,9 @@ def generate(
     pipeline = Pipeline.load(model, provider=provider, threads=threads, memory=memory)
     with (
         _log_shown(hidden=not verbose),
-        closing(pipeline.steps(order)) as steps,
+        closing(pipeline.steps(order, previews=preview_every is not None)) as steps,
         _Progress(hidden=quiet) as progress,
-        _Preview(destination, preview_every) as preview,
+        _Preview(destination, preview_every, several=several) as preview,
     ):
         for step in steps:
             progress.update(step)
@@ -169,24 +167,28 @@ class _Progress:
 
 
 class _Preview:
-    """A file beside the picture that shows it every so many steps, for as long as it is drawn."""
+    """A file that shows the picture every so many steps, for as long as it is drawn."""
 
-    def __init__(self, destination: Path, every: int | None) -> None:
+    def __init__(self, destination: Path, every: int | None, *, several: bool) -> None:
         self._every = every
-        stem, suffix = destination.stem, destination.suffix or ".png"
-        self._path = destination.with_name(f"{stem}-preview{suffix}")
+        self._path: Path | None = None
+        self._folder = destination if several else destination.absolute().parent
+        self._stem = "preview" if several else f"{destination.stem}-preview"
 
     def __enter__(self) -> "_Preview":
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._every is not None:
+        if self._path is not None:
             self._path.unlink(missing_ok=True)
 
     def update(self, step: Step) -> None:
         """Be called after each step."""
         if self._every is None or step.number % self._every or step.number == step.total:
             return
+        if self._path is None:
+            make_folder(self._folder)
+            self._path = _free_name(self._folder / f"{self._stem}.png")
         preview = step.preview()
         size = preview.width * _PREVIEW_SCALE, preview.height * _PREVIEW_SCALE
         save_picture(preview.resize(size, Image.Resampling.BICUBIC), self._path)

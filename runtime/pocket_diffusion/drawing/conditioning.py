@@ -1,6 +1,5 @@
 """What the U-Net is told of a prompt, step by step."""
 
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -19,8 +18,10 @@ Encode = Callable[[NDArray[np.int64], int], Array]
 
 MAX_CHUNKS = 32
 """How many chunks of a prompt are read where the U-Net takes contexts of any length."""
-MAX_ENCODED = 512
-"""How many chunks the contexts of one prompt may have together; with 77 tokens of 768 numbers they take 121 MB."""
+MAX_ENCODED = 128
+"""How many chunks the contexts of one prompt may have together; with 77 tokens of 768 numbers they take 30 MB."""
+MAX_READ = 250_000
+"""How many characters all variants of a prompt may have together."""
 _BATCH = 16
 _REMEMBERED = 32
 _COMMA_BACKTRACK = 20
@@ -83,29 +84,27 @@ class Conditioner:
         """By tokens and clip skip, least recently used first."""
 
     def condition(self, text: str, *, steps: int, clip_skip: int = 1, name: str = "prompt") -> Conditioning:
-        """Return the contexts of a prompt, warning (`PromptWarning`) of each part that is not drawn as it is written.
+        """Return the contexts of a prompt.
 
         Raises:
             InvalidRequestError: see `prompt.read_prompt`, or the prompt changes more often than is encoded.
 
         """
         plan = self._plan(text, steps, name)
-        for warning in plan.warnings:
-            warnings.warn(warning, stacklevel=2)
         chunks = {chunk for variant in plan.variants for chunk in variant}
         encoded = self._encode_all(sorted({chunk.ids for chunk in chunks}), clip_skip)
         weighted = {chunk: self._weigh(encoded[chunk.ids], chunk.weights) for chunk in chunks}
         contexts = [np.concatenate([weighted[chunk] for chunk in variant])[None] for variant in plan.variants]
         return Conditioning(tuple(contexts), plan.by_step)
 
-    def warnings(self, text: str, steps: int, name: str = "prompt") -> list[str]:
-        """Return what `condition` would warn of, a line each, without encoding anything; safe in any thread.
+    def warnings(self, text: str, steps: int, name: str = "prompt") -> list[PromptWarning]:
+        """Return a warning of each part that is not drawn as it is written; nothing is encoded. Safe in any thread.
 
         Raises:
             InvalidRequestError: as `condition` does.
 
         """
-        return [str(warning) for warning in self._plan(text, steps, name).warnings]
+        return self._plan(text, steps, name).warnings
 
     def _plan(self, text: str, steps: int, name: str) -> _Plan:
         prompt = read_prompt(text, steps, name)
@@ -113,11 +112,17 @@ class Conditioner:
         indices: dict[Sections, int] = {}
         variants: list[_Chunks] = []
         by_step = []
-        most = 1
+        most, read = 1, 0
         for step in range(steps):
             sections = prompt.at(step)
             if sections not in indices:
                 indices[sections] = len(variants)
+                read += sum(len(part.text) for section in sections for part in section)
+                if read > MAX_READ:
+                    raise InvalidRequestError(
+                        f"the {name} changes too often: its variants have more than {MAX_READ:,} characters together; "
+                        "use fewer schedules and alternations, or a shorter prompt"
+                    )
                 chunks, dropped = self._cut(sections)
                 if dropped and not any(isinstance(warning, PromptTruncatedWarning) for warning in found):
                     found.append(self._truncation(dropped, name))

@@ -87,10 +87,9 @@ class Denoiser:
         """Keep the picture within the limits that the checkpoint's config asks for; latents have none."""
         schedule = self._schedule
         if schedule.thresholding:  # Saharia et al. 2022, section 2.3
-            limit = np.quantile(np.abs(x_0), schedule.dynamic_thresholding_ratio)
-            limit = np.float32(min(max(limit, 1.0), schedule.sample_max_value))
-            held: Array = x_0.clip(-limit, limit) / limit
-            return held
+            limit = float(np.quantile(np.abs(x_0), schedule.dynamic_thresholding_ratio))
+            limit = min(max(limit, 1.0), schedule.sample_max_value)
+            return x_0.clip(-limit, limit) / np.float32(limit)
         if schedule.clip_sample:
             return x_0.clip(-schedule.clip_sample_range, schedule.clip_sample_range)
         return x_0

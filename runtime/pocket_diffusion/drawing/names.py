@@ -10,7 +10,7 @@ from pocket_diffusion.errors import InvalidRequestError
 
 Row = TypeVar("Row")
 
-_LONGEST = 80
+LONGEST = 80
 """Characters of a name; comparing takes the square of them."""
 
 
@@ -26,7 +26,7 @@ def look_up(name: object, rows: Mapping[str, Row], noun: str) -> Row:
         InvalidRequestError: names those that are nearest.
 
     """
-    key = plain(name) if isinstance(name, str) and len(name) <= _LONGEST else ""
+    key = plain(name) if isinstance(name, str) and len(name) <= LONGEST else ""
     if key in rows:
         return rows[key]
     near = (getattr(rows[match], "name", match) for match in difflib.get_close_matches(key, rows, n=3))

@@ -64,6 +64,11 @@ class Previewer:
         self._encode_image = encode_image
         self._preview: LatentPreview | None = None
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether it is known how latents look."""
+        return self._preview is not None
+
     def prepare(self) -> None:
         """Learn how latents look, where that is not known yet; this loads the VAE's encoder."""
         if self._preview is None:

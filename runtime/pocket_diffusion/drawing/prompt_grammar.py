@@ -29,6 +29,8 @@ _TOKEN = re.compile(r"\\[\\()\[\]:|]|[()\[\]:|]|[^\\()\[\]:|]+|\\")
 _BREAK = re.compile(r"\bBREAK\b")
 # None of these can match one character in two ways, so none takes quadratic time.
 _NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
+_TIME = re.compile(r"[1-5][0-9]", re.ASCII)
+"""Minutes: `(at 12:30)` is text, not a weight of 30."""
 _NO_NUMBER = re.compile(r"[+-]?(?:nan|inf|infinity)", re.IGNORECASE)
 _PARTNERS = {")": "(", "]": "["}
 
@@ -243,6 +245,8 @@ class _Parser:
 
     def _round(self, content: list[Node]) -> Weighted:
         head, last = _split_last(content)
+        if _TIME.fullmatch(last) and head and isinstance(head[-1], str) and head[-1][-1:].isdigit():
+            return Weighted(tuple(content), _ATTENTION)
         if _NUMBER.fullmatch(last) or _NO_NUMBER.fullmatch(last):
             weight = float(last)
             if not abs(weight) <= MAX_WEIGHT:  # written so that nan is refused

@@ -27,6 +27,8 @@ MIN_SIDE, MAX_SIDE = SIDES
 MAX_COUNT = 1000
 MAX_GUIDANCE = 100.0
 MAX_S_NOISE = 10.0
+AUTOMATIC = "automatic"
+"""The scheduler that is the sampler's own, as A1111 calls it."""
 
 
 class Drawing(Order, frozen=True, kw_only=True):
@@ -47,6 +49,11 @@ class Drawing(Order, frozen=True, kw_only=True):
     mask: Image.Image | None = None
 
     @property
+    def texts(self) -> tuple[tuple[str, str], ...]:
+        """The two prompts, each with its name."""
+        return (self.prompt, "prompt"), (self.negative_prompt, "negative prompt")
+
+    @property
     def seeds(self) -> tuple[int, ...]:
         """One a picture."""
         return tuple(range(self.seed, self.seed + self.count))
@@ -58,7 +65,7 @@ class Drawing(Order, frozen=True, kw_only=True):
 
     @property
     def guidance(self) -> Guidance:
-        """How the two predictions combine."""
+        """How the two predictions combine, and when."""
         return Guidance(
             scale=self.guidance_scale,
             rescale=self.guidance_rescale,
@@ -75,6 +82,12 @@ class Drawing(Order, frozen=True, kw_only=True):
             from_picture=self.image is not None,
             count=self.count,
         )
+
+    @property
+    def evaluations(self) -> int:
+        """How often the U-Net is evaluated for one picture."""
+        guided = sum(self.guidance.applies(step / self.steps) for step in range(self.first_step, self.steps))
+        return (self.steps_to_take + guided) * self.kind.evaluations
 
     @property
     def kind(self) -> SamplerKind:
@@ -153,7 +166,7 @@ def resolve(order: Order, manifest: Manifest) -> Drawing:
         raise InvalidRequestError(
             f"strength {strength:g} of {steps} steps leaves nothing to draw; at least {enough:g} is needed"
         )
-    return Drawing(
+    drawing = Drawing(
         prompt=order.prompt,
         negative_prompt=order.negative_prompt,
         width=width,
@@ -173,6 +186,13 @@ def resolve(order: Order, manifest: Manifest) -> Drawing:
         mask=None if order.mask is None else open_picture(order.mask, "mask"),
         strength=strength,
     )
+    if drawing.is_guided and drawing.evaluations == drawing.steps_to_take * kind.evaluations:
+        begin, end = drawing.guidance.interval
+        raise InvalidRequestError(
+            f"guidance_interval {begin:g}:{end:g} guides none of the {drawing.steps_to_take} steps that are drawn; "
+            "widen it, or take a guidance_scale of 1"
+        )
+    return drawing
 
 
 def resolve_all(order: Order, prompts: str | Sequence[str], manifest: Manifest) -> list[Drawing]:
@@ -186,10 +206,12 @@ def resolve_all(order: Order, prompts: str | Sequence[str], manifest: Manifest) 
         prompts = [prompts]
     if not prompts:
         raise InvalidRequestError("the list of prompts is empty; give at least one")
+    if order.seed is None:
+        order = msgspec.structs.replace(order, seed=secrets.randbelow(MAX_SEED // 2))  # with room for those that follow
     drawings: list[Drawing] = []
     for prompt in prompts:
         drawing = resolve(msgspec.structs.replace(order, prompt=prompt), manifest)
-        # Pictures are opened once; the seed is drawn once.
+        # Pictures are opened once.
         order = msgspec.structs.replace(
             order, seed=drawing.seed + drawing.count, image=drawing.image, mask=drawing.mask
         )
@@ -202,9 +224,9 @@ def _sampler(order: Order, manifest: Manifest) -> tuple[SamplerKind, str]:
     defaults = manifest.defaults
     scheduler: str | None
     kind, named = find_sampler(defaults.sampler if order.sampler is None else order.sampler)
-    if order.scheduler is not None:
+    if order.scheduler is not None and str(order.scheduler).casefold() != AUTOMATIC:
         scheduler = find_scheduler(order.scheduler).name
-        if named is not None and named not in (scheduler, CHECKPOINT_SPACING):
+        if order.sampler is not None and named not in (None, scheduler, CHECKPOINT_SPACING):
             raise InvalidRequestError(
                 f"sampler {order.sampler!r} and scheduler {order.scheduler!r} contradict each other; give one scheduler"
             )
@@ -215,7 +237,7 @@ def _sampler(order: Order, manifest: Manifest) -> tuple[SamplerKind, str]:
     else:
         scheduler = kind.scheduler
     if scheduler is None or scheduler == CHECKPOINT_SPACING:
-        scheduler = manifest.schedule.timestep_spacing
+        scheduler = manifest.schedule.timestep_spacing or kind.family.spacing
     kind.check_scheduler(scheduler)
     return kind, scheduler
 
@@ -224,14 +246,14 @@ def _eta(eta: float | None, kind: SamplerKind) -> float | None:
     if eta is None:
         return kind.eta
     if kind.eta is None:
-        raise InvalidRequestError(f"{kind.label} adds no noise, so that it has no eta; leave eta out")
+        raise InvalidRequestError(f"{kind.label} adds no noise and has no eta; leave eta out")
     return _real("eta", eta, 0.0, 1.0)
 
 
 def _s_noise(s_noise: float, kind: SamplerKind) -> float:
     s_noise = _real("s_noise", s_noise, 0.0, MAX_S_NOISE)
     if kind.eta is None and s_noise != 1:
-        raise InvalidRequestError(f"{kind.label} adds no noise, so that it has no s_noise; leave s_noise out")
+        raise InvalidRequestError(f"{kind.label} adds no noise and has no s_noise; leave s_noise out")
     return s_noise
 
 
@@ -239,9 +261,7 @@ def _interval(interval: object) -> tuple[float, float] | None:
     if interval is None:
         return None
     if not isinstance(interval, Sequence) or isinstance(interval, str) or len(interval) != 2:
-        raise InvalidRequestError(
-            f"guidance_interval must be two numbers such as (0.2, 0.8), not {reprlib.repr(interval)}"
-        )
+        raise InvalidRequestError(f"guidance_interval must be two numbers such as (0.2, 0.8), not {shown(interval)}")
     begin, end = (_real("guidance_interval's ends", one, 0.0, 1.0) for one in interval)
     if begin >= end:
         why = "is empty" if begin == end else "is reversed"
@@ -264,6 +284,14 @@ def _clip_skip(clip_skip: int, manifest: Manifest) -> int:
     return clip_skip
 
 
+def shown(value: object) -> str:
+    """Return a value for a message, short whatever it is."""
+    try:
+        return reprlib.repr(value)
+    except ValueError:  # a number of more digits than Python writes
+        return "a number of thousands of digits"
+
+
 def _side(name: str, value: SupportsIndex, multiple: int) -> int:
     side = _whole(name, value, MIN_SIDE, MAX_SIDE)
     if side % multiple:
@@ -281,7 +309,7 @@ def _whole(name: str, value: SupportsIndex, low: int, high: int) -> int:
     except TypeError:
         number = low - 1
     if isinstance(value, bool) or not low <= number <= high:
-        raise InvalidRequestError(f"{name} must be a whole number from {low} to {high}, not {reprlib.repr(value)}")
+        raise InvalidRequestError(f"{name} must be a whole number from {low} to {high}, not {shown(value)}")
     return number
 
 
@@ -292,5 +320,5 @@ def _real(name: str, value: object, low: float, high: float) -> float:
     except OverflowError:
         number = math.inf
     if isinstance(value, bool) or not low <= number <= high:  # no comparison holds for NaN
-        raise InvalidRequestError(f"{name} must be a number from {low:g} to {high:g}, not {reprlib.repr(value)}")
+        raise InvalidRequestError(f"{name} must be a number from {low:g} to {high:g}, not {shown(value)}")
     return number

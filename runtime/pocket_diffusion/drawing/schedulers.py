@@ -23,6 +23,8 @@ Curve = Callable[[TrainedLevels, int], Array]
 class Family:
     """How diffusers' scheduler of a sampler places its levels; each sampler names its family."""
 
+    spacing: str = "leading"
+    """The one that diffusers takes where a checkpoint's configuration names none."""
     whole: bool = True
     """Timesteps are whole numbers, also under linspace."""
     levels_ahead: int = 0
@@ -46,11 +48,13 @@ class Family:
 DDPM_FAMILY = Family(terminal_alpha=EXACT_TERMINAL_ALPHA)
 DDIM_FAMILY = replace(DDPM_FAMILY, obeys_set_alpha_to_one=True)
 PNDM_FAMILY = replace(DDIM_FAMILY, ends_at_zero=False)
-SIGMA_FAMILY = Family(whole=False, variance_preserving=False)
+SIGMA_FAMILY = Family(spacing="linspace", whole=False, variance_preserving=False)
 """Euler, Euler ancestral, LMS, Heun, DPM-Solver SDE."""
 KDPM2_FAMILY = replace(SIGMA_FAMILY, rounded=frozenset({"karras"}))
 """KDPM2 and KDPM2 ancestral."""
-MULTISTEP_FAMILY = Family(levels_ahead=1, rounded=frozenset({"karras"}), truncated=frozenset({"exponential", "beta"}))
+MULTISTEP_FAMILY = Family(
+    spacing="linspace", levels_ahead=1, rounded=frozenset({"karras"}), truncated=frozenset({"exponential", "beta"})
+)
 """DPM-Solver multistep and UniPC."""
 DEIS_FAMILY = replace(MULTISTEP_FAMILY, ends_at_zero=False)
 LCM_FAMILY = replace(DDPM_FAMILY, original_steps=50)

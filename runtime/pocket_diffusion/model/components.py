@@ -65,7 +65,7 @@ class Components:
         self.seconds_loading = 0.0
         self._budget = budget
         self._granted: int | None = None
-        """Bytes that a picture may take while networks stay loaded, as one that takes as much was found to fit."""
+        """Bytes that a picture may take while networks stay loaded: a picture of that size was found to fit."""
         self._open = open_network or self.open_session
         self._loaded: dict[str, Network] = {}
         self._shares_arena = False

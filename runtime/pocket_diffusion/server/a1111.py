@@ -3,7 +3,8 @@
 import asyncio
 import contextlib
 import json
-from typing import Annotated, Any
+from collections.abc import Callable, Collection
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from PIL import ImageOps
@@ -12,8 +13,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from pocket_diffusion.drawing.images import open_picture, png_bytes, read_parameters
+from pocket_diffusion.drawing.resolve import AUTOMATIC
 from pocket_diffusion.drawing.samplers import SAMPLERS, find_sampler
-from pocket_diffusion.drawing.schedulers import SCHEDULERS
+from pocket_diffusion.drawing.schedulers import SCHEDULERS, find_scheduler
 from pocket_diffusion.errors import Cancelled, InvalidRequestError
 from pocket_diffusion.order import Order
 from pocket_diffusion.server.answers import decode_json, picture_texts, png_text, read_json, submit, wait
@@ -25,13 +27,13 @@ _FEATURES = (
     "controlnet_units",
 )  # fmt: skip
 """What changes the picture and cannot be done here, so that asking for it is refused."""
-_AUTOMATIC = "automatic"
 _CLIP_SKIP = "CLIP_stop_at_last_layers"
 _MOST_NAMES, _MOST_OF_A_NAME = 100, 100
 _MOST_OF_A_FEATURE = 10_000
 """Bytes; what is longer is asked for, whatever it is."""
 
 
+Row = TypeVar("Row")
 Name = Annotated[str, msgspec.Meta(max_length=100)]
 
 
@@ -124,7 +126,7 @@ async def samplers(_: Request) -> Response:
 
 async def schedulers(_: Request) -> Response:
     """Name the schedulers; `automatic` is the sampler's own."""
-    rows = [(_AUTOMATIC, "Automatic", ()), *((row.name, row.label, row.aliases) for row in SCHEDULERS.values())]
+    rows = [(AUTOMATIC, "Automatic", ()), *((row.name, row.label, row.aliases) for row in SCHEDULERS.values())]
     return JSONResponse(
         [
             {
@@ -229,10 +231,7 @@ async def _submit(request: Request, *, from_picture: bool) -> tuple[Job, dict[st
     _check_options(request, {k: v for k, v in asked.override_settings.items() if k != _CLIP_SKIP})
     job = await submit(request, await _order(request, asked, from_picture=from_picture))
     parameters = msgspec.to_builtins(msgspec.structs.replace(asked, init_images=(), mask=None))
-    without_effect = {name for name in sent if name not in known}
-    if job.drawing.kind.eta is None:
-        without_effect |= {"eta", "s_noise"} & set(sent)
-    return job, {"parameters": parameters}, _info(job, sorted(without_effect)[:_MOST_NAMES])
+    return job, {"parameters": parameters}, _info(job, _without_effect(job, sent, asked))
 
 
 async def _order(request: Request, asked: Generation, *, from_picture: bool) -> Order:
@@ -251,7 +250,7 @@ async def _order(request: Request, asked: Generation, *, from_picture: bool) -> 
         height=asked.height,
         steps=asked.steps,
         guidance_scale=asked.cfg_scale,
-        **_sampling(asked),
+        **_sampling(asked, request.app.state.queue.pipeline.bundle.manifest.defaults.sampler),
         clip_skip=asked.override_settings.get(_CLIP_SKIP, 1),
         seed=None if asked.seed == -1 else asked.seed,
         count=asked.batch_size * asked.n_iter,
@@ -261,26 +260,48 @@ async def _order(request: Request, asked: Generation, *, from_picture: bool) -> 
     )
 
 
-def _sampling(asked: Generation) -> dict[str, Any]:
-    """Return an order's sampler, scheduler and noise.
+def _sampling(asked: Generation, usual: str) -> dict[str, Any]:
+    """Return an order's sampler, scheduler and noise; `usual` is the model's own sampler.
 
     Clients send their own favourite sampler where nobody chose; one that is not here gives way to the model's, and the
-    answer says which one drew. They send `eta` whatever the sampler.
+    answer says which one drew. As in A1111, a scheduler in the sampler's name comes before another. Clients send `eta`
+    whatever the sampler.
     """
-    name = asked.sampler_name or asked.sampler_index
-    scheduler = None if (asked.scheduler or _AUTOMATIC).lower() == _AUTOMATIC else asked.scheduler
-    if not name:
-        return {"scheduler": scheduler}
-    try:
-        kind, named = find_sampler(name)
-    except InvalidRequestError:
-        return {}
+    sampler = asked.sampler_name or asked.sampler_index
+    known = _found(find_sampler, sampler)
+    kind, named = known or find_sampler(usual)
     noise = {"eta": asked.eta, "s_noise": 1.0 if asked.s_noise is None else asked.s_noise}
     return {
-        "sampler": name,
-        "scheduler": None if named else scheduler,
+        "sampler": sampler if known else None,
+        "scheduler": named if known and named in SCHEDULERS else asked.scheduler,
         **(noise if kind.eta is not None else {}),
     }
+
+
+def _without_effect(job: Job, sent: Collection[str], asked: Generation) -> list[str]:
+    """Return the names of settings that were sent and changed nothing."""
+    names = {name for name in sent if name not in Generation.__struct_fields__}
+    drawing = job.drawing
+    if drawing.kind.eta is None:
+        names |= {"eta", "s_noise"} & set(sent)
+    for name in ("sampler_name", "sampler_index"):
+        known = _found(find_sampler, getattr(asked, name))
+        if getattr(asked, name) and (known is None or known[0] is not drawing.kind):
+            names.add(name)
+    scheduler = _found(find_scheduler, asked.scheduler)
+    if scheduler is not None and scheduler.name != drawing.scheduler:
+        names.add("scheduler")
+    return sorted(names)[:_MOST_NAMES]
+
+
+def _found(find: Callable[[str], Row], name: str | None) -> Row | None:
+    """Look a name up that may be unknown, or missing."""
+    if not name:
+        return None
+    try:
+        return find(name)
+    except InvalidRequestError:
+        return None
 
 
 def _info(job: Job, without_effect: list[str]) -> dict[str, Any]:

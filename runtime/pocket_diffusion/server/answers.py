@@ -3,7 +3,6 @@
 import asyncio
 import base64
 from collections.abc import Iterable
-from contextlib import AsyncExitStack
 from typing import TypeVar
 
 import msgspec
@@ -90,9 +89,7 @@ async def submit(request: Request, order: Order) -> Job:
 
     """
     state = request.app.state
-    async with AsyncExitStack() as stack:
-        if order.image is not None:  # one at a time: decoding takes memory
-            await stack.enter_async_context(state.decoding)
+    async with state.decoding:  # one at a time: pictures take memory, and prompts can take a second
         drawing, warnings = await asyncio.to_thread(_check, order, state.queue.pipeline, state.limits)
     release = getattr(request.state, RELEASE_BODY, None)
     if release is not None:
@@ -148,9 +145,10 @@ def picture_url(request: Request, name: str) -> str:
 def _check(order: Order, pipeline: Pipeline, limits: Limits) -> tuple[Drawing, list[str]]:
     """Return what is to be drawn, and what is to be said of its prompts."""
     drawing = resolve_within(order, pipeline.bundle.manifest, limits)
-    texts = ((drawing.prompt, "prompt"), (drawing.negative_prompt, "negative prompt"))
     return drawing, [
-        warning for text, name in texts for warning in pipeline.conditioner.warnings(text, drawing.steps, name)
+        str(warning)
+        for text, name in drawing.texts
+        for warning in pipeline.conditioner.warnings(text, drawing.steps, name)
     ]
 
 

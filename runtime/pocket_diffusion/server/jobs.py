@@ -58,8 +58,7 @@ class Job:
         self.settings = [settings(drawing, index, model) for index in range(drawing.count)]
         """How to draw each picture again."""
         self.steps = drawing.steps_to_take
-        evaluations = (2 if drawing.is_guided else 1) * drawing.kind.evaluations * self.steps
-        self.work = evaluations * drawing.count * drawing.width * drawing.height
+        self.work = drawing.evaluations * drawing.count * drawing.width * drawing.height
         """How much there is to do, in units that mean something beside other jobs alone."""
         self.warnings = warnings
         self.state = State.QUEUED

@@ -51,8 +51,19 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
     guidance_scale: float | None = None
     sampler: str | None = None
     scheduler: str | None = None
+    eta: float | None = None
+    s_noise: float = 1.0
+    guidance_rescale: float = 0.0
+    guidance_interval: tuple[float, float] | None = None
+    clip_skip: int = 1
     seed: int | None = None
     strength: float | None = None
+
+
+_PASSED_ON = tuple(
+    name for name in Generation.__struct_fields__ if name in Order.__struct_fields__ and name != "strength"
+)
+"""Fields that mean the same in an order."""
 
 
 async def generations(request: Request) -> Response:
@@ -113,15 +124,9 @@ async def _submit(request: Request, asked: Generation, image: bytes | None = Non
             raise InvalidRequestError(f"{name} {value!r} is not supported; leave it out, or send {possible[0]!r}")
     width, height = _size(asked.size)
     order = Order(
-        prompt=asked.prompt,
-        negative_prompt=asked.negative_prompt,
+        **{name: getattr(asked, name) for name in _PASSED_ON},
         width=width,
         height=height,
-        steps=asked.steps,
-        guidance_scale=asked.guidance_scale,
-        sampler=asked.sampler,
-        scheduler=asked.scheduler,
-        seed=asked.seed,
         count=1 if asked.n is None else asked.n,
         image=image,
         mask=mask,

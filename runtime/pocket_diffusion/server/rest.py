@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from pocket_diffusion.drawing.samplers import SAMPLERS
+from pocket_diffusion.drawing.samplers import SAMPLERS, find_sampler
 from pocket_diffusion.drawing.schedulers import SCHEDULERS
 from pocket_diffusion.order import Order
 from pocket_diffusion.server.answers import picture_url, png_text, read_json, submit, wait
@@ -191,6 +191,7 @@ async def read_model(request: Request) -> Response:
     state = request.app.state
     manifest = state.queue.pipeline.bundle.manifest
     defaults = manifest.defaults
+    kind, named = find_sampler(defaults.sampler)
     return _json(
         Model(
             name=state.queue.pipeline.name,
@@ -199,8 +200,8 @@ async def read_model(request: Request) -> Response:
             height=defaults.height,
             steps=defaults.steps,
             guidance_scale=defaults.guidance_scale,
-            sampler=defaults.sampler,
-            scheduler=defaults.scheduler,
+            sampler=kind.name,
+            scheduler=defaults.scheduler or named,
             samplers=list(SAMPLERS),
             schedulers=list(SCHEDULERS),
             multiple=manifest.latents.downscale,

@@ -63,13 +63,13 @@ def test_what_is_not_asked_for_is_the_bundles_default(manifest: Manifest) -> Non
         ({"sampler": []}, "sampler .* is not known"),
         ({"scheduler": "karas"}, "scheduler 'karas' is not known; did you mean karras"),
         ({"scheduler": 3}, "scheduler 3 is not known"),
-        ({"sampler": "lcm", "scheduler": "karras"}, "LCM draws at the timesteps of its distillation.*leave the sched"),
+        ({"sampler": "lcm", "scheduler": "karras"}, "LCM .* does not take the scheduler karras; leave the sched"),
         ({"sampler": "LCM Karras"}, "LCM draws at the timesteps of its distillation"),
         ({"sampler": "DPM++ 2M Karras", "scheduler": "beta"}, "'DPM.. 2M Karras' and .*'beta' contradict each other"),
         ({"sampler": "lcm", "steps": 51}, "steps must be from 1 to 50, not 51: the model was distilled for no more"),
         ({"sampler": "dpmpp_2m", "scheduler": "leading", "steps": 1000}, "steps must be from 1 to 999, not 1000"),
-        ({"sampler": "dpmpp_2m", "eta": 0.5}, r"DPM\+\+ 2M adds no noise, so that it has no eta; leave eta out"),
-        ({"sampler": "heun", "s_noise": 0.5}, "Heun adds no noise, so that it has no s_noise"),
+        ({"sampler": "dpmpp_2m", "eta": 0.5}, r"DPM\+\+ 2M adds no noise and has no eta; leave eta out"),
+        ({"sampler": "heun", "s_noise": 0.5}, "Heun adds no noise and has no s_noise"),
         ({"sampler": "euler_a", "eta": 2}, "eta must be a number from 0 to 1, not 2"),
         ({"sampler": "euler_a", "s_noise": math.nan}, "s_noise must be a number from 0 to 10, not nan"),
         ({"guidance_rescale": 1.5}, r"guidance_rescale must be a number from 0 to 1, not 1\.5"),
@@ -78,6 +78,10 @@ def test_what_is_not_asked_for_is_the_bundles_default(manifest: Manifest) -> Non
         ({"guidance_interval": (0, 2)}, "guidance_interval's ends must be a number from 0 to 1, not 2"),
         ({"guidance_interval": (0, 1, 2)}, r"guidance_interval must be two numbers such as \(0\.2, 0\.8\)"),
         ({"guidance_interval": "0:1"}, "guidance_interval must be two numbers"),
+        ({"steps": 10, "guidance_interval": (0.31, 0.39)}, r"0\.31:0\.39 guides none of the 10 steps"),
+        ({"steps": 10**5000}, "steps must be .* not a number of thousands of digits"),
+        ({"sampler": "ddim_uniform"}, "sampler 'ddim_uniform' is not known"),
+        ({"sampler": "euler karras" + " " * 80 + "x"}, "is not known"),
         ({"clip_skip": 0}, "clip_skip must be a whole number from 1 to 100, not 0"),
         ({"clip_skip": 99}, r"clip_skip must be at most \d, the text encoder's layers, not 99"),
         ({"prompt": "(a:1e9)"}, "weight"),
@@ -173,6 +177,34 @@ def test_a_bundle_names_its_usual_sampler_and_scheduler() -> None:
     drawing = resolve(manifest=manifest)
     assert (drawing.sampler, drawing.scheduler) == ("unipc", "beta")
     assert resolve(manifest=manifest, sampler="euler").scheduler == "normal"  # that scheduler goes with the usual one
+
+
+@pytest.mark.parametrize("usual", ["DPM++ 2M Karras", "DPMSolverMultistepScheduler"])
+def test_another_scheduler_may_be_asked_for_than_the_one_in_the_usual_name(usual: str) -> None:
+    manifest = msgspec.structs.replace(MANIFEST, defaults=msgspec.structs.replace(MANIFEST.defaults, sampler=usual))
+    assert resolve(manifest=manifest, scheduler="beta").scheduler == "beta"
+
+
+def test_automatic_is_the_samplers_own_scheduler() -> None:
+    assert resolve(sampler="dpmpp_2m", scheduler="Automatic").scheduler == "karras"
+
+
+@pytest.mark.parametrize(
+    ("sampler", "scheduler"), [("EulerDiscreteScheduler", "linspace"), ("DDIMScheduler", "leading")]
+)
+def test_where_the_checkpoint_names_no_spacing_diffusers_schedulers_have_their_own(
+    sampler: str, scheduler: str
+) -> None:
+    manifest = msgspec.structs.replace(MANIFEST, schedule=NoiseSchedule())
+    assert resolve(sampler=sampler, manifest=manifest).scheduler == scheduler
+
+
+def test_evaluations_are_counted_by_step_guidance_and_sampler() -> None:
+    assert resolve(steps=10, sampler="euler").evaluations == 20
+    assert resolve(steps=10, sampler="heun").evaluations == 40
+    assert resolve(steps=10, sampler="euler", guidance_interval=(0, 0.5)).evaluations == 15
+    assert resolve(steps=10, sampler="euler", guidance_scale=1).evaluations == 10
+    assert resolve(steps=10, sampler="euler", image=PICTURE, strength=0.5).evaluations == 10
 
 
 def test_a_bundle_without_hidden_layers_says_what_to_do_about_clip_skip() -> None:

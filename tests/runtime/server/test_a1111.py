@@ -215,7 +215,9 @@ def test_options_can_be_set_to_what_they_are(client: TestClient, pipeline: Pipel
 
 
 def test_what_there_is_is_named(client: TestClient, pipeline: Pipeline) -> None:
-    assert [row["name"] for row in client.get("/sdapi/v1/samplers").json()] == [kind.label for kind in SAMPLERS.values()]
+    assert [row["name"] for row in client.get("/sdapi/v1/samplers").json()] == [
+        kind.label for kind in SAMPLERS.values()
+    ]
     schedulers = client.get("/sdapi/v1/schedulers").json()
     assert [row["label"] for row in schedulers] == ["Automatic", *(row.label for row in SCHEDULERS.values())]
     assert [model["model_name"] for model in client.get("/sdapi/v1/sd-models").json()] == [pipeline.name]

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from pocket_diffusion.drawing.brownian import BrownianNoise
 from pocket_diffusion.drawing.levels import Levels
-from pocket_diffusion.drawing.names import look_up, plain
+from pocket_diffusion.drawing.names import LONGEST, look_up, plain
 from pocket_diffusion.drawing.noise import NoiseGenerator
 from pocket_diffusion.drawing.samplers.deis import DEISSampler
 from pocket_diffusion.drawing.samplers.dpm2 import DPM2Sampler
@@ -41,7 +41,6 @@ CHECKPOINT_SPACING = "checkpoint"
 
 _DISTILLED = frozenset({"leading", "linspace", "trailing"})
 """What a checkpoint's spacing may be; the families of LCM and TCD take the distillation's timesteps for each."""
-_LONGEST_NAME = 80
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,8 +95,8 @@ class SamplerKind:
         """
         if not self.takes(scheduler):
             raise InvalidRequestError(
-                f"{self.label} draws at the timesteps of its distillation, so that the scheduler {scheduler} does not "
-                "go with it; leave the scheduler out"
+                f"{self.label} draws at the timesteps of its distillation and does not take the scheduler {scheduler}; "
+                "leave the scheduler out"
             )
 
 
@@ -107,7 +106,7 @@ SAMPLERS: dict[str, SamplerKind] = {
         SamplerKind(
             name="ddpm",
             label="DDPM",
-            summary="The original way: much fresh noise at each step, so that it needs many steps.",
+            summary="The original way: much fresh noise at each step, so it needs many steps.",
             make=EulerSampler,
             family=DDPM_FAMILY,
             eta=1.0,
@@ -326,8 +325,8 @@ def find_sampler(name: str) -> tuple[SamplerKind, str | None]:
         InvalidRequestError: names the nearest ones.
 
     """
-    key = plain(name[:_LONGEST_NAME]) if isinstance(name, str) else ""
-    if key not in _BY_PLAIN_NAME:
+    key = plain(name) if isinstance(name, str) and len(name) <= LONGEST else ""
+    if key not in _BY_PLAIN_NAME and key not in _SCHEDULER_ENDINGS:
         for ending, scheduler in _SCHEDULER_ENDINGS.items():
             if key.removesuffix(ending) in _BY_PLAIN_NAME:
                 return _BY_PLAIN_NAME[key.removesuffix(ending)], scheduler

@@ -10,6 +10,8 @@ const at = (id) => document.getElementById(id);
 const form = at("form");
 const NUMBERS = ["width", "height", "steps", "guidance_scale", "seed", "count"];
 const CHOICES = ["sampler", "scheduler"];
+const CARRIED = ["guidance_rescale", "guidance_interval", "clip_skip"]; // settings without a field, as a picture has them
+const NOISE = ["eta", "s_noise"]; // likewise, of one sampler
 const REUSED = ["prompt", "negative_prompt", "strength", ...CHOICES, ...NUMBERS];
 
 const source = new Source({
@@ -23,6 +25,7 @@ let looking = null; // the finished picture on the stage
 let job = null; // the id of the one that is being drawn
 let busy = true; // from the order to its end, and until the page has found out what is going on
 let leaving = false; // the page is about to go, and with it what it follows
+let carried = {}; // what a picture was drawn with beyond the form
 let tellSampler = () => {}; // until the lists are there
 let stopping = false; // asked for before there was a job to cancel
 
@@ -37,6 +40,7 @@ async function order() {
   for (const name of NUMBERS) {
     if (form[name].value !== "") asked[name] = Number(form[name].value);
   }
+  Object.assign(asked, carried);
   const pictures = await source.order();
   if (pictures.image) Object.assign(asked, pictures, { strength: Number(form.strength.value) });
   return asked;
@@ -48,6 +52,7 @@ function reuse(settings) {
     if (name === "sampler") tellSampler(); // by which the schedulers go
   }
   form.count.value = "";
+  carried = Object.fromEntries([...CARRIED, ...NOISE].filter((name) => name in settings).map((name) => [name, settings[name]]));
   if (settings.task === "text-to-image") source.remove();
   tellSampler();
   tellStrength();
@@ -245,13 +250,17 @@ form.addEventListener("input", keepForm);
 // A number that is wrong cannot be pointed at while it is folded away.
 form.addEventListener("invalid", ({ target }) => (at("settings").open ||= at("settings").contains(target)), true);
 form.strength.addEventListener("input", tellStrength);
-form.sampler.addEventListener("input", () => tellSampler());
+form.sampler.addEventListener("input", () => {
+  for (const name of NOISE) delete carried[name]; // which another sampler may not take
+  tellSampler();
+});
 at("cancel").onclick = () => {
   stopping = true;
   if (job) cancelJob(job).catch((error) => say("", error.message));
 };
 at("defaults").onclick = () => {
   for (const name of [...CHOICES, ...NUMBERS]) form[name].value = "";
+  carried = {};
   tellSampler();
   keepForm();
 };
