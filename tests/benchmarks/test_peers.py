@@ -1,3 +1,4 @@
+import importlib
 import json
 import shutil
 import signal
@@ -201,3 +202,9 @@ def test_refuses_before_any_work(options: list[str], named: str) -> None:
     )
     assert process.returncode == 2
     assert named in process.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("name", ["diffusers", "onnxruntime", "openvino", "ours", "peer", "reference"])
+def test_every_system_can_be_imported(name: str) -> None:
+    if find_spec(name) or name in ("ours", "peer", "reference"):
+        assert importlib.import_module(f"systems.{name}")

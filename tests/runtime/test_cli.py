@@ -105,7 +105,7 @@ def test_image_and_mask_are_taken_from_files(run_cli: RunCli, cwd: Path) -> None
         (["--count", "0"], "count must be"),
         (["--sampler", "euler9"], "did you mean euler"),
         (["--scheduler", "karas"], "did you mean karras"),
-        (["--sampler", "LCM", "--scheduler", "karras"], "the scheduler karras does not go with it"),
+        (["--sampler", "LCM", "--scheduler", "karras"], "does not take the scheduler karras"),
         (["--guidance-interval", "0.8:0.2"], "guidance_interval 0.8:0.2 is reversed"),
         (["--guidance-interval", "0.5:0.5"], "guidance_interval 0.5:0.5 is empty"),
         (["--guidance-interval", "1"], "'1' is not two numbers such as 0.2:0.8"),
@@ -308,3 +308,18 @@ def test_previews_are_written_beside_the_picture_while_it_is_drawn(
     assert run_cli("generate", "a lake", *SMALL, "--steps", 5, "--preview-every", 2, "-o", "lake.png").code == 0
     assert written == [["lake-preview.png"]] * 2
     assert files(cwd) == ["lake.png"]
+
+
+def test_a_preview_replaces_no_file_of_that_name(run_cli: RunCli, cwd: Path) -> None:
+    (cwd / "lake-preview.png").write_text("mine")
+    options = ("--steps", 3, "--preview-every", 1, "-o", "lake.png")
+    assert run_cli("generate", "a lake", *SMALL, *options).code == 0
+    assert (cwd / "lake-preview.png").read_text() == "mine"
+    assert files(cwd) == ["lake-preview.png", "lake.png"]
+
+
+@pytest.mark.parametrize("output", [".", "new/folder", "out.v2"])
+def test_several_pictures_with_previews_go_to_any_folder(run_cli: RunCli, cwd: Path, output: str) -> None:
+    options = ("--steps", 2, "--count", 2, "--preview-every", 1, "-o", output)
+    assert run_cli("generate", "a lake", *SMALL, *options).code == 0
+    assert sorted(path.name for path in (cwd / output).glob("*.png")) == ["7.png", "8.png"]

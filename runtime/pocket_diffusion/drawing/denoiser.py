@@ -89,7 +89,7 @@ class Denoiser:
         if schedule.thresholding:  # Saharia et al. 2022, section 2.3
             limit = float(np.quantile(np.abs(x_0), schedule.dynamic_thresholding_ratio))
             limit = min(max(limit, 1.0), schedule.sample_max_value)
-            return x_0.clip(-limit, limit) / np.float32(limit)
+            return np.asarray(x_0.clip(-limit, limit) / limit, np.float32)
         if schedule.clip_sample:
             return x_0.clip(-schedule.clip_sample_range, schedule.clip_sample_range)
         return x_0

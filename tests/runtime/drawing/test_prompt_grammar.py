@@ -39,6 +39,7 @@ def approx(expected: list[tuple[str, float]]) -> list[tuple[str, object]]:
         ("normal text", [("normal text", 1)]),
         ("an (important) word", [("an ", 1), ("important", 1.1), (" word", 1)]),
         ("(unnecessary)(parens)", [("unnecessaryparens", 1.1)]),
+        ("a clock (at 12:30)", [("a clock ", 1), ("at 12:30", 1.1)]),  # a time, no weight of 30
         (r"\(literal\]", [("(literal]", 1)]),
         # Its long example with the bracket closed that it leaves open; it weighs all that follows such a one.
         (

@@ -192,9 +192,7 @@ def test_automatic_is_the_samplers_own_scheduler() -> None:
 @pytest.mark.parametrize(
     ("sampler", "scheduler"), [("EulerDiscreteScheduler", "linspace"), ("DDIMScheduler", "leading")]
 )
-def test_where_the_checkpoint_names_no_spacing_diffusers_schedulers_have_their_own(
-    sampler: str, scheduler: str
-) -> None:
+def test_where_a_checkpoint_names_no_spacing_each_scheduler_has_its_own(sampler: str, scheduler: str) -> None:
     manifest = msgspec.structs.replace(MANIFEST, schedule=NoiseSchedule())
     assert resolve(sampler=sampler, manifest=manifest).scheduler == scheduler
 
@@ -210,7 +208,7 @@ def test_evaluations_are_counted_by_step_guidance_and_sampler() -> None:
 def test_a_bundle_without_hidden_layers_says_what_to_do_about_clip_skip() -> None:
     text_encoder = msgspec.structs.replace(MANIFEST.text_encoder, outputs=MANIFEST.text_encoder.outputs[:1])
     manifest = msgspec.structs.replace(MANIFEST, text_encoder=text_encoder)
-    with pytest.raises(InvalidRequestError, match="clip_skip 2 is not possible: .* export it again"):
+    with pytest.raises(InvalidRequestError, match=r"clip_skip 2 is not possible: .* export it again"):
         resolve(manifest=manifest, clip_skip=2)
 
 

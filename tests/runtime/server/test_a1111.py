@@ -52,7 +52,7 @@ def test_a_sampler_that_is_not_here_gives_way_and_the_answer_says_so(client: Tes
     info = json.loads(answer.json()["info"])
     usual = SAMPLERS[client.get("/api/model").json()["sampler"]]
     assert info["sampler_name"] == usual.label
-    assert info["without_effect"] == ["hr_scale"]
+    assert info["without_effect"] == ["hr_scale", "sampler_name"]
 
 
 @pytest.mark.parametrize(
@@ -82,6 +82,14 @@ def test_eta_reaches_the_samplers_that_have_one_and_is_named_where_it_has_no_eff
     asked = {**ASKED, "sampler_name": "DPM++ 2M", "eta": 1.0, "s_noise": 1.0}
     info = json.loads(client.post("/sdapi/v1/txt2img", json=asked).json()["info"])
     assert info["without_effect"] == ["eta", "s_noise"]
+
+
+def test_what_of_sampler_and_scheduler_did_not_draw_is_named(client: TestClient) -> None:
+    asked = {**ASKED, "steps": 2, "sampler_name": "DPM++ 2M Karras", "scheduler": "Exponential"}
+    assert json.loads(client.post("/sdapi/v1/txt2img", json=asked).json()["info"])["without_effect"] == ["scheduler"]
+    asked = {**ASKED, "steps": 2, "sampler_name": "DPMSolverMultistepScheduler", "scheduler": "Karras"}
+    info = json.loads(client.post("/sdapi/v1/txt2img", json=asked).json()["info"])
+    assert (info["scheduler"], info["without_effect"]) == ("Karras", [])
 
 
 def test_clip_skip_is_an_option_of_one_drawing(client: TestClient, pipeline: Pipeline) -> None:

@@ -126,3 +126,19 @@ def test_the_model_is_named(client: TestClient, pipeline: Pipeline) -> None:
     assert client.get(f"/v1/models/{pipeline.name}").json()["id"] == pipeline.name
     assert client.get("/v1/models/other/one").status_code == 404
     assert [model["id"] for model in client.get("/v1/models").json()["data"]] == [pipeline.name]
+
+
+def test_all_options_of_an_order_may_come_with_a_request(client: TestClient, pipeline: Pipeline) -> None:
+    extras = {
+        "sampler": "Euler a",
+        "eta": 0.5,
+        "guidance_rescale": 0.5,
+        "guidance_interval": [0.0, 0.6],
+        "clip_skip": 2,
+    }
+    asked = {"prompt": "a lake", "size": "64x64", "steps": 3, "seed": 7, **extras}
+    answer = client.post("/v1/images/generations", json=asked).json()
+    expected = pipeline.generate("a lake", width=64, height=64, steps=3, seed=7, **extras).images[0]
+    drawn = Image.open(BytesIO(base64.b64decode(answer["data"][0]["b64_json"])))
+    np.testing.assert_array_equal(np.asarray(drawn), np.asarray(expected))
+    assert client.post("/v1/images/generations", json={**asked, "clip_skip": 99}).status_code == 400

@@ -113,7 +113,7 @@ def test_distilled_models_are_drawn_at_their_own_timesteps(name: str) -> None:
     with pytest.raises(InvalidRequestError) as refused:
         SAMPLERS[name].check_scheduler("karras")
     assert str(refused.value) == (
-        f"{name.upper()} draws at the timesteps of its distillation, so that the scheduler karras does not go with it; "
+        f"{name.upper()} draws at the timesteps of its distillation and does not take the scheduler karras; "
         "leave the scheduler out"
     )
 
