@@ -27,7 +27,7 @@ from pocket_models.landscapes.captions import Prompt, held_out_prompts
 from pocket_models.landscapes.painting import SIZE, paint
 from pocket_models.landscapes.probes import Probes, Reading
 from pocket_models.landscapes.scenes import ATTRIBUTES, Scene, draw_held_out_scene
-from report import output_path, psnr, publish
+from report import output_path, positive, psnr, publish
 
 FIRST_SEED = 1000
 WORDING_SEED = 1
@@ -216,6 +216,7 @@ def main() -> None:
     parser.add_argument("--wording", type=int, default=WORDING_SEED, help="seed of the prompts' scenes and words")
     parser.add_argument("--steps", type=int, help="default: the bundle's")
     parser.add_argument("--guidance", type=float, help="default: the bundle's")
+    parser.add_argument("--threads", type=positive, help="of each picture (default: one a core)")
     parser.add_argument("--sampler", help="default: the bundle's")
     parser.add_argument("--scheduler", help="default: the sampler's")
     parser.add_argument("--only-prompts", action="store_true", help="skip all but the prompts and the VAE")
@@ -223,7 +224,7 @@ def main() -> None:
     parser.add_argument("--grid", type=Path, help="where to put a grid of the first samples")
     arguments = parser.parse_args()
 
-    pipeline, probes = Pipeline.load(arguments.model), Probes.load()
+    pipeline, probes = Pipeline.load(arguments.model, threads=arguments.threads), Probes.load()
     draw = drawer(pipeline)
     prompts = held_out_prompts(arguments.count, arguments.wording)
     settings = {

@@ -1,4 +1,4 @@
-"""Draw the figures of peers.py or scaling.py: pictures that can be redrawn without measuring again.
+"""Draw the figures of peers.py, scaling.py or samplers.py: pictures that can be redrawn without measuring again.
 
     python benchmarks/plots.py RESULTS.json ... FOLDER
 
@@ -40,6 +40,8 @@ STYLE = {
     "savefig.dpi": 160,
 }
 _GB = 1e9
+NAMED = ("ddpm", "euler", "euler_a", "unipc", "dpmpp_2m", "dpmpp_2m/trailing")
+"""Samplers whose lines have a colour of their own."""
 
 
 def plot_peers(figures: dict[str, Any]) -> Figure:
@@ -108,7 +110,38 @@ def plot_scaling(figures: dict[str, Any]) -> Figure:
     return figure
 
 
-PLOTS: dict[str, Callable[[dict[str, Any]], Figure]] = {"peers": plot_peers, "scaling": plot_scaling}
+def plot_samplers(figures: dict[str, Any]) -> Figure:
+    """Draw both measures against the evaluations of the U-Net: a line a sampler, some of them named."""
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    far, shown = figure.subplots(1, 2)
+    budgets = figures["workload"]["evaluations"]
+    named = {name: f"C{i}" for i, name in enumerate(NAMED)}
+    for name, measured in sorted(figures["measurements"].items(), key=lambda item: item[0] in named):
+        look = {"color": named.get(name, PEER), "alpha": 1 if name in named else FAINT, "lw": 2 if name in named else 1}
+        rows = [measured[str(n)] for n in budgets]
+        if rows[0]["distance"] is not None:
+            far.plot(budgets, [row["distance"]["median"] for row in rows], **look)
+        shown.plot(
+            budgets, [100 * row["shown"]["share"] for row in rows], **look, label=name if name in named else None
+        )
+    far.set_yscale("log")
+    far.set_title(f"Distance from the solution ({figures['workload']['solution']} evaluations), RMS of 255")
+    shown.set_title("Shown of what was asked, %")
+    for axes in (far, shown):
+        axes.set_xscale("log")
+        axes.set_xticks(budgets, [str(n) for n in budgets])
+        axes.minorticks_off()
+        axes.set_xlabel("evaluations of the U-Net")
+        axes.grid(axis="y", color=INK, alpha=0.2)
+    shown.legend(loc="lower right")
+    return figure
+
+
+PLOTS: dict[str, Callable[[dict[str, Any]], Figure]] = {
+    "peers": plot_peers,
+    "scaling": plot_scaling,
+    "samplers": plot_samplers,
+}
 """By the benchmark that the figures name."""
 
 

@@ -39,9 +39,9 @@ OTHER_SPACINGS = (
     "dpmpp_2m/trailing",
     "dpmpp_2m/sgm_uniform",
     "dpmpp_2m/align_your_steps",
-    "unipc/simple",
+    "unipc/normal",
     "unipc/trailing",
-    "deis/simple",
+    "deis/normal",
     "euler/trailing",
 )
 """Beside each sampler with its own scheduler: candidates for a default."""

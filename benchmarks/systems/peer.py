@@ -33,7 +33,7 @@ class PeerNetwork:
         return {self._output: self._run(**inputs)}
 
     def close(self) -> None:
-        """Keep it: peers have no memory modes."""
+        """Forget it: it is opened anew where it is needed again."""
 
 
 def draw_with(

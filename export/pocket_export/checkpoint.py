@@ -41,6 +41,10 @@ _CONFIG_FILES = (
 )
 
 
+USUAL_DRAWING: dict[str, Any] = {"steps": 15, "sampler": "dpmpp_2m", "scheduler": "trailing"}
+"""How a checkpoint is drawn that does not say otherwise: near the solution in few steps (benchmarks/samplers.py)."""
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """All that a source says about a model."""
@@ -107,7 +111,7 @@ def _read_single_file(path: Path, tokenizer: Path | None) -> Checkpoint:
         vae_config=vae_config,
         schedule=NoiseSchedule(),
         tokenizer=find_tokenizer([tokenizer] if tokenizer else [path.parent, path.parent / "tokenizer"]),
-        defaults=Defaults(width=side, height=side),
+        defaults=msgspec.convert({"width": side, "height": side} | USUAL_DRAWING, Defaults),
         license=safetensors_metadata(path).get("modelspec.license") if path.suffix == ".safetensors" else None,
     )
 
@@ -226,11 +230,13 @@ def _read_defaults(root: Path, sample_size: Any, downscale: int) -> Defaults:  #
     """Return the size the U-Net was trained at, and what a `generation_config.json` adds."""
     with _blamed_on(root / "unet" / "config.json"):
         height, width = sample_size if isinstance(sample_size, list) else (sample_size, sample_size)
-        chosen: dict[str, Any] = {"width": int(width) * downscale, "height": int(height) * downscale}
+        chosen = {"width": int(width) * downscale, "height": int(height) * downscale} | USUAL_DRAWING
         _check_defaults(msgspec.convert(chosen, Defaults), downscale)
     path = root / "generation_config.json"
     if path.exists():
         wanted = _read_json(path, f"{root} has no default settings")
+        if "sampler" in wanted:
+            chosen["scheduler"] = None  # the usual one belongs to the usual sampler
         chosen |= {key: wanted[key] for key in Defaults.__struct_fields__ if key in wanted}
     with _blamed_on(path):
         return _check_defaults(msgspec.convert(chosen, Defaults), downscale)

@@ -157,7 +157,7 @@ def test_a_reload_keeps_form_and_gallery_and_settings_are_used_again(page: Page)
 
 
 def test_a_reload_finds_the_drawing_going_on(page: Page) -> None:
-    settings(page, Steps=100, Width=256, Height=256)
+    settings(page, Steps=50, Width=256, Height=256)
     page.get_by_label("Prompt", exact=True).fill("a lake")
     page.get_by_role("button", name="Draw").click()
     expect(page.locator("#line")).to_have_text(re.compile("Step"), timeout=SECONDS)

@@ -14,9 +14,9 @@ from diffusers import StableDiffusionPipeline
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
 from safetensors.torch import load_file, save_file
 
-from pocket_diffusion.bundle import Defaults, NoiseSchedule
+from pocket_diffusion.bundle import NoiseSchedule
 from pocket_export.architecture import read_schedule
-from pocket_export.checkpoint import Checkpoint, read_checkpoint
+from pocket_export.checkpoint import USUAL_DRAWING, Checkpoint, read_checkpoint
 from pocket_export.parts import check_tensors
 
 if TYPE_CHECKING:
@@ -111,9 +111,9 @@ def test_reads_every_precision(place: Path, mini_state: Tensors, dtype: torch.dt
 def test_a_single_file_has_the_settings_of_stable_diffusion(plain: Checkpoint) -> None:
     schedule = plain.schedule
     assert (schedule.beta_start, schedule.beta_end, schedule.beta_schedule) == (0.00085, 0.012, "scaled_linear")
-    assert (schedule.prediction_type, schedule.timestep_spacing, schedule.steps_offset) == ("epsilon", "leading", 1)
+    assert (schedule.prediction_type, schedule.timestep_spacing, schedule.steps_offset) == ("epsilon", None, 1)
     assert (schedule.set_alpha_to_one, schedule.clip_sample, schedule.rescale_betas_zero_snr) == (False, False, False)
-    assert plain.defaults == Defaults(width=plain.defaults.width, height=plain.defaults.height)
+    assert {name: getattr(plain.defaults, name) for name in USUAL_DRAWING} == USUAL_DRAWING
     assert plain.vae_config.scaling_factor == 0.18215
     assert plain.unet_config.attention_heads == (8, 8)
 
@@ -254,14 +254,15 @@ SCHEDULERS = (
 
 @pytest.mark.parametrize("kind", SCHEDULERS)
 def test_what_a_scheduler_does_not_say_is_as_in_diffusers(kind: str) -> None:
-    """Except for `set_alpha_to_one`, which each of our samplers settles by itself, and what pipelines correct."""
+    """Except for what each of our samplers settles by itself, and what diffusers' pipelines correct."""
     ours = read_schedule("folder", {"_class_name": kind})
     theirs = {name: its.default for name, its in inspect.signature(getattr(diffusers, kind)).parameters.items()}
     assert ours.train_timesteps == theirs["num_train_timesteps"]
     for key in NoiseSchedule.__struct_fields__:
-        if key in theirs and key not in ("set_alpha_to_one", "steps_offset", "clip_sample"):
+        if key in theirs and key not in ("timestep_spacing", "set_alpha_to_one", "steps_offset", "clip_sample"):
             assert getattr(ours, key) == theirs[key], key
-    assert (ours.set_alpha_to_one, ours.steps_offset, ours.clip_sample) == (None, 1, False)
+    assert (ours.timestep_spacing, ours.set_alpha_to_one) == (None, None)
+    assert (ours.steps_offset, ours.clip_sample) == (1, False)
 
 
 def test_a_folder_without_a_scheduler_has_stable_diffusions_schedule(folder: Path) -> None:
@@ -273,10 +274,22 @@ def test_reads_default_settings(folder: Path) -> None:
     (folder / "generation_config.json").write_text('{"width": 96, "steps": 20, "guidance_scale": 4, "other": 1}')
     defaults = read(folder).defaults
     assert (defaults.width, defaults.height, defaults.steps, defaults.guidance_scale) == (96, 64, 20, 4.0)
-    assert (defaults.sampler, defaults.scheduler) == (Defaults(width=96, height=64).sampler, None)
+    assert (defaults.sampler, defaults.scheduler) == (USUAL_DRAWING["sampler"], USUAL_DRAWING["scheduler"])
     (folder / "generation_config.json").write_text('{"sampler": "dpmpp_2m", "scheduler": "karras"}')
     defaults = read(folder).defaults
     assert (defaults.sampler, defaults.scheduler) == ("dpmpp_2m", "karras")
+
+
+@pytest.mark.parametrize(
+    ("named", "sampler", "scheduler"),
+    [("Euler a", "euler_a", None), ("DPM++ SDE Karras", "dpmpp_sde", "karras"), ("DDIMScheduler", "ddim", None)],
+)
+def test_default_samplers_are_kept_by_their_own_names(
+    folder: Path, named: str, sampler: str, scheduler: object
+) -> None:
+    (folder / "generation_config.json").write_text(json.dumps({"sampler": named}))
+    defaults = read(folder).defaults
+    assert (defaults.sampler, defaults.scheduler) == (sampler, scheduler)
 
 
 def test_reads_the_license_of_a_folder(folder: Path) -> None:

@@ -257,7 +257,7 @@ SAMPLERS: dict[str, SamplerKind] = {
             summary="Deterministic, second order; good from 15 steps.",
             make=DEISSampler,
             family=DEIS_FAMILY,
-            scheduler="normal",
+            scheduler="simple",
             diffusers="DEISMultistepScheduler",
         ),
         SamplerKind(
@@ -266,7 +266,7 @@ SAMPLERS: dict[str, SamplerKind] = {
             summary="Deterministic, corrects each step by the next one; good from 10 steps.",
             make=UniPCSampler,
             family=MULTISTEP_FAMILY,
-            scheduler="normal",
+            scheduler="simple",
             diffusers="UniPCMultistepScheduler",
             aliases=("uni_pc", "uni_pc_bh2"),
         ),

@@ -1,5 +1,7 @@
 """The table of samplers, and the names by which it is asked."""
 
+import inspect
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 
 from pocket_diffusion.drawing.brownian import BrownianNoise
 from pocket_diffusion.drawing.noise import NoiseGenerator
-from pocket_diffusion.drawing.samplers import CHECKPOINT_SPACING, SAMPLERS, find_sampler
+from pocket_diffusion.drawing.samplers import CHECKPOINT_SPACING, SAMPLERS, SamplerKind, find_sampler
 from pocket_diffusion.drawing.schedulers import SCHEDULERS
 from pocket_diffusion.errors import InvalidRequestError
 from sampling import levels_at
@@ -139,3 +141,10 @@ def test_noise_follows_the_generator_or_a_brownian_path_of_its_seed(name: str) -
     else:
         expected = NoiseGenerator(7).normal(shape)
     np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in SAMPLERS.values() if kind.diffusers not in (None, "IPNDMScheduler")])
+def test_the_own_spacing_of_a_class_is_that_of_diffusers(kind: SamplerKind) -> None:
+    diffusers = pytest.importorskip("diffusers")
+    theirs = inspect.signature(getattr(diffusers, kind.diffusers)).parameters["timestep_spacing"].default
+    assert kind.family.spacing == theirs
