@@ -25,7 +25,8 @@ def inspect(bundle: Path, *, as_json: bool) -> None:
         ("size on disk", _megabytes(sum(record.size for record in manifest.files.values()))),
         (
             "default picture",
-            f"{defaults.width}x{defaults.height}, {defaults.steps} steps of {defaults.sampler}, "
+            f"{defaults.width}x{defaults.height}, {defaults.steps} steps of {defaults.sampler}"
+            f"{f' ({defaults.scheduler})' if defaults.scheduler else ''}, "
             f"guidance {defaults.guidance_scale:g}",
         ),
         ("prediction", manifest.schedule.prediction_type),
