@@ -30,7 +30,7 @@ _INDEX = {
     "vae": ["diffusers", "AutoencoderKL"],
 }
 
-_DEFAULTS = {"steps": 10, "guidance_scale": 7.0, "sampler": "dpmpp_2m", "scheduler": "trailing"}
+_DEFAULTS = {"steps": 15, "guidance_scale": 7.0, "sampler": "dpmpp_2m", "scheduler": "trailing"}
 """What a picture is drawn with when nobody says otherwise; see CARD.md for how they were chosen."""
 _CARD = """---
 license: mit
