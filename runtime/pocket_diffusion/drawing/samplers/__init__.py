@@ -198,7 +198,7 @@ SAMPLERS: dict[str, SamplerKind] = {
         SamplerKind(
             name="dpmpp_2m",
             label="DPM++ 2M",
-            summary="Deterministic, second order, at no extra cost; good pictures from 20 steps.",
+            summary="Deterministic, second order, at no extra cost; good pictures from 10 steps.",
             make=DPMpp2MSampler,
             family=MULTISTEP_FAMILY,
             scheduler="karras",
