@@ -122,13 +122,13 @@ def measure(
     return figures
 
 
-def draw_grid(pipeline: Pipeline, pairs: Sequence[Pair], evaluations: int, prompt: str, seed: int) -> Image.Image:
-    """Draw the same prompt and seed with each sampler, with its label below."""
+def draw_grid(pipeline: Pipeline, pairs: Sequence[Pair], steps: int, prompt: str, seed: int) -> Image.Image:
+    """Draw the same prompt and seed with each sampler in equal steps, with its label below."""
     columns, side = 6, pipeline.bundle.manifest.defaults.width
     rows = -(-len(pairs) // columns)
     grid = Image.new("RGB", (columns * (side + 4) - 4, rows * (side + _LABEL + 4)), "white")
     for i, pair in enumerate(pairs):
-        result = pipeline.generate(prompt, seed=seed, **pair.settings(evaluations))
+        result = pipeline.generate(prompt, seed=seed, **pair.settings(steps * pair.kind.evaluations))
         x, y = i % columns * (side + 4), i // columns * (side + _LABEL + 4)
         grid.paste(result.images[0], (x, y))
         ImageDraw.Draw(grid).text((x + 2, y + side + 1), pair.kind.label, "black")
@@ -184,7 +184,7 @@ def main() -> None:
     parser.add_argument("--threads", type=positive, help="of each picture (default: one a core)")
     parser.add_argument("--output", type=output_path, help="where to write the results as JSON")
     parser.add_argument("--grid", type=Path, help="where to put a picture of each sampler")
-    parser.add_argument("--grid-evaluations", type=positive, default=10, help="of each (default: %(default)s)")
+    parser.add_argument("--grid-steps", type=positive, default=10, help="of each (default: %(default)s)")
     parser.add_argument("--grid-seed", type=not_negative, default=1)
     parser.add_argument("--only-grid", action="store_true", help="measure nothing")
     arguments = parser.parse_args()
@@ -192,7 +192,7 @@ def main() -> None:
     with Pipeline.load(arguments.model, threads=arguments.threads) as pipeline:
         if arguments.grid:
             prompt = "a lake under snowy mountains at sunset"
-            grid = draw_grid(pipeline, arguments.pairs, arguments.grid_evaluations, prompt, arguments.grid_seed)
+            grid = draw_grid(pipeline, arguments.pairs, arguments.grid_steps, prompt, arguments.grid_seed)
             grid.save(arguments.grid, optimize=True)
         if arguments.only_grid:
             return

@@ -24,7 +24,7 @@ def measure(script: str, folder: Path, *options: object) -> tuple[str, dict[str,
 
 
 def test_a_row_a_sampler_and_a_picture_of_each(tmp_path: Path) -> None:
-    options = ("--pairs", "euler_a,dpm2_a/normal", "--evaluations", "2,4", "--grid-evaluations", 2)
+    options = ("--pairs", "euler_a,dpm2_a/normal", "--evaluations", "2,4", "--grid-steps", 2)
     table, figures = measure("samplers.py", tmp_path, *options, "--grid", tmp_path / "grid.png")
     assert list(figures["measurements"]) == ["euler_a", "dpm2_a/normal"]
     for measured in figures["measurements"].values():
