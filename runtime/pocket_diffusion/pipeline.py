@@ -5,16 +5,13 @@ import logging
 import os
 import warnings
 from collections.abc import Callable, Generator, Sequence
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from pocket_diffusion.bundle import Bundle
 from pocket_diffusion.drawing.canvas import prepare_canvas
-from pocket_diffusion.drawing.denoiser import Denoiser
 from pocket_diffusion.drawing.images import Picture, to_pictures
-from pocket_diffusion.drawing.levels import Levels
 from pocket_diffusion.drawing.noise import NoiseGenerator
 from pocket_diffusion.drawing.resolve import Drawing, resolve, resolve_all
 from pocket_diffusion.machine.session import check_threads, choose_provider
@@ -129,7 +126,7 @@ class Pipeline(Stages):
         )
         drawings = resolve_all(order, prompt, self.bundle.manifest)
         for drawing in drawings:
-            self._warn_of(drawing)
+            self.warn_of(drawing)
         total, done, results = sum(drawing.steps_to_take for drawing in drawings), 0, []
         for drawing in drawings:
             with contextlib.closing(self.steps(drawing)) as steps_taken:
@@ -151,7 +148,7 @@ class Pipeline(Stages):
         """
         if not isinstance(order, Drawing):
             order = resolve(order, self.bundle.manifest)
-            self._warn_of(order)
+            self.warn_of(order)
         if previews and not self.previewer.is_ready:
             self.previewer.prepare()
             self.close()  # the memory of that graph was not weighed
@@ -165,7 +162,7 @@ class Pipeline(Stages):
             _log.info("%s, %s, %d steps", drawing.kind.label, drawing.scheduler, drawing.steps_to_take)
             with watch.timed("encode"):
                 levels = drawing.levels(manifest)
-                denoiser = self._denoiser(drawing, levels)
+                denoiser = self.denoiser(drawing, levels)
                 samplers = [drawing.kind.sampler(levels, drawing.eta, drawing.s_noise) for _ in drawing.seeds]
                 generators = [NoiseGenerator(seed) for seed in drawing.seeds]
                 shape = drawing.latent_shape(manifest)
@@ -188,22 +185,3 @@ class Pipeline(Stages):
         self.previewer.learn(scaled[:1], images[0])
         _log.info("%s", watch)
         return Result(images, list(drawing.seeds), scaled, watch.seconds, (drawing,), self.name)
-
-    def _warn_of(self, drawing: Drawing) -> None:
-        """Warn of each part of the prompts that is not drawn as it is written."""
-        for text, name in drawing.texts:
-            for warning in self.conditioner.warnings(text, drawing.steps, name):
-                warnings.warn(warning, stacklevel=3)
-
-    def _denoiser(self, drawing: Drawing, levels: Levels) -> Denoiser:
-        """Bind the U-Net to what the drawing asks for."""
-        condition = partial(self.conditioner.condition, steps=drawing.steps, clip_skip=drawing.clip_skip)
-        return Denoiser(
-            self.predict_noise,
-            self.bundle.manifest.schedule,
-            levels,
-            condition(drawing.prompt),
-            condition(drawing.negative_prompt, name="negative prompt") if drawing.is_guided else None,
-            drawing.guidance,
-            together=self.components.mode.guide_together,
-        )

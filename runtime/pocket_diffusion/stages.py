@@ -1,12 +1,17 @@
 """A bundle's networks as functions of arrays: what drawing is put together from."""
 
+import warnings
+from functools import partial
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pocket_diffusion.drawing.conditioning import MAX_CHUNKS, Conditioner
+from pocket_diffusion.drawing.denoiser import Denoiser
+from pocket_diffusion.drawing.levels import Levels
 from pocket_diffusion.drawing.preview import Previewer
+from pocket_diffusion.drawing.resolve import Drawing
 from pocket_diffusion.drawing.tokenizer import ClipTokenizer
 from pocket_diffusion.errors import InvalidRequestError
 from pocket_diffusion.model.components import Components
@@ -56,7 +61,9 @@ class Stages:
         return self.components.mode.name
 
     def encode_prompt(self, text: str, clip_skip: int = 1) -> Array:
-        """Return the context `[1, 77 · chunks, dim]` of a text, as the first step has it."""
+        """Return the context `[1, 77 · chunks, dim]` of a text, as the first of its steps has it."""
+        for warning in self.conditioner.warnings(text, 1):
+            warnings.warn(warning, stacklevel=2)
         return self.conditioner.condition(text, steps=1, clip_skip=clip_skip).at(0)
 
     def predict_noise(self, latents: Latents, timestep: float, context: Array) -> Latents:
@@ -84,6 +91,25 @@ class Stages:
     def decode_latents(self, latents: Latents) -> Array:
         """Return pictures of scaled latents; see `VAE.decode`."""
         return self.vae.decode(latents)
+
+    def warn_of(self, drawing: Drawing) -> None:
+        """Warn of each part of the prompts that is not drawn as it is written."""
+        for text, name in drawing.texts:
+            for warning in self.conditioner.warnings(text, drawing.steps, name):
+                warnings.warn(warning, stacklevel=3)
+
+    def denoiser(self, drawing: Drawing, levels: Levels) -> Denoiser:
+        """Return the U-Net as a drawing asks for it: under its prompts and its guidance."""
+        condition = partial(self.conditioner.condition, steps=drawing.steps, clip_skip=drawing.clip_skip)
+        return Denoiser(
+            self.predict_noise,
+            self.bundle.manifest.schedule,
+            levels,
+            condition(drawing.prompt),
+            condition(drawing.negative_prompt, name="negative prompt") if drawing.is_guided else None,
+            drawing.guidance,
+            together=self.components.mode.guide_together,
+        )
 
     def _encode_ids(self, ids: NDArray[np.int64], clip_skip: int) -> Array:
         """Return the contexts `[n, 77, dim]` of framed tokens `[n, 77]`, by the last layer but `clip_skip` - 1."""
