@@ -182,7 +182,20 @@ def test_ctrl_c_ends_in_one_line_and_leaves_nothing(tmp_path: Path) -> None:
         "def announce(*rest): print('drawing', flush=True); return draw(*rest)\n"
         "Pipeline._walk = announce; main()"
     )
-    command = ["generate", "a lake", "--steps", "1000", "--width", "256", "--height", "256", "--provider", "cpu"]
+    command = [
+        "generate",
+        "a lake",
+        "--sampler",
+        "ddpm",
+        "--steps",
+        "1000",
+        "--width",
+        "256",
+        "--height",
+        "256",
+        "--provider",
+        "cpu",
+    ]
     (tmp_path / "cwd").mkdir()
     with subprocess.Popen(
         [sys.executable, "-c", code, *command],

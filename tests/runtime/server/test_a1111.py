@@ -32,7 +32,8 @@ def picture(data: str) -> Image.Image:
 def test_txt2img_draws_what_the_pipeline_draws(client: TestClient, pipeline: Pipeline) -> None:
     asked = {**ASKED, "cfg_scale": 3, "negative_prompt": "sea", "sampler_name": "DDPM"}
     answer = client.post("/sdapi/v1/txt2img", json=asked).json()
-    expected = pipeline.generate("a lake", **SMALL, guidance_scale=3, negative_prompt="sea").images[0]
+    settings = {**SMALL, "sampler": "ddpm", "guidance_scale": 3, "negative_prompt": "sea"}
+    expected = pipeline.generate("a lake", **settings).images[0]
     np.testing.assert_array_equal(np.asarray(picture(answer["images"][0])), np.asarray(expected))
     info = json.loads(answer["info"])
     assert (info["seed"], info["sampler_name"], info["sd_model_name"]) == (7, "DDPM", pipeline.name)
