@@ -27,6 +27,8 @@ let busy = true; // from the order to its end, and until the page has found out 
 let leaving = false; // the page is about to go, and with it what it follows
 let carried = {}; // what a picture was drawn with beyond the form
 let tellSampler = () => {}; // until the lists are there
+let introduced = false; // whether the page knows what the server has
+let eager = false; // asked to draw before it knew
 let stopping = false; // asked for before there was a job to cancel
 
 // What the form says.
@@ -68,19 +70,18 @@ function tellStrength() {
 }
 
 async function introduce() {
-  const model = await readModel();
+  const [model, choices] = await Promise.all([readModel(), readSamplers()]);
   at("model").textContent = `${model.name}, ${model.width}\u00a0×\u00a0${model.height}`;
   for (const name of ["width", "height", "steps", "guidance_scale"]) form[name].placeholder = model[name];
   form.steps.max = model.max_steps;
   form.count.max = model.max_count;
   for (const name of ["width", "height"]) form[name].step = form[name].min = model.multiple;
   form.width.min = form.height.min = Math.ceil(64 / model.multiple) * model.multiple;
-  await introduceSamplers(model);
+  introduceSamplers(model, choices);
 }
 
 /** Fill the lists of samplers and of the schedulers that go with the one that is chosen. */
-async function introduceSamplers(model) {
-  const { samplers, schedulers } = await readSamplers();
+function introduceSamplers(model, { samplers, schedulers }) {
   const own = new Option("the model's own", "");
   form.sampler.replaceChildren(own, ...samplers.map(({ name, label }) => new Option(label, name)));
   tellSampler = () => {
@@ -181,6 +182,7 @@ function end() {
 // From an order to a picture.
 
 async function draw() {
+  eager ||= !introduced; // drawn as soon as the page knows what the server has
   if (busy || !form.reportValidity()) return;
   keepForm();
   begin();
@@ -300,6 +302,7 @@ document.addEventListener("paste", (event) => {
 
 try {
   await introduce();
+  introduced = true;
   for (const [name, value] of Object.entries(JSON.parse(sessionStorage.getItem(FORM) ?? "{}"))) {
     if (!(name in form)) continue;
     if (!CHOICES.includes(name) || [...form[name].options].some((option) => option.value === value)) form[name].value = value;
@@ -314,6 +317,7 @@ try {
   } else {
     busy = false;
     if (gallery.pictures.length) look(gallery.pictures[0]);
+    if (eager) draw();
   }
 } catch (error) {
   if (!leaving) sessionStorage.removeItem(JOB); // the server has forgotten it
