@@ -22,9 +22,9 @@ def samplers() -> None:
     click.echo()
     _table(("scheduler", "label", ""), [(row.name, row.label, row.summary) for row in SCHEDULERS.values()])
     click.echo(
-        "\nThe scheduler beside a sampler is the one that it takes by itself; `checkpoint` is the spacing that the"
+        "\nThe scheduler beside a sampler is the one that it takes by itself; `checkpoint` is the spacing that the\n"
+        "model's own configuration names (leading, linspace or trailing), or else diffusers' own for that sampler."
     )
-    click.echo("model's own configuration names: leading, linspace or trailing.")
 
 
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
