@@ -2,17 +2,20 @@
 
 import hashlib
 import os
+from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal, NoReturn
 
 import msgspec
 
+from pocket_diffusion.certificate import Certificate
 from pocket_diffusion.errors import (
     BundleDamagedError,
     BundleFileMissingError,
     BundleFormatError,
     BundleNotFoundError,
 )
+from pocket_diffusion.strict import Strict
 
 FORMAT_VERSION: Literal[2] = 2
 MANIFEST_NAME = "bundle.json"
@@ -27,10 +30,6 @@ NotNegative = Annotated[int, msgspec.Meta(ge=0)]
 Bytes = Annotated[int, msgspec.Meta(ge=0, le=2**50)]
 Side = Annotated[int, msgspec.Meta(ge=SIDES[0], le=SIDES[1])]
 Probability = Annotated[float, msgspec.Meta(gt=0, lt=1)]
-
-
-class Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Immutable, and refuses fields it does not know. Type checkers want `frozen=True` repeated below it."""
 
 
 class FileRecord(Strict, frozen=True):
@@ -75,7 +74,17 @@ class ComponentMemory(Strict, frozen=True):
     """However small the picture: weights on their way through Casts."""
 
 
-class Component(Strict, frozen=True):
+class Int8Graph(Strict, frozen=True):
+    """A second graph of a component that multiplies in 8 bits. Its inputs, outputs and weights file are the same."""
+
+    graph: str
+    certificate: str
+    """The file that holds its `Certificate`."""
+    memory: ComponentMemory | None
+    """None where it was not measured."""
+
+
+class Component(Strict, frozen=True, omit_defaults=True):
     """One network: an ONNX graph with its weights in a file of its own."""
 
     graph: str
@@ -86,6 +95,13 @@ class Component(Strict, frozen=True):
     parity: tuple[ParityFigure, ...]
     memory: ComponentMemory | None = None
     """None where it was not measured: made for another target than the CPU, or on a system that does not tell."""
+    int8: Int8Graph | None = None
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The names of all files that belong to the component."""
+        own = (self.graph, self.weights)
+        return own if self.int8 is None else (*own, self.int8.graph, self.int8.certificate)
 
 
 class TokenizerSpec(Strict, frozen=True):
@@ -192,6 +208,21 @@ class Manifest(Strict, frozen=True):
         component: Component = getattr(self, name)
         return component
 
+    @property
+    def int8_graphs(self) -> dict[str, Int8Graph]:
+        """The 8-bit graphs by the names of their components; the components that have none are left out."""
+        graphs = {name: self.component(name).int8 for name in COMPONENTS}
+        return {name: graph for name, graph in graphs.items() if graph is not None}
+
+    def in_int8(self, names: Collection[str]) -> "Manifest":
+        """Return the manifest that has, for these components, their 8-bit graphs in place of the exact ones."""
+        changed = {
+            name: msgspec.structs.replace(self.component(name), graph=int8.graph, memory=int8.memory)
+            for name, int8 in self.int8_graphs.items()
+            if name in names
+        }
+        return msgspec.structs.replace(self, **changed)
+
 
 class Bundle:
     """A folder with a manifest whose files are all there and have their right sizes."""
@@ -230,6 +261,31 @@ class Bundle:
     def path(self, name: str) -> Path:
         """Where a file of the bundle is."""
         return self.root / name
+
+    def certificate(self, name: str) -> Certificate:
+        """Read how exact the 8-bit graph of a component is; `Manifest.int8_graphs` has those components.
+
+        Raises:
+            BundleDamagedError: the certificate is not the file that was written, or belongs to other graphs.
+
+        """
+        component, files = self.manifest.component(name), self.manifest.files
+        int8 = self.manifest.int8_graphs[name]
+
+        def refuse(why: str) -> NoReturn:
+            raise BundleDamagedError(f"{self.root}: {why}; export the bundle again, or draw with --arithmetic exact")
+
+        fault = self._fault(int8.certificate, hashed=True)
+        if fault:
+            refuse(fault)
+        try:
+            certificate = msgspec.json.decode(self.path(int8.certificate).read_bytes(), type=Certificate)
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            refuse(f"{int8.certificate} is not understood ({error})")
+        for file, sha256 in ((int8.graph, certificate.graph_sha256), (component.weights, certificate.weights_sha256)):
+            if sha256 != files[file].sha256:
+                refuse(f"{int8.certificate} was not made for {file}: the sha256 differs")
+        return certificate
 
     def damaged_files(self) -> dict[str, str]:
         """Compare every file with its sha256 and return what is wrong with which."""
@@ -279,7 +335,7 @@ def read_manifest(root: Path) -> Manifest:
         if not _is_inside(name):
             refuse(f"names a file outside the bundle: {name!r}; do not use a bundle that does this")
     components = [manifest.component(name) for name in COMPONENTS]
-    needed = [c.graph for c in components] + [c.weights for c in components]
+    needed = [file for component in components for file in component.files]
     needed += [manifest.tokenizer.vocab, manifest.tokenizer.merges]
     for name in needed:
         if name not in manifest.files:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pocket_diffusion.bundle import COMPONENTS, Bundle
 from pocket_diffusion.errors import PocketDiffusionError
+from pocket_diffusion.machine.cpu import USEFUL_FLAGS, cpu_flags, products_are_fast, products_fault
 from pocket_diffusion.machine.session import (
     GraphSession,
     available_providers,
@@ -12,8 +13,8 @@ from pocket_diffusion.machine.session import (
     installed_flavours,
     onnxruntime,
 )
-
-_USEFUL_CPU_FLAGS = ("avx2", "fma", "f16c", "avx512f", "avx512_vnni", "amx_tile", "asimd", "asimdhp", "sve")
+from pocket_diffusion.model.arithmetic import choose_arithmetic
+from pocket_diffusion.model.budget import AUTO
 
 
 @dataclass
@@ -30,6 +31,8 @@ def examine(bundle: Path, provider: str) -> Report:
     report = Report()
     _examine_onnxruntime(report, provider)
     report.facts.append(("cpu", _cpu_features()))
+    if not report.faults:
+        _examine_products(report)
     if not report.faults:
         _examine_bundle(report, bundle, provider)
     return report
@@ -62,17 +65,33 @@ def _examine_onnxruntime(report: Report, provider: str) -> None:
         )
 
 
+def _examine_products(report: Report) -> None:
+    try:
+        verdict = products_fault()
+    except PocketDiffusionError as error:
+        report.faults.append(str(error))
+        return
+    if verdict is None:
+        verdict = "right, and fast" if products_are_fast() else "right; whether they are fast is not known here"
+    report.facts.append(("8-bit products", verdict))
+
+
 def _examine_bundle(report: Report, path: Path, provider: str) -> None:
     try:
         bundle = Bundle.open(path)
         chosen = choose_provider(provider, bundle.manifest.target)
         for name in COMPONENTS:
             GraphSession(bundle.root, name, bundle.manifest.component(name), chosen)
+        if chosen == "cpu":
+            for name in bundle.manifest.int8_graphs:
+                GraphSession(bundle.root, name, bundle.manifest.in_int8([name]).component(name), chosen)
+        arithmetic = choose_arithmetic(AUTO, bundle, chosen)
     except PocketDiffusionError as error:
         report.faults.append(str(error))
         return
     manifest = bundle.manifest
     report.facts.append(("bundle", f"{path}: for {manifest.target}, loads on {chosen}"))
+    report.facts.append(("arithmetic", str(arithmetic)))
     if manifest.target != chosen:
         report.hints.append(
             f"{path} was exported for {manifest.target} but would run on {chosen}, slower than it could; "
@@ -82,9 +101,7 @@ def _examine_bundle(report: Report, path: Path, provider: str) -> None:
 
 def _cpu_features() -> str:
     """Return the vector extensions that matter, where the system tells them (Linux does)."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
+    flags = cpu_flags()
+    if flags is None:
         return "features unknown"
-    flags = {flag for line in lines if line.startswith(("flags", "Features")) for flag in line.split(":")[1].split()}
-    return ", ".join(flag for flag in _USEFUL_CPU_FLAGS if flag in flags) or "no vector extension known to matter"
+    return ", ".join(flag for flag in USEFUL_FLAGS if flag in flags) or "no vector extension known to matter"

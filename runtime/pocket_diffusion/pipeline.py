@@ -15,6 +15,7 @@ from pocket_diffusion.drawing.images import Picture, to_pictures
 from pocket_diffusion.drawing.noise import NoiseGenerator
 from pocket_diffusion.drawing.resolve import Drawing, resolve, resolve_all
 from pocket_diffusion.machine.session import check_threads, choose_provider
+from pocket_diffusion.model.arithmetic import choose_arithmetic
 from pocket_diffusion.model.budget import AUTO, MemoryBudget
 from pocket_diffusion.model.components import Components
 from pocket_diffusion.order import Order
@@ -43,6 +44,7 @@ class Pipeline(Stages):
         provider: str = "auto",
         threads: int | None = None,
         memory: str = AUTO,
+        arithmetic: str = AUTO,
     ) -> "Pipeline":
         """Open a bundle; without a path, the embedded model's.
 
@@ -50,9 +52,13 @@ class Pipeline(Stages):
         or a limit that it must fit into as well, such as `1500MB` or `2GiB`. In `low`, glibc's allocator is set to
         give back what is freed at once, which holds for the whole process.
 
+        `arithmetic` is `exact`, or `int8` for the bundle's 8-bit graphs, or `auto` for those of them that the bundle
+        has measured to be near enough to the exact ones, where the CPU multiplies in 8 bits fast and right.
+
         Raises:
-            BundleNotFoundError, BundleFormatError, BundleDamagedError: see `Bundle.open`.
-            InvalidRequestError: an unknown provider or memory mode, or a number of threads that makes no sense.
+            BundleNotFoundError, BundleFormatError, BundleDamagedError: see `Bundle.open` and `Bundle.certificate`.
+            InvalidRequestError: an unknown provider, memory mode or arithmetic, a number of threads that makes no
+                sense, or 8-bit arithmetic where bundle or machine cannot have it.
             ProviderUnavailableError: CUDA was asked for and is not there.
             RuntimeUnavailableError: ONNX Runtime is not installed.
 
@@ -69,7 +75,8 @@ class Pipeline(Stages):
                 OtherTargetWarning,
                 stacklevel=2,
             )
-        return cls(Components(bundle, provider=chosen, threads=threads, budget=budget))
+        choice = choose_arithmetic(arithmetic, bundle, chosen)
+        return cls(Components(bundle, provider=chosen, threads=threads, budget=budget, arithmetic=choice))
 
     def generate(
         self,
@@ -159,6 +166,7 @@ class Pipeline(Stages):
         manifest, watch = self.bundle.manifest, Stopwatch(self.components)
         with self.components.room_for(drawing.demand):
             _log.info("provider %s, threads %s", self.provider, self.threads or "one a core")
+            _log.info("arithmetic %s", self.components.arithmetic)
             _log.info("%s, %s, %d steps", drawing.kind.label, drawing.scheduler, drawing.steps_to_take)
             with watch.timed("encode"):
                 levels = drawing.levels(manifest)
@@ -184,4 +192,4 @@ class Pipeline(Stages):
                 images = [image for one in scaled for image in to_pictures(self.vae.decode(one[None]))]
         self.previewer.learn(scaled[:1], images[0])
         _log.info("%s", watch)
-        return Result(images, list(drawing.seeds), scaled, watch.seconds, (drawing,), self.name)
+        return Result(images, list(drawing.seeds), scaled, watch.seconds, (drawing,), self.name, self.arithmetic)

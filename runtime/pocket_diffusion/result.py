@@ -80,6 +80,8 @@ class Result:
     """What was drawn, one a prompt; each gave its `count` of pictures."""
     model: str
     """The bundle's name."""
+    arithmetic: str
+    """What the networks computed in: see `Pipeline.arithmetic`."""
 
     @classmethod
     def joined(cls, results: Sequence["Result"]) -> "Result":
@@ -91,6 +93,7 @@ class Result:
             timings={stage: sum(result.timings[stage] for result in results) for stage in results[0].timings},
             drawings=tuple(drawing for result in results for drawing in result.drawings),
             model=results[0].model,
+            arithmetic=results[0].arithmetic,
         )
 
     def order(self, index: int = 0) -> Order:
@@ -141,9 +144,8 @@ class Result:
 
     def _save(self, path: Path, index: int) -> None:
         drawing, i = self._drawing(index)
-        save_picture(
-            self.images[index], path, parameters_text(drawing, i, self.model), settings(drawing, i, self.model)
-        )
+        drawn = drawing, i, self.model, self.arithmetic
+        save_picture(self.images[index], path, parameters_text(*drawn), settings(*drawn))
 
     def _drawing(self, index: int) -> tuple[Drawing, int]:
         """Return what picture `index` was drawn from, and which of its pictures it is."""

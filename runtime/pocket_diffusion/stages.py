@@ -60,6 +60,11 @@ class Stages:
         """The last picture's memory mode, at first the default picture's: `fast`, `balanced` or `low`."""
         return self.components.mode.name
 
+    @property
+    def arithmetic(self) -> str:
+        """What the networks compute in: `exact`, `int8`, or `auto` where only some of the 8-bit graphs are used."""
+        return self.components.arithmetic.name
+
     def encode_prompt(self, text: str, clip_skip: int = 1) -> Array:
         """Return the context `[1, 77 · chunks, dim]` of a text, as the first of its steps has it."""
         for warning in self.conditioner.warnings(text, 1):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import sys
 import warnings
 from collections.abc import Callable
@@ -14,9 +15,11 @@ import pytest
 from pocket_diffusion import Pipeline
 from pocket_diffusion.bundle import Manifest, read_manifest
 from pocket_diffusion.cli import main
+from pocket_diffusion.machine import cpu
 from pocket_diffusion.pipeline import DEFAULT_BUNDLE
 
 EditManifest = Callable[[Callable[[dict[str, Any]], object]], None]
+Certify = Callable[..., None]
 
 
 @dataclass(frozen=True)
@@ -88,3 +91,49 @@ def edit_manifest(bundle: Path) -> EditManifest:
         path.write_text(json.dumps(data))
 
     return edit
+
+
+@pytest.fixture
+def certify(bundle: Path, edit_manifest: EditManifest) -> Certify:
+    """Give a component an 8-bit graph, which is its exact one, and a certificate; `figures` replace some of it."""
+
+    def give(role: str, **figures: Any) -> None:  # noqa: ANN401 - a certificate's fields
+        component = read_manifest(bundle).component(role)
+        graph, certificate = f"{role}.int8.onnx", f"{role}.certificate.json"
+        shutil.copy(bundle / component.graph, bundle / graph)
+        content = {
+            "graph_sha256": hashlib.sha256((bundle / graph).read_bytes()).hexdigest(),
+            "weights_sha256": hashlib.sha256((bundle / component.weights).read_bytes()).hexdigest(),
+            "bound": 0.05,
+            "relative_error": 0.01,
+            "largest_error": 0.02,
+            "evaluations": 12,
+            "psnr_db": 42.0,
+            "what": "4 prompts at 3 timesteps",
+            "layers": [],
+        }
+        (bundle / certificate).write_text(json.dumps(content | figures))
+        int8 = {"graph": graph, "certificate": certificate, "memory": None}
+
+        def change(data: dict[str, Any]) -> None:
+            data[role]["int8"] = int8
+            for name in (graph, certificate):
+                written = (bundle / name).read_bytes()
+                data["files"][name] = {"size": len(written), "sha256": hashlib.sha256(written).hexdigest()}
+
+        edit_manifest(change)
+
+    return give
+
+
+@pytest.fixture
+def set_cpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., None]:
+    """Have the CPU be one with these flags, or with flags that are not told, whose 8-bit products are right or not."""
+
+    def set_to(*flags: str, right: bool = True) -> None:
+        told = tmp_path / "cpuinfo"
+        told.write_text(f"flags : {' '.join(flags)}\n")
+        monkeypatch.setattr(cpu, "_CPU_INFO", told)
+        monkeypatch.setattr(cpu, "products_are_right", lambda: right)
+
+    return set_to

@@ -293,6 +293,39 @@ def test_inspect_shows_a_bundle_whose_parity_was_not_measured(
     assert "not measured" in run_cli("inspect", bundle).out
 
 
+LAYERS = [
+    {"name": f"{way}.{i}", "stored": "int8", "computed": way, "storage_error": 1e-3, "error": error}
+    for way, errors in {"tensor": [0.01, 0.04, 0.02], "token": [0.03], "float32": [None, None]}.items()
+    for i, error in enumerate(errors)
+]
+
+
+def test_inspect_shows_how_exact_8_bit_graphs_are(run_cli: RunCli, bundle: Path, certify: Callable[..., None]) -> None:
+    certify("unet", layers=LAYERS, what="4 prompts\x1b[2J")
+    certify("vae_encoder", relative_error=0.5, psnr_db=None)
+    outcome = run_cli("inspect", bundle)
+    unet, encoder = outcome.out.split("unet in 8 bits\n")[1].split("vae_encoder in 8 bits\n")
+    lines = [" ".join(line.split()) for line in unet.splitlines()]
+    assert lines[:6] == [
+        "error 1.0e-02 relative to the exact graph (5e-02): auto uses it",
+        "largest error 2.0e-02 in 12 evaluations",
+        "picture 42.0 dB",
+        "measured on 4 prompts\N{REPLACEMENT CHARACTER}[2J",
+        "layers 3 with one scale, 1 with a scale a token, 2 in float32",
+        "worst layers tensor.1 4.0e-02 (with one scale), token.0 3.0e-02 (with a scale a token), "
+        "tensor.2 2.0e-02 (with one scale)",
+    ]
+    assert "auto does not use it" in encoder
+    assert "draws none" in encoder
+
+
+def test_inspect_json_has_the_certificates(run_cli: RunCli, bundle: Path, certify: Callable[..., None]) -> None:
+    certify("unet", layers=LAYERS)
+    shown = json.loads(run_cli("inspect", bundle, "--json").out)
+    assert shown["certificates"]["unet"] == json.loads((bundle / "unet.certificate.json").read_bytes())
+    assert shown["unet"]["int8"]["graph"] == "unet.int8.onnx"
+
+
 def test_verify_of_a_whole_bundle(run_cli: RunCli, manifest: Manifest) -> None:
     outcome = run_cli("verify", DEFAULT_BUNDLE)
     assert (outcome.code, outcome.err) == (0, "")

@@ -7,8 +7,9 @@ from types import SimpleNamespace
 import pytest
 
 from pocket_diffusion import doctor
+from pocket_diffusion.bundle import COMPONENTS
 from pocket_diffusion.doctor import examine
-from pocket_diffusion.errors import RuntimeUnavailableError
+from pocket_diffusion.errors import OperatorUnavailableError, RuntimeUnavailableError
 from pocket_diffusion.machine import session
 from pocket_diffusion.pipeline import DEFAULT_BUNDLE
 
@@ -89,3 +90,57 @@ def test_a_missing_bundle_is_a_fault(tmp_path: Path, run_cli: RunCli) -> None:
     outcome = run_cli("doctor", tmp_path / "nothing")
     assert outcome.code == 1
     assert "no bundle at" in outcome.err
+
+
+@pytest.mark.usefixtures("flavours")
+@pytest.mark.parametrize(
+    ("flags", "right", "features", "verdict", "arithmetic"),
+    [
+        (["avx2", "avx_vnni"], True, "avx2, avx_vnni", "right, and fast", "chosen by auto: unet int8 ("),
+        (["asimd", "asimddp"], True, "asimd, asimddp", "right, and fast", "chosen by auto: unet int8 ("),
+        (["asimd"], True, "asimd", "8-bit products would be slower", "chosen by auto: exact, since 8-bit products"),
+        (["avx2"], False, "avx2", "8-bit products come out wrong", "chosen by auto: exact, since 8-bit products"),
+        ([], True, "features unknown", "right; whether they are fast", "chosen by auto: exact, since the system"),
+    ],
+)
+def test_it_tells_what_the_cpu_has_and_what_follows(
+    bundle: Path, certify: Callable[..., None], set_cpu: Callable[..., None], flags: list[str], right: bool,
+    features: str, verdict: str, arithmetic: str,
+) -> None:  # fmt: skip
+    certify("unet")
+    set_cpu(*flags, right=right)
+    report = examine(bundle, "cpu")
+    facts = dict(report.facts)
+    assert report.faults == []
+    assert facts["cpu"] == features
+    assert facts["8-bit products"].startswith(verdict)
+    assert facts["arithmetic"].startswith(arithmetic)
+
+
+@pytest.mark.usefixtures("flavours")
+def test_a_bundle_without_8_bit_graphs_is_exact(
+    bundle: Path, edit_manifest: Callable[..., None], run_cli: RunCli
+) -> None:
+    edit_manifest(lambda data: [data[name].pop("int8", None) for name in COMPONENTS])
+    out = run_cli("doctor", bundle, "--provider", "cpu").out
+    assert "chosen by auto: exact, since the bundle has no 8-bit graph" in out
+
+
+@pytest.mark.usefixtures("flavours")
+def test_an_8_bit_graph_that_does_not_load_is_a_fault(
+    bundle: Path, certify: Callable[..., None], edit_manifest: Callable[..., None]
+) -> None:
+    certify("unet")
+    (bundle / "unet.int8.onnx").write_bytes(b"not a graph")
+    edit_manifest(lambda _: None)
+    (fault,) = examine(bundle, "cpu").faults
+    assert "unet.int8.onnx" in fault
+
+
+@pytest.mark.usefixtures("flavours")
+def test_an_onnxruntime_without_8_bit_products_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lack() -> None:
+        raise OperatorUnavailableError("no such products")
+
+    monkeypatch.setattr(doctor, "products_fault", lack)
+    assert examine(DEFAULT_BUNDLE, "cpu").faults == ["no such products"]

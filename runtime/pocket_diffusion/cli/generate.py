@@ -77,6 +77,7 @@ def generate(
     provider: str,
     threads: int | None,
     memory: str,
+    arithmetic: str,
     verbose: bool,
     quiet: bool,
     **options: Any,  # noqa: ANN401 - an order's fields
@@ -96,7 +97,7 @@ def generate(
         raise OutputError(f"{output} cannot be written: {error.strerror}; choose another place with -o") from None
 
     started = time.perf_counter()
-    pipeline = Pipeline.load(model, provider=provider, threads=threads, memory=memory)
+    pipeline = Pipeline.load(model, provider=provider, threads=threads, memory=memory, arithmetic=arithmetic)
     with (
         _log_shown(hidden=not verbose),
         closing(pipeline.steps(order, previews=preview_every is not None)) as steps,

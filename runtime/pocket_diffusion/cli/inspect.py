@@ -1,22 +1,37 @@
 """`pocket-diffusion inspect`: what is in a bundle."""
 
+from collections import Counter
+from operator import itemgetter
 from pathlib import Path
 
 import click
 import msgspec
 
 from pocket_diffusion.bundle import COMPONENTS, Bundle
+from pocket_diffusion.certificate import Certificate, Computation
 from pocket_diffusion.cli.text import one_line
+
+_COMPUTED: dict[Computation, str] = {
+    "tensor": "with one scale",
+    "token": "with a scale a token",
+    "two_terms": "in two terms",
+    "float32": "in float32",
+}
+_WORST = 3
+"""How many layers are named."""
 
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="The manifest itself, for programs.")
+@click.option("--json", "as_json", is_flag=True, help="The manifest and the certificates, for programs.")
 def inspect(bundle: Path, *, as_json: bool) -> None:
     """Show what is in BUNDLE: architecture, sizes, precision, parity, provenance."""
-    manifest = Bundle.open(bundle).manifest
+    opened = Bundle.open(bundle)
+    manifest = opened.manifest
+    certificates = {name: opened.certificate(name) for name in manifest.int8_graphs}
     if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode(manifest), indent=2))
+        shown = {**msgspec.to_builtins(manifest), "certificates": certificates}
+        click.echo(msgspec.json.format(msgspec.json.encode(shown), indent=2))
         return
     defaults, source = manifest.defaults, manifest.provenance
     rows = [
@@ -40,10 +55,33 @@ def inspect(bundle: Path, *, as_json: bool) -> None:
     click.echo(f"\n{'component':<14} {'parameters':>12} {'on disk':>10}   error against PyTorch (limit)")
     for name in COMPONENTS:
         component = manifest.component(name)
-        size = sum(manifest.files[file].size for file in (component.graph, component.weights))
+        size = sum(manifest.files[file].size for file in component.files)
         worst = max(component.parity, key=lambda figure: figure.relative_error, default=None)
         error = f"{worst.relative_error:.1e} relative ({worst.tolerance:.0e})" if worst else "not measured"
         click.echo(f"{name:<14} {component.parameters / 1e6:>10.2f} M {_megabytes(size):>10}   {error}")
+    for name, certificate in certificates.items():
+        click.echo(f"\n{name} in 8 bits")
+        for label, value in _figures(certificate):
+            click.echo(f"  {label:<14} {one_line(value)}")
+
+
+def _figures(certificate: Certificate) -> list[tuple[str, str]]:
+    """Return what a certificate says, as labels and values."""
+    allowed = "auto uses it" if certificate.allows else "auto does not use it"
+    counts = Counter(layer.computed for layer in certificate.layers)
+    in_8_bits = [(layer.error, layer) for layer in certificate.layers if layer.error is not None]
+    worst = [
+        f"{layer.name} {error:.1e} ({_COMPUTED[layer.computed]})"
+        for error, layer in sorted(in_8_bits, key=itemgetter(0), reverse=True)[:_WORST]
+    ]
+    return [
+        ("error", f"{certificate.relative_error:.1e} relative to the exact graph ({certificate.bound:.0e}): {allowed}"),
+        ("largest error", f"{certificate.largest_error:.1e} in {certificate.evaluations} evaluations"),
+        ("picture", "draws none" if certificate.psnr_db is None else f"{certificate.psnr_db:.1f} dB"),
+        ("measured on", certificate.what),
+        ("layers", ", ".join(f"{counts[way]} {words}" for way, words in _COMPUTED.items() if counts[way]) or "none"),
+        ("worst layers", ", ".join(worst) or "none"),
+    ]
 
 
 def _megabytes(size: int) -> str:

@@ -7,6 +7,7 @@ from typing import TypeVar
 import click
 
 from pocket_diffusion.machine.session import PROVIDERS
+from pocket_diffusion.model.arithmetic import ARITHMETICS
 from pocket_diffusion.model.budget import AUTO
 from pocket_diffusion.model.memory import MODES
 
@@ -18,8 +19,15 @@ model_option = click.option(
 
 
 def machine_options(command: Function) -> Function:
-    """Add what the work is to be done with: `provider`, `threads`, `memory`, as `Pipeline.load` takes them."""
+    """Add what the work is done with: `provider`, `threads`, `memory`, `arithmetic`, as `Pipeline.load` takes them."""
     for option in (
+        click.option(
+            "--arithmetic",
+            type=click.Choice(ARITHMETICS),
+            default=AUTO,
+            show_default=True,
+            help="Products in float32, or in 8 bits: faster, and nearly the same picture.",
+        ),
         click.option(
             "--memory",
             default=AUTO,

@@ -42,6 +42,7 @@ def serve(
     provider: str,
     threads: int | None,
     memory: str,
+    arithmetic: str,
 ) -> None:
     """Serve a page to draw on, and the APIs of OpenAI and AUTOMATIC1111.
 
@@ -52,7 +53,7 @@ def serve(
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     limits = {name: value for name, value in (("queue", queue), ("pictures", keep)) if value is not None}
-    pipeline = Pipeline.load(model, provider=provider, threads=threads, memory=memory)
+    pipeline = Pipeline.load(model, provider=provider, threads=threads, memory=memory, arithmetic=arithmetic)
     with listen(host, port) as listener:
         if token is None and not insecure and not is_loopback(listener):
             raise InvalidRequestError(

@@ -4,20 +4,27 @@ from typing import Any
 
 from pocket_diffusion.drawing.resolve import Drawing
 from pocket_diffusion.drawing.schedulers import SCHEDULERS
+from pocket_diffusion.model.arithmetic import EXACT
 from pocket_diffusion.version import __version__
 
 
-def settings(drawing: Drawing, index: int, model: str) -> dict[str, Any]:
-    """Return what a program needs to draw picture `index` again: an order's fields, and what drew it."""
+def settings(drawing: Drawing, index: int, model: str, arithmetic: str = EXACT) -> dict[str, Any]:
+    """Return what a program needs to draw picture `index` again: an order's fields, and what drew it.
+
+    The arithmetic is told where it is not exact, as it was for all pictures before there was another one.
+    """
     order = drawing.order(index)
     fields = {name: getattr(order, name) for name in order.__struct_fields__ if name != "count"}
     if drawing.image is None:
         del fields["strength"]
     fields = {name: value for name, value in fields.items() if value is not None}
-    return {"version": __version__, "model": model, "task": drawing.task, **fields}
+    drawn_by = {"version": __version__, "model": model, "task": drawing.task}
+    if arithmetic != EXACT:
+        drawn_by["arithmetic"] = arithmetic
+    return {**drawn_by, **fields}
 
 
-def parameters_text(drawing: Drawing, index: int, model: str) -> str:
+def parameters_text(drawing: Drawing, index: int, model: str, arithmetic: str = EXACT) -> str:
     """Return the same in the text form that AUTOMATIC1111's web UI writes and many tools read."""
     lines = [drawing.prompt]
     if drawing.negative_prompt:
@@ -44,6 +51,8 @@ def parameters_text(drawing: Drawing, index: int, model: str) -> str:
     if drawing.guidance_interval is not None:
         begin, end = drawing.guidance_interval
         facts["Guidance interval"] = f"{begin:g}-{end:g}"
+    if arithmetic != EXACT:
+        facts["Arithmetic"] = arithmetic
     facts["Version"] = f"pocket-diffusion {__version__}"
     lines.append(", ".join(f"{key}: {value}" for key, value in facts.items()))
     return "\n".join(lines)

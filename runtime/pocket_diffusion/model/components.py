@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from pocket_diffusion.bundle import Bundle
 from pocket_diffusion.machine.session import GraphSession, Provider, renew_shared_arena
+from pocket_diffusion.model.arithmetic import ArithmeticChoice
 from pocket_diffusion.model.budget import MemoryBudget
 from pocket_diffusion.model.memory import Demand, MemoryMode, needed_memory
 
@@ -19,6 +20,7 @@ Arrays = dict[str, NDArray[np.float32]]
 _STAGES = {"text_encoder": "context", "vae_encoder": "start", "unet": "steps", "vae_decoder": "picture"}
 """By role: the stage that needs the network. Networks of one stage may be loaded together."""
 
+_EXACT = ArithmeticChoice()
 _log = logging.getLogger(__name__)
 
 
@@ -46,6 +48,7 @@ class Components:
         provider: Provider,
         threads: int | None,
         budget: MemoryBudget,
+        arithmetic: ArithmeticChoice = _EXACT,
         open_network: OpenNetwork | None = None,
     ) -> None:
         """Load nothing yet.
@@ -55,13 +58,16 @@ class Components:
             provider: what computes them.
             threads: on a CPU; None for one a core.
             budget: the memory that they may take.
+            arithmetic: which of them compute in 8 bits.
             open_network: loads a network in place of ONNX Runtime: for other engines, and for watching what is run.
 
         """
-        self.bundle = bundle
+        self.bundle = Bundle(bundle.root, bundle.manifest.in_int8(arithmetic.int8))
+        """The bundle as it is drawn with: a network that computes in 8 bits has its 8-bit graph there."""
+        self.arithmetic = arithmetic
         self.provider: Provider = provider
         self.threads = threads
-        self.mode: MemoryMode = budget.choose(bundle.manifest, Demand.usual(bundle.manifest), provider).mode
+        self.mode: MemoryMode = budget.choose(self.bundle.manifest, Demand.usual(bundle.manifest), provider).mode
         self.seconds_loading = 0.0
         self._budget = budget
         self._granted: int | None = None

@@ -51,11 +51,11 @@ class State(StrEnum):
 class Job:
     """One drawing. Its fields are changed in the event loop's thread alone."""
 
-    def __init__(self, drawing: Drawing, model: str, warnings: Sequence[str] = ()) -> None:
+    def __init__(self, drawing: Drawing, model: str, arithmetic: str, warnings: Sequence[str] = ()) -> None:
         self.id = secrets.token_urlsafe(16)
         self.drawing = drawing
         """Without its pictures once the job is over: they take memory."""
-        self.settings = [settings(drawing, index, model) for index in range(drawing.count)]
+        self.settings = [settings(drawing, index, model, arithmetic) for index in range(drawing.count)]
         """How to draw each picture again."""
         self.steps = drawing.steps_to_take
         self.work = drawing.evaluations * drawing.count * drawing.width * drawing.height
@@ -75,6 +75,7 @@ class Job:
         self.followers = 0
         self.abandoning: asyncio.TimerHandle | None = None
         """Runs since the last follower left."""
+        self._drawn_by = model, arithmetic
         self._changed = asyncio.Event()
 
     @property
@@ -85,7 +86,7 @@ class Job:
     @property
     def infotexts(self) -> list[str]:
         """How to draw each picture again, as text; all of it only until the job is over."""
-        return [parameters_text(self.drawing, index, facts["model"]) for index, facts in enumerate(self.settings)]
+        return [parameters_text(self.drawing, index, *self._drawn_by) for index in range(len(self.settings))]
 
     def change(self) -> None:
         """Wake those who follow."""
@@ -142,7 +143,7 @@ class JobQueue:
         """
         if self._closed:
             raise BusyError("the server is about to stop; try another one, or later")
-        job = Job(drawing, self.pipeline.name, warnings)
+        job = Job(drawing, self.pipeline.name, self.pipeline.arithmetic, warnings)
         pixels = sum(one.waiting_pixels for one in (job, *self._waiting)) if job.waiting_pixels else 0
         if len(self._waiting) >= self._limits.queue or pixels > self._limits.waiting_pixels:
             raise BusyError(f"{len(self._waiting)} drawings are waiting already, and no more can; try again later")

@@ -241,6 +241,13 @@ def test_the_text_form_names_each_option_that_is_not_usual() -> None:
         assert fact.split(":")[0] not in parameters_text(resolve(), 0, "small")
 
 
+def test_arithmetic_is_told_where_it_is_not_exact() -> None:
+    assert settings(resolve(), 0, "small", "int8")["arithmetic"] == "int8"
+    assert ", Arithmetic: int8, " in parameters_text(resolve(), 0, "small", "int8")
+    assert "arithmetic" not in settings(resolve(), 0, "small", "exact")
+    assert "Arithmetic" not in parameters_text(resolve(), 0, "small", "exact")
+
+
 def test_a_picture_is_drawn_again_from_its_settings() -> None:
     drawing = resolve(sampler="DPM++ SDE", eta=0.5, guidance_interval=(0.2, 0.8), seed=3, count=2)
     told = json.loads(json.dumps(settings(drawing, 1, "model")))

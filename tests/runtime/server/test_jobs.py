@@ -27,7 +27,7 @@ LATENTS = np.zeros((1, 4, 8, 8), "f4")
 class FakePipeline:
     """Draws a step each time it is allowed to."""
 
-    name = "fake"
+    name, arithmetic = "fake", "int8"
 
     def __init__(self) -> None:
         self.allowed = threading.Semaphore(0)
@@ -114,6 +114,16 @@ def run(drawing: Drawing) -> Callable[..., None]:
         asyncio.run(whole())
 
     return run
+
+
+def test_a_job_tells_what_draws_its_pictures_again(run: Callable[..., None]) -> None:
+    async def story(bench: Bench) -> None:
+        job = bench.submit(5)
+        (settings,), (text,) = job.settings, job.infotexts
+        assert (settings["seed"], settings["model"], settings["arithmetic"]) == (5, "fake", "int8")
+        assert "Model: fake, Arithmetic: int8, " in text
+
+    run(story)
 
 
 def test_jobs_are_drawn_one_by_one_in_their_order(run: Callable[..., None]) -> None:
