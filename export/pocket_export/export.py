@@ -1,4 +1,4 @@
-"""The story on one page: read → build → trace → rewrite → write → check → publish."""
+"""The story on one page: read → build → trace → rewrite → write → check → (certify) → publish."""
 
 import datetime
 import gc
@@ -9,7 +9,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
-import onnx
 import onnx_ir as ir
 
 from pocket_diffusion.bundle import (
@@ -25,9 +24,10 @@ from pocket_diffusion.bundle import (
     WeightStorage,
     sha256_of,
 )
-from pocket_diffusion.errors import ParityError
 from pocket_diffusion.machine.session import onnxruntime
+from pocket_export.certify import Certifier
 from pocket_export.checkpoint import Checkpoint, read_checkpoint
+from pocket_export.graph_file import write_graph
 from pocket_export.memory import measure_memory
 from pocket_export.parity import measure_parity
 from pocket_export.parts import PARTS, Part, check_tensors
@@ -41,9 +41,9 @@ OnProgress = Callable[[str, float], None]
 """Called with what is being done and the share of the work that is done, 0…1."""
 
 _BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
-_EMBEDDED_BYTES = 1024  # smaller tensors stay inside the graph's own file
 # Measured on two cores with Stable Diffusion 1.5's shape and with the embedded model; for the estimate alone.
 _FIXED_SECONDS, _SECONDS_PER_PARAMETER = 30, 1.1e-7
+_SHARE_OF_EXACT = 0.4  # of the time, where 8-bit graphs are made as well
 _TOKENIZER = ("tokenizer/vocab.json", "tokenizer/merges.txt")
 
 
@@ -76,21 +76,31 @@ def export(
             t.numel() for part in (checkpoint.text_encoder, checkpoint.unet, checkpoint.vae) for t in part.values()
         )
         writer.require_space(numbers * _BYTES[weights])
-        seconds = _FIXED_SECONDS + numbers * _SECONDS_PER_PARAMETER
+        share = _SHARE_OF_EXACT if how.in_8_bits else 1.0
+        seconds = (_FIXED_SECONDS + numbers * _SECONDS_PER_PARAMETER) / share
         report(f"{checkpoint.name}: {numbers / 1e6:.0f} M parameters, about {seconds:.0f} s on two cores", 0.0)
 
+        writer.write(_TOKENIZER[0], checkpoint.tokenizer.vocab)
+        writer.write(_TOKENIZER[1], checkpoint.tokenizer.merges)
         components: dict[str, Component] = {}
         done = 0
         for make in PARTS:
             part = make(checkpoint)
-            components[part.name] = _export_part(part, how, writer, partial(_report_share, report, done / numbers))
+            tell = partial(_report_share, report, share * done / numbers)
+            components[part.name] = _export_part(part, how, writer, tell)
             done += part.parameters
             del part
             gc.collect()  # before the next network is built: two of them need not fit
+        if how.in_8_bits:
+            exact = Bundle(writer.folder, _manifest(checkpoint, components, target, weights, writer))
+            certifier = Certifier(exact, partial(_report_share, report, share))
+            for make in (make for make in PARTS if make.__name__ in how.in_8_bits):
+                part = make(checkpoint)
+                components[part.name] = certifier.certify(part)
+                del part
+                gc.collect()
 
         report("hashing the files", 0.99)
-        writer.write(_TOKENIZER[0], checkpoint.tokenizer.vocab)
-        writer.write(_TOKENIZER[1], checkpoint.tokenizer.merges)
         writer.publish(_manifest(checkpoint, components, target, weights, writer))
     report("done", 1.0)
     return Bundle.open(output)
@@ -109,7 +119,7 @@ def _export_part(part: Part, how: Recipe, writer: BundleWriter, report: Callable
         model.meta["int8_errors"] = measure_int8_errors(part)
     for rewrite in how.rewrites:
         model = rewrite(model)
-    if how.weights == "int8":
+    if how.weights == "int8" and part.name not in how.in_8_bits:
         writer.write(f"{part.name}.int8.json", msgspec.json.format(msgspec.json.encode(model.meta["int8_layers"])))
     report(f"writing {size}")
     component = Component(
@@ -120,36 +130,12 @@ def _export_part(part: Part, how: Recipe, writer: BundleWriter, report: Callable
         parameters=part.parameters,
         parity=(),
     )
-    _write_graph(model, writer.folder, component)
+    write_graph(model, writer.folder / component.graph, component.weights)
     del model
     report(f"checking {size}")
     figures = measure_parity(part, writer.folder, component, how.tolerance)
     memory = measure_memory(part, writer.folder, component) if how.target == "cpu" else None
     return msgspec.structs.replace(component, parity=figures, memory=memory)
-
-
-def _write_graph(model: ir.Model, folder: Path, component: Component) -> None:
-    """Write a graph, its weights in a file of their own, and have both checked by onnx.
-
-    Raises:
-        ParityError: onnx finds the graph invalid.
-
-    """
-    path = folder / component.graph
-    model.producer_name, model.producer_version = "pocket-diffusion", version("pocket-diffusion")
-    for node in model.graph:
-        node.metadata_props.clear()  # where in whose source code each node came from: larger than the graph itself
-        node.doc_string = None
-    for value in (*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()):
-        value.metadata_props.clear()
-    model.metadata_props.clear()
-    model.graph.metadata_props.clear()
-    ir.save(model, path, external_data=component.weights, size_threshold_bytes=_EMBEDDED_BYTES)
-    (folder / component.weights).touch()  # every component has one, also where no tensor is large enough
-    try:
-        onnx.checker.check_model(path)
-    except onnx.checker.ValidationError as error:
-        raise ParityError(f"{component.graph} is no valid graph: {error}") from None
 
 
 def _tensor_specs(values: Sequence[ir.Value], like: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:

@@ -1,8 +1,9 @@
 """How much memory a component takes on a CPU, measured in processes of their own.
 
-    python -m pocket_export.memory FOLDER NAME COMPONENT SHAPES
+    python -m pocket_export.memory FOLDER NAME COMPONENT SHAPES [expand]
 
-runs a component once at these shapes and prints the bytes; the last two are JSON.
+runs a component once at these shapes, with expanded weights if so asked, and prints the bytes; COMPONENT and SHAPES are
+JSON.
 """
 
 import json
@@ -30,8 +31,12 @@ _STEPS = 1.1
 """How much more may be taken between the two: ONNX Runtime's arena grows in steps."""
 
 
-def measure_memory(part: Part, folder: Path, component: Component) -> ComponentMemory | None:
+def measure_memory(
+    part: Part, folder: Path, component: Component, *, multiplies_in_8_bits: bool = False
+) -> ComponentMemory | None:
     """Run a written component at a small size and two large ones, and draw a line through what the large ones take.
+
+    Expanded weights are float32, but for products of 8-bit numbers: ONNX Runtime packs these as they are.
 
     Returns:
         None where the system does not tell how much memory a process has.
@@ -52,7 +57,10 @@ def measure_memory(part: Part, folder: Path, component: Component) -> ComponentM
         growth = max(0, more - less) / (many - fewer)
         base = max(0, int(more - growth * many))
         per_pixel = int(growth * _STEPS)
-    return ComponentMemory(least=least, base=base, per_pixel=per_pixel, expanded_weights=4 * part.parameters)
+    packed = 4 * part.parameters  # float32
+    if multiplies_in_8_bits:
+        packed = max(0, _measure_apart(part, folder, component, _SMALL, expand=True) - least)
+    return ComponentMemory(least=least, base=base, per_pixel=per_pixel, expanded_weights=packed)
 
 
 def _count_pixels(part: Part, sizes: dict[str, int]) -> int:
@@ -61,11 +69,14 @@ def _count_pixels(part: Part, sizes: dict[str, int]) -> int:
     return samples * sizes["height"] * sizes["width"] * part.pixels_per_latent**2
 
 
-def _measure_apart(part: Part, folder: Path, component: Component, sizes: dict[str, int]) -> int:
+def _measure_apart(
+    part: Part, folder: Path, component: Component, sizes: dict[str, int], *, expand: bool = False
+) -> int:
     sizes = dict.fromkeys(part.usual_sizes, 1) | {"tokens": part.usual_sizes["tokens"]} | sizes
     sizes |= {side: sizes[side] * part.pixels_per_size for side in ("height", "width")}
     shapes = {spec.name: [sizes[dim] if isinstance(dim, str) else dim for dim in spec.shape] for spec in part.inputs}
     arguments = [str(folder), part.name, msgspec.json.encode(component).decode(), json.dumps(shapes)]
+    arguments += ["expand"] if expand else []
     # Without -P, Python would import what lies in the working folder, which may be a stranger's checkpoint.
     command = [sys.executable, "-P", "-m", "pocket_export.memory", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - ourselves
@@ -75,10 +86,11 @@ def _measure_apart(part: Part, folder: Path, component: Component, sizes: dict[s
     return int(done.stdout)
 
 
-def main(folder: str, name: str, component: str, shapes: str) -> None:
+def main(folder: str, name: str, component: str, shapes: str, expand: str = "") -> None:
     """Run a component and print what it takes: ONNX Runtime keeps what it needed at most."""
     before = own_anonymous_memory()
-    session = GraphSession(Path(folder), name, msgspec.json.decode(component, type=Component), "cpu")
+    spec = msgspec.json.decode(component, type=Component)
+    session = GraphSession(Path(folder), name, spec, "cpu", expand_weights=bool(expand))
     session.run(**{name: np.zeros(shape, np.int64) for name, shape in json.loads(shapes).items()})
     sys.stdout.write(str(own_anonymous_memory() - before))
 

@@ -36,7 +36,7 @@ def measure_parity(part: Part, folder: Path, component: Component, tolerance: fl
 def _measure(part: Part, session: GraphSession, sizes: dict[str, int], tolerance: float, seed: int) -> ParityFigure:
     inputs = part.example(sizes, seed)
     with torch.inference_mode():
-        results = part.module(*_in_one_batch(inputs))
+        results = part.module(*in_one_batch(inputs))
     theirs = [results] if isinstance(results, Tensor) else results
     named = {spec.name: x.numpy() for spec, x in zip(part.inputs, inputs, strict=True)}
     ours = session.run(**named)
@@ -62,7 +62,7 @@ def _errors(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> tuple[flo
     return float(np.linalg.norm(difference) / np.linalg.norm(theirs)), float(np.abs(difference).max())
 
 
-def _in_one_batch(inputs: tuple[Tensor, ...]) -> list[Tensor]:
+def in_one_batch(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Repeat the latents for each context, as the module wants it."""
     batch = max(len(x) for x in inputs)
-    return [x.expand(batch, *x.shape[1:]) for x in inputs]
+    return tuple(x.expand(batch, *x.shape[1:]) for x in inputs)

@@ -31,12 +31,16 @@ class Recipe:
     rewrites: tuple[Rewrite, ...]
     tolerance: float
     """The relative error against PyTorch in float32 with the source's weights that is still accepted."""
+    in_8_bits: tuple[str, ...] = ()
+    """The parts that get a second graph, which multiplies in 8 bits."""
 
 
 OLDEST_ONNXRUNTIME = "1.24"
 """The first version that has all operators used here and keeps weights inside the bundle's folder."""
 
-_CPU = (split_geglu, fuse_silu, winograd, share_guidance)
+PREPARED = (split_geglu, fuse_silu)
+"""What exact and 8-bit graphs for a CPU begin with."""
+_CPU = (*PREPARED, winograd, share_guidance)
 _CUDA = (share_guidance,)
 
 # int8 weights keep their shape, whose first axis has the scales, and are reshaped in the graph.
@@ -48,7 +52,7 @@ RECIPES = {
     for how in (
         Recipe("cpu", "fp32", torch.float32, (*_CPU, fold_reshapes), 1e-4),
         Recipe("cpu", "fp16", torch.float32, (*_CPU, fold_reshapes, store_float16), 5e-3),
-        Recipe("cpu", "int8", torch.float32, (*_CPU, store_int8), 1e-1),
+        Recipe("cpu", "int8", torch.float32, (*_CPU, store_int8), 1e-1, ("unet", "vae_decoder", "vae_encoder")),
         Recipe("cuda", "fp32", torch.float32, _CUDA, 1e-4),
         Recipe("cuda", "fp16", torch.float16, _CUDA, 2e-2),
     )

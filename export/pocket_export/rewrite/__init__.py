@@ -3,8 +3,10 @@
 Models come from `trace`, with their `usual_sizes` in `meta`. benchmarks/rewrites.py measures what each is worth.
 """
 
+from pocket_export.rewrite.channels_last import channels_last
 from pocket_export.rewrite.fold_reshapes import fold_reshapes
 from pocket_export.rewrite.fuse_silu import fuse_silu
+from pocket_export.rewrite.int8_products import int8_products
 from pocket_export.rewrite.share_guidance import share_guidance
 from pocket_export.rewrite.split_geglu import split_geglu
 from pocket_export.rewrite.store_float16 import store_float16
@@ -12,8 +14,10 @@ from pocket_export.rewrite.store_int8 import store_int8
 from pocket_export.rewrite.winograd import winograd
 
 __all__ = [
+    "channels_last",
     "fold_reshapes",
     "fuse_silu",
+    "int8_products",
     "share_guidance",
     "split_geglu",
     "store_float16",

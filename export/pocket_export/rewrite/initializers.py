@@ -1,13 +1,38 @@
 """What rewrites of weights share."""
 
+from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
 
+if TYPE_CHECKING:
+    from pocket_export.rewrite.nodes import Nodes
+
 MIN_ELEMENTS = 4096
 """Smaller tensors (biases, norms) are a thousandth of the weights and stay in float32."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What an initializer is of another, counted along the axis that was cut."""
+
+    whole: str
+    """The other's name."""
+    tensor: ir.TensorProtocol
+    """The other's numbers."""
+    start: int
+    end: int
+
+    @classmethod
+    def of(cls, value: ir.Value) -> "Piece":
+        """Return what `cut` made an initializer of; where it did not, the whole of itself."""
+        assert value.const_value is not None  # noqa: S101 - it is an initializer
+        whole = cls(value.name or "", value.const_value, 0, int(value.const_value.shape.numpy()[0]))
+        piece: Piece = value.meta.get("piece", whole)
+        return piece
 
 
 def large_float_initializers(model: ir.Model) -> list[tuple[ir.Value, ir.TensorProtocol]]:
@@ -29,18 +54,17 @@ def add_initializer(model: ir.Model, tensor: ir.TensorProtocol) -> ir.Value:
     return value
 
 
-def replace_initializer(model: ir.Model, value: ir.Value, node: ir.Node) -> None:
-    """Let `node` compute what `value` held.
+def replace_initializer(model: ir.Model, value: ir.Value, nodes: "Nodes", output: ir.Value) -> None:
+    """Let `nodes`, the last of which returns `output`, compute what `value` held.
 
-    The node goes to the front of the list: ONNX Runtime orders nodes by a depth-first walk from the outputs, and only
+    The nodes go to the front of the list: ONNX Runtime orders nodes by a depth-first walk from the outputs, and only
     nodes at the front are run just before their result is used; elsewhere all of them run first, and all weights
     are in memory twice.
     """
-    output = node.outputs[0]
     output.shape, output.dtype = value.shape, ir.DataType.FLOAT
     ir.convenience.replace_all_uses_with(value, output)
     del model.graph.initializers[value.name or ""]
-    model.graph.insert_before(model.graph[0], node)
+    nodes.insert_in_front()
 
 
 def cut(model: ir.Model, value: ir.Value, parts: int, axis: int) -> list[ir.Value]:
@@ -62,6 +86,7 @@ def cut(model: ir.Model, value: ir.Value, parts: int, axis: int) -> list[ir.Valu
             name=name,
         )
         pieces.append(add_initializer(model, piece))
+        pieces[-1].meta["piece"] = Piece(value.name or "", tensor, start, end)
     return pieces
 
 

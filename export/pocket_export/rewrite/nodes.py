@@ -25,10 +25,28 @@ class Nodes:
 
     def add(self, op_type: str, *inputs: Operand, domain: str = "", **attributes: Any) -> ir.Value:  # noqa: ANN401 - what ONNX knows as attributes
         """Write a node and return its output."""
+        return self.add_many(op_type, *inputs, outputs=1, domain=domain, **attributes)[0]
+
+    def add_many(
+        self,
+        op_type: str,
+        *inputs: Operand,
+        outputs: int,
+        domain: str = "",
+        **attributes: Any,  # noqa: ANN401 - as above
+    ) -> list[ir.Value]:
+        """Write a node and return its outputs."""
         self._model.graph.opset_imports.setdefault(domain, 1)
-        node = ir.node(op_type, [self._value(x) for x in inputs], attributes, domain=domain)
+        node = ir.node(op_type, [self._value(x) for x in inputs], attributes, domain=domain, num_outputs=outputs)
         self._nodes.append(node)
-        return node.outputs[0]
+        return list(node.outputs)
+
+    def like(self, node: ir.Node, *inputs: Operand) -> ir.Value:
+        """Write a node that does to other inputs what `node` does to its own, and return its output."""
+        copy = ir.node(node.op_type, [self._value(x) for x in inputs], domain=node.domain)
+        copy.attributes.update(node.attributes)
+        self._nodes.append(copy)
+        return copy.outputs[0]
 
     def join(self, values: list[ir.Value], axis: int) -> ir.Value:
         """Write a Concat where there is more than one."""
@@ -42,6 +60,11 @@ class Nodes:
     def insert_before(self, node: ir.Node) -> None:
         """Put all that was written into the graph, before `node`."""
         self._model.graph.insert_before(node, self._nodes)
+        self._nodes = []
+
+    def insert_after(self, node: ir.Node) -> None:
+        """Put all that was written into the graph, after `node`."""
+        self._model.graph.insert_after(node, self._nodes)
         self._nodes = []
 
     def insert_in_front(self) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from pocket_export.rewrite.initializers import add_initializer, large_float_initializers, replace_initializer
+from pocket_export.rewrite.nodes import Nodes
 
 _LARGEST = float(np.finfo(np.float16).max)
 
@@ -22,8 +23,10 @@ def store_float16(model: ir.Model) -> ir.Model:
             shape=ir.Shape(tensor.shape.numpy()),
             name=name,
         )
-        cast = ir.node("Cast", [add_initializer(model, stored)], {"to": ir.DataType.FLOAT})
-        replace_initializer(model, value, cast)
+        nodes = Nodes(model)
+        replace_initializer(
+            model, value, nodes, nodes.add("Cast", add_initializer(model, stored), to=ir.DataType.FLOAT)
+        )
     return model
 
 

@@ -1,13 +1,17 @@
 """Weights stored in a quarter of the space: int8 with one scale a channel, float32 where they are used."""
 
-from functools import partial
+from collections.abc import Mapping
+from typing import TypeVar
 
-import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
-from pocket_export.rewrite.initializers import add_initializer, large_float_initializers, replace_initializer
+from pocket_export.rewrite.initializers import Piece, large_float_initializers, replace_initializer
+from pocket_export.rewrite.int8_weights import add_int8, columns_of, relative_error
+from pocket_export.rewrite.nodes import Nodes
+from pocket_export.rewrite.sizes import fixed_shape
 from pocket_export.rewrite.store_float16 import store_float16
+
+T = TypeVar("T")
 
 LARGEST_ERROR = 0.01
 """What int8 may change a layer's output by, relative to it, before its weights stay in float16."""
@@ -16,8 +20,8 @@ LARGEST_ERROR = 0.01
 def store_int8(model: ir.Model) -> ir.Model:
     """Store the weights of products and convolutions as int8 with a DequantizeLinear each; all others as float16.
 
-    Symmetric and per output channel (Jacob et al. 2018, section 2.1, without zero points). `meta["int8_errors"]` holds
-    what is known of the layers' errors by their weights' names; `meta["int8_layers"]` gets what became of each.
+    How they are rounded and how they lie in the file, see `int8_weights`. `meta["int8_errors"]` holds what is known of
+    the layers' errors by their weights' names; `meta["int8_layers"]` gets what became of each.
     """
     errors: dict[str, float] = model.meta.get("int8_errors", {})
     layers = model.meta["int8_layers"] = {}
@@ -25,34 +29,48 @@ def store_int8(model: ir.Model) -> ir.Model:
         axis = _output_axis(value)
         if axis is None:
             continue
-        error = next((e for name, e in errors.items() if f"{value.name}.".startswith(f"{name}.")), None)
+        error = known_of(errors, value.name or "")
         if error is None:  # the tracer has lost the layer's name: take what inputs without a pattern would give
-            error = _relative_error(tensor.numpy(), axis)
+            error = relative_error(tensor.numpy(), axis)
         small_enough = error <= LARGEST_ERROR
         layers[value.name or ""] = {"error": error, "stored": "int8" if small_enough else "fp16"}
-        if not small_enough:
-            continue
-        scale, name = _scale(tensor.numpy(), axis), f"{value.name}.int8"
-        stored = ir.LazyTensor(
-            partial(_quantize, tensor, scale, axis, name),
-            dtype=ir.DataType.INT8,
-            shape=ir.Shape(tensor.shape.numpy()),
-            name=name,
-        )
-        inputs = [add_initializer(model, stored), add_initializer(model, ir.tensor(scale, name=f"{value.name}.scale"))]
-        replace_initializer(model, value, ir.node("DequantizeLinear", inputs, {"axis": axis}))
+        if small_enough:
+            _store(model, value, axis)
     return store_float16(model)
 
 
-def rounded_to_int8(weights: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
-    """Return weights as they are after having been stored, one scale for each index of `axis`."""
-    scale = _along(_scale(weights, axis), axis, weights.ndim)
-    return _steps(weights, scale).astype(np.float32) * scale
+def known_of(layers: Mapping[str, T], weight: str) -> T | None:
+    """Return what is known of a layer, by its published weight's name or that of a weight that was made from it."""
+    return next((known for name, known in layers.items() if f"{weight}.".startswith(f"{name}.")), None)
 
 
-def _relative_error(weights: NDArray[np.float32], axis: int) -> float:
-    size = float(np.linalg.norm(weights))
-    return float(np.linalg.norm(rounded_to_int8(weights, axis) - weights)) / size if size else 0.0
+def _store(model: ir.Model, value: ir.Value, axis: int) -> None:
+    """Replace float32 weights by stored ones, and the nodes that turn these back."""
+    nodes = Nodes(model)
+    if len(fixed_shape(value)) == 4:
+        stored = _restore_convolution(model, nodes, value)
+    else:
+        assert value.const_value is not None  # noqa: S101 - it is an initializer
+        stored = add_int8(model, value.name or "", value.const_value, axis)
+    replace_initializer(model, value, nodes, nodes.add("DequantizeLinear", *stored, axis=axis))
+
+
+def _restore_convolution(model: ir.Model, nodes: Nodes, value: ir.Value) -> tuple[ir.Value, ir.Value]:
+    """Return a convolution's rounded weights `[O, C, h, w]` and their scales, made of those that lie in the file.
+
+    The file has the weights whole, also where the graph takes them in pieces: the 8-bit graph takes them so.
+    """
+    piece = Piece.of(value)
+    weights, scale = add_int8(model, piece.whole, columns_of(piece.tensor, piece.whole), axis=1)
+    _, channels, height, width = fixed_shape(value)
+    if piece.end - piece.start < piece.tensor.shape.numpy()[0]:
+        weights = nodes.add("Slice", weights, piece.start, piece.end, 1)
+        scale = nodes.add("Slice", scale, piece.start, piece.end, 0)
+    weights = nodes.add("Transpose", weights, perm=[1, 0])
+    if height * width > 1:
+        weights = nodes.add("Reshape", weights, [-1, height * width, channels])
+        weights = nodes.add("Transpose", weights, perm=[0, 2, 1])
+    return nodes.add("Reshape", weights, [-1, channels, height, width]), scale
 
 
 def _output_axis(value: ir.Value) -> int | None:
@@ -72,22 +90,3 @@ def _output_axis(value: ir.Value) -> int | None:
         else:
             return None
     return axes.pop() if len(axes) == 1 else None
-
-
-def _scale(weights: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
-    others = tuple(i for i in range(weights.ndim) if i != axis)
-    largest = np.abs(weights).max(axis=others)
-    return np.where(largest > 0, largest / 127, 1).astype(np.float32)
-
-
-def _quantize(tensor: ir.TensorProtocol, scale: NDArray[np.float32], axis: int, name: str) -> ir.TensorProtocol:
-    weights = tensor.numpy()
-    return ir.tensor(_steps(weights, _along(scale, axis, weights.ndim)), name=name)
-
-
-def _steps(weights: NDArray[np.float32], scale: NDArray[np.float32]) -> NDArray[np.int8]:
-    return (weights / scale).round().clip(-127, 127).astype(np.int8)
-
-
-def _along(scale: NDArray[np.float32], axis: int, ndim: int) -> NDArray[np.float32]:
-    return np.expand_dims(scale, [i for i in range(ndim) if i != axis])

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from pocket_export.rewrite.convolution_costs import Convolution, cheapest_tile
 from pocket_export.rewrite.initializers import cut, drop_unused
 from pocket_export.rewrite.nodes import Nodes, constant
+from pocket_export.rewrite.sizes import fixed_shape, usual_shape
 
 BAND_BYTES = 64e6
 """How much the tiles of a band may take."""
@@ -37,7 +38,7 @@ def winograd(model: ir.Model, choose_tile: Callable[[Convolution], int | None] =
     """
     for node in list(model.graph):
         if _is_plain_3x3(node):
-            convolution, batch = _measure(node, model.meta["usual_sizes"])
+            convolution, batch = _measure(model, node)
             m = choose_tile(convolution)
             if m is not None:
                 joined = batch > 1 and _count_weights(convolution, m) > _count_activations(convolution)
@@ -81,35 +82,16 @@ def _is_plain_3x3(node: ir.Node) -> bool:
 def _kernels(node: ir.Node) -> ir.Value | None:
     """Return a convolution's weights `[channels out, channels in, 3, 3]`, where that is what they are."""
     value = node.inputs[1]
-    return value if value is not None and value.is_initializer() and _fixed(value)[2:] == [3, 3] else None
+    return value if value is not None and value.is_initializer() and fixed_shape(value)[2:] == [3, 3] else None
 
 
-def _fixed(value: ir.Value) -> list[int]:
-    """Return the shape of an initializer."""
-    assert value.const_value is not None  # noqa: S101 - that is what makes it one
-    return [int(size) for size in value.const_value.shape.numpy()]
-
-
-def _measure(node: ir.Node, sizes: dict[str, int]) -> tuple[Convolution, int]:
+def _measure(model: ir.Model, node: ir.Node) -> tuple[Convolution, int]:
     """Return what a convolution costs by, and its batch."""
     picture, kernels = node.inputs[0], _kernels(node)
-    assert picture is not None and picture.shape is not None and kernels is not None  # noqa: S101 - of a Conv
-    channels_out, channels_in = _fixed(kernels)[:2]
-    batch, _, height, width = (
-        _evaluate(dim, sizes, name)
-        for dim, name in zip(picture.shape, ("batch", "", "latent_height", "latent_width"), strict=True)
-    )
+    assert picture is not None and kernels is not None  # noqa: S101 - of a Conv
+    channels_out, channels_in = fixed_shape(kernels)[:2]
+    batch, _, height, width = usual_shape(model, picture)
     return Convolution(channels_in, channels_out, batch * height * width), batch
-
-
-def _evaluate(dim: int | ir.SymbolicDim, sizes: dict[str, int], unnamed: str) -> int:
-    """Return a size; torch.export forgets the name of what an input's size is a multiple of."""
-    if isinstance(dim, int):
-        return dim
-    known = {symbol: sizes[symbol if symbol in sizes else unnamed] for symbol in dim.free_symbols()}
-    size = dim.evaluate(known)
-    assert isinstance(size, int)  # noqa: S101 - every symbol has a value
-    return size
 
 
 def _count_bands(convolution: Convolution, m: int) -> int:
@@ -134,7 +116,7 @@ def _replace(model: ir.Model, node: ir.Node, m: int, bands: int, *, joined: bool
     """
     picture, kernels, bias = node.inputs[0], _kernels(node), node.inputs[2:]
     assert kernels is not None  # noqa: S101 - the caller asked
-    channels_out, channels_in = _fixed(kernels)[:2]
+    channels_out, channels_in = fixed_shape(kernels)[:2]
     a, g, b = transforms(m)
     n = m + 2
 
@@ -144,7 +126,7 @@ def _replace(model: ir.Model, node: ir.Node, m: int, bands: int, *, joined: bool
     weights = []
     for part in cut(model, kernels, math.ceil(n * n * channels_out * channels_in * 4 / PART_BYTES), axis=0):
         products = nodes.add("Gemm", transform, nodes.add("Reshape", part, flat), transB=1)
-        weights.append(nodes.add("Reshape", products, [n * n, _fixed(part)[0], channels_in]))
+        weights.append(nodes.add("Reshape", products, [n * n, fixed_shape(part)[0], channels_in]))
     nodes.insert_in_front()
 
     if joined:

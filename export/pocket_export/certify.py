@@ -1,0 +1,181 @@
+"""8-bit graphs beside the exact ones: as much of each in 8 bits as a bound on the whole network's error lets be.
+
+For each network: measure what rounding does to each layer, on what passes through it while the bundle draws → round the
+layers that bear it → compare the whole → write the graph over the exact graph's weights, and what was measured.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import onnx_ir as ir
+import torch
+
+from pocket_diffusion.bundle import Bundle, Component, FileRecord, Int8Graph, sha256_of
+from pocket_diffusion.certificate import Certificate, LayerFigure
+from pocket_diffusion.drawing.images import to_pictures
+from pocket_diffusion.machine.session import GraphSession
+from pocket_diffusion.model.components import Arrays
+from pocket_export.calibration import PROMPTS, STEPS, Evaluation, calibrate, picture_size, psnr
+from pocket_export.graph_file import write_graph
+from pocket_export.int8_graph import int8_graph, rounded_layers, share_weights
+from pocket_export.memory import measure_memory
+from pocket_export.parity import in_one_batch
+from pocket_export.parts import Part
+from pocket_export.rewrite.int8_products import Form
+from pocket_export.rewrite.store_int8 import LARGEST_ERROR
+from pocket_export.sensitivity import RoundingErrors, measure_int8_errors, measure_rounding_errors
+from pocket_export.targets import PREPARED
+from pocket_export.trace import trace
+
+BOUND = 2e-2
+"""The relative error of a network's output, as a median over evaluations, up to which its 8-bit graph is used unasked.
+
+OpenVINO's bfloat16 is 3e-2 off for a U-Net of Stable Diffusion 1.5's shape. Of a decoder, 2e-2 are some 40 dB.
+"""
+LADDER: tuple[Form, ...] = ("tensor", "token", "two_terms")
+"""A layer's forms in 8 bits, the fastest first. A layer that bears none of them stays in float32."""
+_FINER = 0.75
+"""What the largest error that a layer may have is multiplied by as long as the whole is above its bound."""
+_FEWEST_CHANNELS = 16
+"""Layers with fewer inputs or outputs, the first and last convolutions, stay in float32: little work, much effect."""
+_MEASURED = 4
+"""So many evaluations are measured layer by layer, at equal distances over all of them."""
+
+
+class Certifier:
+    """Makes the 8-bit graphs of a bundle that is complete but for them."""
+
+    def __init__(self, bundle: Bundle, report: Callable[[str], None]) -> None:
+        """Draw with the exact graphs."""
+        self._bundle = bundle
+        self._report = report
+        report(f"drawing {len(PROMPTS)} pictures to measure 8-bit arithmetic on")
+        self._drawn = calibrate(bundle, encode=True)
+
+    def certify(self, part: Part) -> Component:
+        """Write a part's 8-bit graph and certificate, and return its component with them.
+
+        Raises:
+            ExportError: the graph could not be run, or has not the weights of the exact one.
+
+        """
+        model = trace(part, torch.float32)
+        for rewrite in PREPARED:
+            model = rewrite(model)
+        storage_errors = model.meta["int8_errors"] = measure_int8_errors(part)
+        component = self._bundle.manifest.component(part.name)
+        evaluations = self._drawn.evaluations[part.name]
+        self._report(f"measuring 8-bit arithmetic on {part.name}, layer by layer")
+        some = evaluations[:: math.ceil(len(evaluations) / _MEASURED)]
+        errors = {
+            name: error
+            for name, error in measure_rounding_errors(part, [_as_tensors(part, one) for one in some]).items()
+            if storage_errors[name] <= LARGEST_ERROR and _channels(part, name) >= _FEWEST_CHANNELS
+        }
+        forms: Mapping[str, Form] = choose_forms(errors, math.inf)
+        while True:
+            self._report(f"trying 8-bit arithmetic on {part.name}")
+            graph = int8_graph(model, forms)
+            in_8_bits = self._write(graph, component)
+            if not forms or np.median(self._compare(in_8_bits, part.name, some)) <= BOUND:
+                break
+            forms = choose_forms(errors, _FINER * max(error_of(errors[name], form) for name, form in forms.items()))
+
+        rounded = rounded_layers(graph, forms)
+        found = self._compare(in_8_bits, part.name, evaluations)
+        folder, int8 = (
+            self._bundle.root,
+            Int8Graph(
+                graph=in_8_bits.graph,
+                certificate=f"{part.name}.certificate.json",
+                memory=measure_memory(part, self._bundle.root, in_8_bits, multiplies_in_8_bits=True),
+            ),
+        )
+        width, height = picture_size(self._bundle.manifest.defaults)
+        certificate = Certificate(
+            graph_sha256=sha256_of(folder / int8.graph),
+            weights_sha256=sha256_of(folder / component.weights),
+            bound=BOUND,
+            relative_error=float(np.median(found)),
+            largest_error=max(found),
+            evaluations=len(found),
+            psnr_db=self._compare_pictures(part.name, in_8_bits),
+            what=f"{len(PROMPTS)} pictures of {width}x{height}, {STEPS} steps each",
+            layers=tuple(
+                LayerFigure(
+                    name=name,
+                    stored="int8" if error <= LARGEST_ERROR else "fp16",
+                    computed=forms[name] if name in rounded else "float32",
+                    storage_error=error,
+                    error=error_of(errors[name], forms[name]) if name in rounded else None,
+                )
+                for name, error in storage_errors.items()
+            ),
+        )
+        (folder / int8.certificate).write_bytes(msgspec.json.format(msgspec.json.encode(certificate)) + b"\n")
+        return msgspec.structs.replace(component, int8=int8)
+
+    def _write(self, graph: ir.Model, component: Component) -> Component:
+        """Write a graph over a component's weights, and return the component that it is."""
+        name = f"{Path(component.graph).stem}.int8.onnx"
+        share_weights(graph, self._bundle.root, component)
+        write_graph(graph, self._bundle.root / name)
+        return msgspec.structs.replace(component, graph=name)
+
+    def _compare(self, component: Component, role: str, evaluations: list[Evaluation]) -> list[float]:
+        session = GraphSession(self._bundle.root, role, component, "cpu")
+        return [_error(role, session.run(**one.inputs), one.outputs) for one in evaluations]
+
+    def _compare_pictures(self, role: str, component: Component) -> float | None:
+        """Return how alike pictures are whose network of that role is another, in dB; None where it draws none."""
+        if role == "vae_encoder":
+            return None
+        if role == "vae_decoder":
+            session = GraphSession(self._bundle.root, role, component, "cpu")
+            evaluations = self._drawn.evaluations[role]
+            decoded = [to_pictures(session.run(**one.inputs)["picture"])[0] for one in evaluations]
+            return psnr(self._drawn.pictures, decoded)
+        path = self._bundle.path(component.graph)
+        files = self._bundle.manifest.files | {
+            component.graph: FileRecord(size=path.stat().st_size, sha256=sha256_of(path))
+        }
+        manifest = msgspec.structs.replace(self._bundle.manifest, files=files, **{role: component})
+        return psnr(self._drawn.pictures, calibrate(Bundle(self._bundle.root, manifest)).pictures)
+
+
+def choose_forms(errors: Mapping[str, RoundingErrors], largest: float) -> dict[str, Form]:
+    """Return each layer's fastest form whose error is not above the largest; layers that have none are left out."""
+    chosen = {}
+    for name, error in errors.items():
+        form = next((form for form in LADDER if error_of(error, form) <= largest), None)
+        if form is not None:
+            chosen[name] = form
+    return chosen
+
+
+def error_of(errors: RoundingErrors, form: Form) -> float:
+    """Return a layer's error in a form: infinite where it cannot have that form."""
+    error: float | None = getattr(errors, form)
+    return math.inf if error is None else error
+
+
+def _as_tensors(part: Part, evaluation: Evaluation) -> tuple[torch.Tensor, ...]:
+    inputs = tuple(torch.from_numpy(np.ascontiguousarray(evaluation.inputs[spec.name])) for spec in part.inputs)
+    return in_one_batch(inputs)
+
+
+def _channels(part: Part, weights: str) -> int:
+    """Return the smaller number of a layer's inputs and outputs."""
+    return min(part.module.get_parameter(weights).shape[:2])
+
+
+def _error(role: str, found: Arrays, exact: Arrays) -> float:
+    """Return how far an output is from the exact one, relative to it. Of an encoder, the mean counts."""
+    (name,) = exact
+    ours, theirs = found[name], exact[name]
+    if role == "vae_encoder":
+        ours, theirs = (np.split(moments, 2, axis=1)[0] for moments in (ours, theirs))
+    return float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))
