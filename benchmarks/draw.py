@@ -21,6 +21,7 @@ from timeline import Timeline
 
 if TYPE_CHECKING:
     from stages import Workload
+    from systems.ours import Loaded
 
 _CHUNK = 2**22  # bytes
 
@@ -34,15 +35,17 @@ class Order:
     files: str | None
     """The folder with a peer's files; `None` for the runtime."""
     arrays: str | None
-    """The .npz file to write latents `[count, 4, h/8, w/8]` and pictures `[count, h, w, 3]`, 8-bit, to."""
+    """The folder to write SYSTEM.npz to: latents `[count, 4, h/8, w/8]`, pictures `[count, h, w, 3]`, 8-bit, and what
+    the networks make of inputs.npz there (`stages.evaluate`)."""
 
 
 def draw_fresh(
     name: str, workload: "Workload", *, files: Path | None = None, arrays: Path | None = None
 ) -> dict[str, Any]:
-    """Draw in a fresh process and return `Timeline.figures` and the peaks of memory; see `Order` for the options.
+    """Draw in a fresh process; see `Order` for the options.
 
-    All files are read before, so that the disk is not part of what is measured.
+    Returns `Timeline.figures`, the peaks of memory, and `precision`, which names what the U-Net multiplied in. All
+    files are read before, so that the disk is not part of what is measured.
 
     Raises:
         StageError: the process failed.
@@ -66,35 +69,48 @@ def read_ahead(folder: Path) -> None:
                     pass
 
 
-def draw(name: str, workload: "Workload", order: Order, timeline: Timeline) -> None:
-    """Draw with the system of that name, in this process."""
+def load(name: str, workload: "Workload", order: Order, timeline: Timeline) -> "Loaded":
+    """Return a pipeline around the networks of the system of that name, in this process."""
     module = importlib.import_module(f"systems.{SYSTEMS[name].module}")
     if order.files is None:
-        latents, pictures = module.draw(workload, timeline)
-    else:
-        from systems.peer import draw_with
+        loaded: Loaded = module.load(workload, timeline)
+        return loaded
+    from systems.peer import load_with
 
-        latents, pictures = draw_with(module.open_network, Path(order.files), workload, timeline)
+    return load_with(module.open_network, Path(order.files), workload, timeline)
+
+
+def draw(name: str, workload: str, order: Order) -> dict[str, Any]:
+    """Draw in this process with the system of that name; return what `draw_fresh` does."""
+    timeline = Timeline(order.started)
+    timeline.mark("python")
+    with AnonymousMemoryWatch() as anonymous:
+        from stages import Workload, draw_picture, evaluate
+
+        settled = Workload(**json.loads(workload))
+        loaded = load(name, settled, order, timeline)
+        latents, pictures = draw_picture(loaded.pipeline, settled, timeline)
+    figures = {**timeline.figures(), **peaks(anonymous), "precision": loaded.precision()}
     if order.arrays is not None:
         import numpy as np
 
-        np.savez(order.arrays, latents=latents, pictures=pictures)
+        with np.load(Path(order.arrays, "inputs.npz")) as inputs:
+            outputs = evaluate(loaded.pipeline, **inputs)
+        np.savez(Path(order.arrays, f"{name}.npz"), latents=latents, pictures=pictures, **outputs)
+    return figures
 
 
 def main() -> None:
     """Run from `draw_fresh`'s command line."""
-    order = Order(**json.loads(sys.argv[3]))
-    timeline = Timeline(order.started)
-    timeline.mark("python")
-    with AnonymousMemoryWatch() as anonymous:
-        from pocket_diffusion import PocketDiffusionError
-        from stages import Workload
+    try:
+        figures = draw(sys.argv[1], sys.argv[2], Order(**json.loads(sys.argv[3])))
+    except Exception as error:
+        from pocket_diffusion import PocketDiffusionError  # not before the watch begins
 
-        try:
-            draw(sys.argv[1], Workload(**json.loads(sys.argv[2])), order, timeline)
-        except PocketDiffusionError as error:
-            raise SystemExit(str(error)) from None
-    json.dump({**timeline.figures(), **peaks(anonymous)}, sys.stdout)
+        if not isinstance(error, PocketDiffusionError):
+            raise
+        raise SystemExit(str(error)) from None
+    json.dump(figures, sys.stdout)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from diffusers import StableDiffusionPipeline
 
 from machine import PACKAGES, machine_facts
 from pocket_diffusion import Pipeline, PocketDiffusionError
-from report import not_negative, output_path, psnr, publish, size
+from report import add_arithmetic, not_negative, output_path, psnr, publish, relative_error, size
 from stages import PROMPT
 from systems.reference import load_reference, round_as_stored
 
@@ -35,15 +35,14 @@ def compare_networks(ours: Pipeline, theirs: StableDiffusionPipeline, width: int
     errors = {}
     with torch.inference_mode():
         context = theirs.text_encoder(ids).last_hidden_state
-        errors["text_encoder"] = _relative(ours.encode_prompt(PROMPT), context)
+        errors["text_encoder"] = relative_error(context.numpy(), ours.encode_prompt(PROMPT))
         both = context.repeat(2, 1, 1)
-        errors["unet"] = _relative(
-            ours.predict_noise(latents.numpy(), 501.0, both.numpy()), theirs.unet(latents, 501, both).sample
-        )
+        noise = theirs.unet(latents, 501, both).sample
+        errors["unet"] = relative_error(noise.numpy(), ours.predict_noise(latents.numpy(), 501.0, both.numpy()))
         encoded = theirs.vae.encode(picture).latent_dist.mean * scale
-        errors["vae_encoder"] = _relative(ours.encode_image(picture.numpy()), encoded)
+        errors["vae_encoder"] = relative_error(encoded.numpy(), ours.encode_image(picture.numpy()))
         decoded = theirs.vae.decode(latents[:1] / scale).sample
-        errors["vae_decoder"] = _relative(ours.decode_latents(latents[:1].numpy()), decoded)
+        errors["vae_decoder"] = relative_error(decoded.numpy(), ours.decode_latents(latents[:1].numpy()))
     return errors
 
 
@@ -62,15 +61,10 @@ def compare_pictures(
     levels = (pixels / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()[0] * 255
     drawn = np.asarray(result.images[0])
     return {
-        "latents": _relative(result.latents, latents),
+        "latents": relative_error(latents.numpy(), result.latents),
         "largest_pixel_difference": float(np.abs(drawn - levels).max()),
         "psnr_db": psnr(levels, drawn, peak=255),
     }
-
-
-def _relative(ours: np.ndarray, theirs: torch.Tensor) -> float:
-    reference = theirs.numpy()
-    return float(np.linalg.norm(ours - reference) / np.linalg.norm(reference))
 
 
 def main() -> None:
@@ -88,11 +82,12 @@ def main() -> None:
     parser.add_argument(
         "--picture", type=not_negative, default=0, metavar="STEPS", help="also draw a picture with that many"
     )
+    add_arithmetic(parser)
     parser.add_argument("--output", type=output_path, help="where to write the results as JSON")
     arguments = parser.parse_args()
     width, height = arguments.size
     try:
-        ours = Pipeline.load(arguments.bundle)
+        ours = Pipeline.load(arguments.bundle, arithmetic=arguments.arithmetic)
     except PocketDiffusionError as error:
         parser.error(str(error))
     if not arguments.checkpoint.exists():
@@ -102,7 +97,12 @@ def main() -> None:
         "benchmark": "fidelity",
         "machine": machine_facts([*PACKAGES, "diffusers", "torch", "transformers"]),
         "bundle": {"name": ours.name, "weights": ours.bundle.manifest.weights},
-        "workload": {"width": width, "height": height, "steps": arguments.picture},
+        "workload": {
+            "width": width,
+            "height": height,
+            "steps": arguments.picture,
+            "arithmetic": ours.arithmetic,
+        },
     }
     results["against_source"] = compare_networks(ours, theirs, width, height)
     if arguments.picture:

@@ -21,13 +21,13 @@ from PIL import Image
 from tqdm import tqdm
 
 from machine import machine_facts
-from pocket_diffusion import Pipeline
+from pocket_diffusion import Pipeline, PocketDiffusionError
 from pocket_diffusion.drawing.images import to_array, to_pictures
 from pocket_models.landscapes.captions import Prompt, held_out_prompts
 from pocket_models.landscapes.painting import SIZE, paint
 from pocket_models.landscapes.probes import Probes, Reading
 from pocket_models.landscapes.scenes import ATTRIBUTES, Scene, draw_held_out_scene
-from report import output_path, positive, psnr, publish
+from report import add_arithmetic, output_path, positive, psnr, publish
 
 FIRST_SEED = 1000
 WORDING_SEED = 1
@@ -217,6 +217,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="default: the bundle's")
     parser.add_argument("--guidance", type=float, help="default: the bundle's")
     parser.add_argument("--threads", type=positive, help="of each picture (default: one a core)")
+    add_arithmetic(parser)
     parser.add_argument("--sampler", help="default: the bundle's")
     parser.add_argument("--scheduler", help="default: the sampler's")
     parser.add_argument("--only-prompts", action="store_true", help="skip all but the prompts and the VAE")
@@ -224,8 +225,11 @@ def main() -> None:
     parser.add_argument("--grid", type=Path, help="where to put a grid of the first samples")
     arguments = parser.parse_args()
 
-    pipeline, probes = Pipeline.load(arguments.model, threads=arguments.threads), Probes.load()
-    draw = drawer(pipeline)
+    try:
+        pipeline = Pipeline.load(arguments.model, threads=arguments.threads, arithmetic=arguments.arithmetic)
+    except PocketDiffusionError as error:
+        parser.error(str(error))
+    draw, probes = drawer(pipeline), Probes.load()
     prompts = held_out_prompts(arguments.count, arguments.wording)
     settings = {
         "steps": arguments.steps,
@@ -240,6 +244,7 @@ def main() -> None:
         "benchmark": "landscapes",
         "machine": machine_facts(),
         "bundle": pipeline.name,
+        "arithmetic": pipeline.arithmetic,
         "steps": arguments.steps or defaults.steps,
         "sampler": arguments.sampler or defaults.sampler,
         "scheduler": arguments.scheduler or (None if arguments.sampler else defaults.scheduler),

@@ -10,10 +10,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import without_amx
+
 PACKAGES = ("pocket-diffusion", "onnxruntime", "onnxruntime-gpu", "numpy")
 """What the runtime runs on."""
 
-_FLAGS = ("avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16")
+_FLAGS = ("avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16")
+_AMX_FLAGS = ("amx_tile", "amx_bf16", "amx_int8")
 _ARM_FLAGS = ("asimd", "asimdhp", "asimddp", "i8mm", "sve")
 
 
@@ -30,7 +33,8 @@ def machine_facts(packages: Iterable[str] = PACKAGES) -> dict[str, Any]:
         "architecture": platform.machine(),
         "cores": os.cpu_count(),
         "usable_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "cpu_flags": [flag for flag in _FLAGS + _ARM_FLAGS if flag in flags],
+        "cpu_flags": [flag for flag in _FLAGS + _AMX_FLAGS + _ARM_FLAGS if flag in flags],
+        "amx_withheld": "amx_tile" in flags and not without_amx.is_lent(),
         "memory_bytes": _kilobytes(memory.get("MemTotal")),
         "available_memory_bytes": _kilobytes(memory.get("MemAvailable")),
         "gpus": _gpus(),
@@ -44,7 +48,9 @@ def machine_facts(packages: Iterable[str] = PACKAGES) -> dict[str, Any]:
 
 def describe(facts: dict[str, Any]) -> str:
     """Return the facts that a table of figures needs beside it, as one line."""
-    parts = [f"{facts['cpu']}, {facts['usable_cores']} cores ({', '.join(facts['cpu_flags'])})", *facts["gpus"]]
+    flags = [flag for flag in facts["cpu_flags"] if not (facts["amx_withheld"] and flag in _AMX_FLAGS)]
+    flags += ["AMX withheld"] * facts["amx_withheld"]
+    parts = [f"{facts['cpu']}, {facts['usable_cores']} cores ({', '.join(flags)})", *facts["gpus"]]
     if facts["memory_bytes"]:
         parts.append(f"{facts['memory_bytes'] / 2**30:.1f} GiB")
     parts += [facts["system"], f"Python {facts['python']}"]

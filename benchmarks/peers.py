@@ -1,10 +1,11 @@
 """The runtime beside plain ONNX Runtime, OpenVINO and diffusers: the same picture from the same weights, by turns.
 
-    python benchmarks/peers.py BUNDLE CHECKPOINT [--size 512x512] [--steps 20] [--rounds 2] [--output results.json]
+    python benchmarks/peers.py BUNDLE CHECKPOINT [--int8 BUNDLE] [--size 512x512] [--steps 20] [--rounds 2]
+                               [--output results.json]
 
-CHECKPOINT is what BUNDLE was exported from. The peers' files are written on the first run (prepare_peers.py). Exits
-with 1 where a system failed or drew another picture than the others. README.md beside this file says what each
-figure means.
+CHECKPOINT is what BUNDLE was exported from, and --int8's bundle too. The peers' files are written on the first run
+(prepare_peers.py). Exits with 1 where a system failed or drew another picture than the others. README.md beside this
+file says what each figure means.
 """
 
 import argparse
@@ -14,28 +15,29 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from agreement import AGREEMENT, Drawn, agreement_texts, compare, worst_agreements
 from draw import draw_fresh
 from fresh_process import StageError
 from machine import PACKAGES, machine_facts
+from pocket_diffusion import PocketDiffusionError
 from report import (
     bundle_parser,
     headline,
     markdown_table,
     positive,
     progress,
-    psnr,
     publish,
     seconds_text,
     summarise,
 )
-from stages import Workload, parse_workload
-from systems import LATENTS_TOLERANCE, SYSTEMS, version
+from stages import Workload, evaluation_inputs, parse_workload
+from systems import SYSTEMS, version
 
 REFERENCE = "ours-balanced"
 HOW_TO_INSTALL = 'pip install "pocket-diffusion[peers]"'
@@ -52,30 +54,6 @@ FIGURES = (
 _HEADER = ("first step begins", "ends", "step", "decode", "whole picture", "peak RSS", "anonymous", "on disk")
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """What one process drew."""
-
-    latents: np.ndarray
-    """`[1, 4, h/8, w/8]`."""
-    pictures: np.ndarray
-    """`[1, h, w, 3]`, 8-bit."""
-
-    @classmethod
-    def read(cls, path: Path) -> "Drawn":
-        """Read what draw.py wrote."""
-        with np.load(path) as arrays:
-            return cls(arrays["latents"], arrays["pictures"])
-
-
-def compare(drawn: Drawn, reference: Drawn, least_psnr: float) -> dict[str, float | bool]:
-    """Return how far two drawings are apart, and whether that is within the tolerances."""
-    error = float(np.linalg.norm(drawn.latents - reference.latents) / np.linalg.norm(reference.latents))
-    alike = psnr(reference.pictures, drawn.pictures, peak=255)
-    agrees = error <= LATENTS_TOLERANCE and alike >= least_psnr  # NaN is not
-    return {"latents_error": error, "psnr_db": alike, "agrees": bool(agrees)}
-
-
 def prepare(workload: Workload, checkpoint: Path, names: Iterable[str], cache: Path) -> Path:
     """Return the folder with the peers' files, written now where they are missing.
 
@@ -85,16 +63,16 @@ def prepare(workload: Workload, checkpoint: Path, names: Iterable[str], cache: P
     """
     source = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in _files(checkpoint)]
     weights = workload.load_pipeline().bundle.manifest.weights
-    tools = [version(name) for name in ("torch", "diffusers", "transformers", "onnxscript", "openvino")]
+    tools = [version(name) for name in ("torch", "diffusers", "transformers", "onnxscript", "openvino", "nncf")]
     key = hashlib.sha256(json.dumps([source, weights, tools]).encode()).hexdigest()
     folder = cache / f"{checkpoint.stem}-{weights}-{key[:12]}"
-    kinds = [SYSTEMS[name].files for name in names]
+    kinds = dict.fromkeys(SYSTEMS[name].files for name in names)
     missing = [kind for kind in kinds if kind is not None and not (folder / kind).exists()]
     if missing:
         progress(f"writing the peers' files ({', '.join(missing)}), once; minutes for Stable Diffusion's size")
         script = Path(__file__).with_name("prepare_peers.py")
         command = [sys.executable, str(script), str(workload.folder), str(checkpoint), str(folder), *missing]
-        if subprocess.run(command, check=False).returncode != 0:
+        if subprocess.run(command, stdout=sys.stderr, check=False).returncode != 0:
             raise StageError("the peers' files could not be written")
     return folder
 
@@ -102,24 +80,40 @@ def prepare(workload: Workload, checkpoint: Path, names: Iterable[str], cache: P
 class Comparison:
     """The rounds of one run, and what they showed so far."""
 
-    def __init__(self, figures: dict[str, Any], workload: Workload, names: Sequence[str], folder: Path) -> None:
-        """Compare the systems `names`, the first of which is the reference; the peers' files are in `folder`."""
-        self.figures = {**figures, "reference": names[0], "drawings": [], "failures": {}, "measurements": {}}
+    def __init__(
+        self, figures: dict[str, Any], workload: Workload, names: Sequence[str], folder: Path, int8: str | None
+    ) -> None:
+        """Compare the systems `names`, the first of which is the reference.
+
+        The peers' files are in `folder`; those of our systems that multiply in 8 bits draw from the bundle `int8`.
+        """
+        self.figures = {
+            **figures,
+            "reference": names[0],
+            "drawings": [],
+            "failures": {},
+            "precisions": {},
+            "measurements": {},
+        }
         self.workload = workload
         self.names = names
         self.folder = folder
+        self.int8 = int8
+        self.inputs = evaluation_inputs(workload)
 
     @property
     def faults(self) -> list[str]:
         """What must not be overlooked: a line for each system that failed or drew another picture."""
         lines = [f"{name}: {message}" for name, message in self.figures["failures"].items()]
-        for name, agreement in worst_agreements(self.figures).items():
-            if not agreement["agrees"]:
-                lines.append(
-                    f"{name} does not agree with {self.names[0]}: latents off by {agreement['latents_error']:.1e} "
-                    f"(at most {LATENTS_TOLERANCE:.0e}), pictures alike to {agreement['psnr_db']:.1f} dB "
-                    f"(at least {SYSTEMS[name].psnr:.0f})"
-                )
+        lines += [
+            f"{name} does not agree with {self.names[0]}: "
+            + ", ".join(
+                f"{what} {figure}"
+                for what, figure in zip(AGREEMENT, agreement_texts(found, SYSTEMS[name].tolerance), strict=True)
+            )
+            for name, found in worst_agreements(self.figures["drawings"]).items()
+            if not found["agrees"]
+        ]
         return lines
 
     def estimate(self, rounds: int) -> float:
@@ -129,7 +123,7 @@ class Comparison:
             StageError: not even that could be drawn.
 
         """
-        probe = draw_fresh(REFERENCE, replace(self.workload, steps=1, memory="balanced"))
+        probe = draw_fresh(REFERENCE, replace(self.workload, steps=1, memory="balanced", arithmetic="exact"))
         steps = self.workload.steps * probe["step"]
         picture = (probe["first_step_begins"] + steps + probe["decode"]) / SYSTEMS[REFERENCE].cost
         return rounds * sum(SYSTEMS[name].cost * picture for name in self.names)
@@ -142,6 +136,7 @@ class Comparison:
 
         """
         with tempfile.TemporaryDirectory() as arrays:
+            np.savez(Path(arrays, "inputs.npz"), **self.inputs)
             reference = None
             for name in self.names:
                 if name in self.figures["failures"]:
@@ -155,18 +150,24 @@ class Comparison:
                     self.figures["failures"][name] = str(error)
                     continue
                 reference = reference or drawn
-                agreement = compare(drawn, reference, SYSTEMS[name].psnr)
+                agreement = compare(drawn, reference, SYSTEMS[name].tolerance)
                 self.figures["drawings"].append({"system": name, **drawing, "agreement": agreement})
                 self._sum_up()
 
     def _draw(self, name: str, arrays: Path) -> tuple[dict[str, Any], Drawn]:
         system = SYSTEMS[name]
         files = None if system.files is None else self.folder / system.files
-        output = arrays / f"{name}.npz"
-        figures = draw_fresh(name, replace(self.workload, memory=system.memory), files=files, arrays=output)
-        size = sum(path.stat().st_size for path in _files(files or self.workload.folder))
+        workload = replace(
+            self.workload,
+            bundle=self.int8 if system.arithmetic == "int8" else self.workload.bundle,
+            memory=system.memory,
+            arithmetic=system.arithmetic,
+        )
+        figures = draw_fresh(name, workload, files=files, arrays=arrays)
+        self.figures["precisions"][name] = figures["precision"]
+        size = sum(path.stat().st_size for path in _files(files or workload.folder))
         progress(f"{name}: step {seconds_text(figures['step'])} s, picture {seconds_text(figures['picture'])} s")
-        return {**figures, "bytes_on_disk": size}, Drawn.read(output)
+        return {**figures, "bytes_on_disk": size}, Drawn.read(arrays / f"{name}.npz")
 
     def _sum_up(self) -> None:
         for name in SYSTEMS:
@@ -178,15 +179,21 @@ class Comparison:
 
 
 def tables(figures: dict[str, Any]) -> list[str]:
-    """Return the report: medians of each system, ratios of ours to each peer, and how far the outputs agree."""
+    """Return the report: medians and errors of each system, ratios of ours to each peer, and who agrees."""
     medians = {
         name: [measured[figure]["median"] for figure in FIGURES] for name, measured in figures["measurements"].items()
     }
+    worst = worst_agreements(figures["drawings"])
     texts = [
-        [name, *(_text(figure, value) for figure, value in zip(FIGURES, values, strict=True))]
+        [
+            f"{name} ({figures['precisions'][name]})",
+            *(_text(figure, value) for figure, value in zip(FIGURES, values, strict=True)),
+            *("–" if name == figures["reference"] else f"{worst[name][part]:.1e}" for part in ("unet", "decoder")),
+        ]
         for name, values in medians.items()
     ]
-    parts = [headline(figures), markdown_table(["median, s and MB (10⁶ bytes)", *_HEADER], texts)]
+    header = ["median, s and MB (10⁶ bytes)", *_HEADER, "U-Net off by", "decoder off by"]
+    parts = [headline(figures), markdown_table(header, texts)]
     ours = [name for name in medians if SYSTEMS[name].files is None]
     ratios = [
         [f"{name} / {peer}", *(f"{a / b:.2f}" for a, b in zip(medians[name], medians[peer], strict=True))]
@@ -199,33 +206,18 @@ def tables(figures: dict[str, Any]) -> list[str]:
     rows = [
         [
             name,
-            f"{agreement['latents_error']:.1e}",
-            f"{LATENTS_TOLERANCE:.0e}",
-            f"{agreement['psnr_db']:.1f}",
-            f"{SYSTEMS[name].psnr:.0f}",
-            "yes" if agreement["agrees"] else "NO",
+            *agreement_texts(found, SYSTEMS[name].tolerance),
+            "yes" if found["agrees"] else "NO",
+            SYSTEMS[name].tolerance.reason,
         ]
-        for name, agreement in worst_agreements(figures).items()
+        for name, found in worst.items()
         if name != figures["reference"]
     ]
-    header = [f"against {figures['reference']}", "latents' relative error", "at most", "picture, dB", "at least"]
     if rows:
-        parts.append(markdown_table([*header, "agrees"], rows))
+        header = [f"against {figures['reference']}", *AGREEMENT, "agrees", "reason for the limits"]
+        parts.append(markdown_table(header, rows))
     parts += [f"{name} is absent: {how}" for name, how in figures["absent"].items()]
     return parts
-
-
-def worst_agreements(figures: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return how far each system was from the reference in the round where that was most."""
-    worst: dict[str, dict[str, Any]] = {}
-    for drawing in figures["drawings"]:
-        name, agreement = drawing["system"], drawing["agreement"]
-        worst[name] = max(
-            worst.get(name, agreement),
-            agreement,
-            key=lambda one: (not one["agrees"], one["latents_error"], -one["psnr_db"]),
-        )
-    return worst
 
 
 def systems(text: str) -> list[str]:
@@ -252,25 +244,40 @@ def main() -> None:
     parser.add_argument("checkpoint", metavar="CHECKPOINT", type=Path, help="what the bundle was exported from")
     parser.add_argument("--steps", type=positive, default=20, help="of each picture (default: 20)")
     parser.add_argument("--rounds", type=positive, default=2, help="in each, every system draws once (default: 2)")
-    parser.add_argument("--systems", type=systems, default=",".join(SYSTEMS), help="default: %(default)s")
+    parser.add_argument(
+        "--int8",
+        metavar="BUNDLE",
+        help="the same checkpoint exported with --weights int8: adds the systems ours-…-int8",
+    )
+    parser.add_argument("--systems", type=systems, help=f"default: {','.join(SYSTEMS)}")
     parser.add_argument(
         "--cache",
         type=Path,
         default=Path(__file__).parent / "work" / "peers",
         help="where the peers' files are kept (default: benchmarks/work/peers)",
     )
-    parser.set_defaults(provider="cpu", memory="auto")
+    parser.set_defaults(provider="cpu", memory="auto", arithmetic="exact")
     arguments, workload = parse_workload(parser)
     if not arguments.checkpoint.exists():
         parser.error(f"there is no {arguments.checkpoint}; give what the bundle was exported from")
+    in_int8 = [name for name, system in SYSTEMS.items() if system.arithmetic == "int8"]
+    if arguments.systems is None:
+        arguments.systems = systems(",".join(name for name in SYSTEMS if arguments.int8 or name not in in_int8))
+    elif not arguments.int8 and set(arguments.systems) & set(in_int8):
+        parser.error(f"{', '.join(in_int8)} draw from a bundle exported with --weights int8; give it with --int8")
     figures: dict[str, Any] = {
         "benchmark": "peers",
         "machine": machine_facts(dict.fromkeys([*PACKAGES, *(p for s in SYSTEMS.values() for p in s.packages)])),
-        **workload.facts(varied=("memory",)),
-        "tolerances": {"latents_error": LATENTS_TOLERANCE, "psnr_db": {name: SYSTEMS[name].psnr for name in SYSTEMS}},
+        **workload.facts(varied=("memory", "arithmetic")),
+        "tolerances": {name: asdict(SYSTEMS[name].tolerance) for name in arguments.systems},
     }
     if figures["bundle"]["weights"] == "int8":
         parser.error("the peers have no weights like those of an int8 bundle; give one with fp16 or fp32 weights")
+    if arguments.int8:
+        try:
+            figures["int8_bundle"] = replace(workload, bundle=arguments.int8, arithmetic="int8").facts()["bundle"]
+        except PocketDiffusionError as error:
+            parser.error(str(error))
     raise SystemExit(run(figures, workload, arguments))
 
 
@@ -285,7 +292,7 @@ def run(figures: dict[str, Any], workload: Workload, arguments: argparse.Namespa
         return 1
     try:
         folder = prepare(workload, arguments.checkpoint, names, arguments.cache)
-        comparison = Comparison({**figures, "absent": how}, workload, names, folder)
+        comparison = Comparison({**figures, "absent": how}, workload, names, folder, arguments.int8)
         minutes = comparison.estimate(arguments.rounds) / 60
     except StageError as error:
         progress(str(error))

@@ -49,7 +49,7 @@ def plot_peers(figures: dict[str, Any]) -> Figure:
     measurements = figures["measurements"]
     names = list(measurements)[::-1]  # bars are stacked from below
     colors = [PEER if SYSTEMS[name].files else OURS for name in names]
-    figure = Figure(figsize=(9, 0.9 + 0.42 * 2 * len(names)), layout="constrained")
+    figure = Figure(figsize=(11, 0.9 + 0.42 * 2 * len(names)), layout="constrained")
     axes = figure.subplots(2, 2, sharey=True)
     size, steps = f"{figures['workload']['width']}×{figures['workload']['height']}", figures["workload"]["steps"]
     panels = {
@@ -61,7 +61,7 @@ def plot_peers(figures: dict[str, Any]) -> Figure:
     def medians(name: str, unit: float = 1.0) -> list[float]:
         return [measurements[system][name]["median"] / unit for system in names]
 
-    titles = [SYSTEMS[name].title for name in names]
+    titles = [f"{SYSTEMS[name].title} ({figures['precisions'][name]})" for name in names]
     for place, (name, title) in zip(axes.flat, panels.items(), strict=False):
         _bars(place, titles, medians(name), colors, title)
     memory = axes.flat[-1]

@@ -1,6 +1,6 @@
 """Write what the peers read: the same weights as a bundle's, each system's files as its users have them.
 
-    python benchmarks/prepare_peers.py BUNDLE CHECKPOINT FOLDER diffusers|onnx|openvino ...
+    python benchmarks/prepare_peers.py BUNDLE CHECKPOINT FOLDER diffusers|onnx|openvino|openvino-nncf ...
 
 peers.py runs this where files are missing. CHECKPOINT is what BUNDLE was exported from; diffusers' own loader reads it,
 and weights that the bundle stores as float16 are rounded to it. Each kind of files appears whole or not at all.
@@ -8,10 +8,12 @@ and weights that the bundle stores as float16 are rounded to it. Each kind of fi
 
 import argparse
 import logging
+import os
 import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from diffusers import StableDiffusionPipeline
@@ -20,6 +22,17 @@ from torch import Tensor, nn
 from pocket_diffusion.bundle import Bundle
 from report import progress
 from systems.reference import load_reference, round_as_stored
+
+if TYPE_CHECKING:
+    import openvino
+
+_CALIBRATION_PROMPTS = (
+    "a lake under snowy mountains at sunset",
+    "a portrait of an old fisherman, photograph",
+    "a red bicycle against a brick wall",
+    "two cats asleep on a sofa, oil painting",
+)
+_CALIBRATION_STEPS = 10
 
 
 class _TextEncoder(nn.Module):
@@ -94,18 +107,78 @@ def write_onnx(theirs: StableDiffusionPipeline, folder: Path) -> None:
 
 def write_openvino(theirs: StableDiffusionPipeline, folder: Path) -> None:
     """Write what OpenVINO's converter makes of each network, float32."""
+    for name in _NETWORKS:
+        _save_openvino(_openvino_model(theirs, name), folder, name)
+
+
+def write_openvino_nncf(theirs: StableDiffusionPipeline, folder: Path) -> None:
+    """Write the same with the U-Net quantised by NNCF: weights and activations of all products in 8 bits.
+
+    OpenVINO's notebooks and optimum-intel leave the VAE as it is, for it would lose much and gain little; for quality,
+    they also leave the activations of the linear layers, which makes a slower U-Net than this.
+    """
+    import nncf
+
+    nncf.set_log_level(logging.ERROR)
+    inputs = calibration_inputs(theirs)
+    for name in _NETWORKS:
+        model = _openvino_model(theirs, name)
+        if name == "unet":
+            progress(f"NNCF's calibration with {len(inputs)} inputs")
+            model = nncf.quantize(
+                model,
+                nncf.Dataset(inputs),
+                preset=nncf.QuantizationPreset.MIXED,
+                model_type=nncf.ModelType.TRANSFORMER,
+                subset_size=len(inputs),
+            )
+        _save_openvino(model, folder, name)
+
+
+def calibration_inputs(theirs: StableDiffusionPipeline) -> list[dict[str, Tensor]]:
+    """Return what the U-Net is given while diffusers draws a few guided pictures, small ones, in its own way."""
+    inputs: list[dict[str, Tensor]] = []
+
+    def note(_unet: nn.Module, given: tuple[Tensor, ...], options: dict[str, Tensor]) -> None:
+        latents, timestep = given
+        context = options["encoder_hidden_states"]
+        inputs.append({"latents": latents, "timestep": timestep.float().expand(len(latents)), "context": context})
+
+    side = theirs.unet.config.sample_size * theirs.vae_scale_factor // 2
+    theirs.set_progress_bar_config(disable=True)
+    noting = theirs.unet.register_forward_pre_hook(note, with_kwargs=True)
+    for seed, prompt in enumerate(_CALIBRATION_PROMPTS):
+        progress(f"drawing for the calibration: {prompt}")
+        theirs(
+            prompt,
+            width=side,
+            height=side,
+            num_inference_steps=_CALIBRATION_STEPS,
+            generator=torch.manual_seed(seed),
+            output_type="latent",
+        )
+    noting.remove()
+    return inputs
+
+
+def _openvino_model(theirs: StableDiffusionPipeline, name: str) -> "openvino.Model":
     import openvino
 
-    for name, example in _examples(theirs).items():
-        progress(f"OpenVINO's model of {name}")
-        model = openvino.convert_model(_NETWORKS[name](theirs).eval(), example_input=example)
-        openvino.save_model(model, folder / f"{name}.xml", compress_to_fp16=False)
+    progress(f"OpenVINO's model of {name}")
+    return openvino.convert_model(_NETWORKS[name](theirs).eval(), example_input=_examples(theirs)[name])
+
+
+def _save_openvino(model: "openvino.Model", folder: Path, name: str) -> None:
+    import openvino
+
+    openvino.save_model(model, folder / f"{name}.xml", compress_to_fp16=False)
 
 
 WRITERS: dict[str, Callable[[StableDiffusionPipeline, Path], None]] = {
     "diffusers": write_diffusers,
     "onnx": write_onnx,
     "openvino": write_openvino,
+    "openvino-nncf": write_openvino_nncf,
 }
 
 
@@ -118,6 +191,7 @@ def main() -> None:
     parser.add_argument("kinds", nargs="+", choices=WRITERS)
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")  # the tracers' talk of what they take for constant
+    os.environ["CI"] = "true"  # so that OpenVINO and NNCF tell their makers nothing
 
     progress(f"reading {arguments.checkpoint.name} with diffusers")
     theirs = load_reference(arguments.checkpoint, arguments.bundle)

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from machine import describe
+from pocket_diffusion.model.arithmetic import ARITHMETICS
 from pocket_diffusion.model.budget import AUTO
 from pocket_diffusion.model.memory import MODES
 
@@ -43,7 +44,13 @@ def workload_parser(description: str, *, default_steps: int | None) -> argparse.
     )
     parser.add_argument("--provider", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--memory", choices=(AUTO, *MODES), default=AUTO, help="the runtime's memory mode")
+    add_arithmetic(parser)
     return parser
+
+
+def add_arithmetic(parser: argparse.ArgumentParser) -> None:
+    """Have a parser take the runtime's arithmetic."""
+    parser.add_argument("--arithmetic", choices=ARITHMETICS, default=AUTO, help="the runtime's arithmetic")
 
 
 def size(text: str) -> tuple[int, int]:
@@ -79,6 +86,11 @@ def summarise(values: Sequence[float]) -> dict[str, float]:
     }
 
 
+def relative_error(reference: NDArray[Any], other: NDArray[Any]) -> float:
+    """Return ‖other − reference‖ / ‖reference‖, by the Euclidean norm."""
+    return float(np.linalg.norm(other - reference) / np.linalg.norm(reference))
+
+
 def psnr(reference: NDArray[Any], other: NDArray[Any], peak: float) -> float:
     """Return the peak signal-to-noise ratio in dB, and `IDENTICAL_PSNR` where there is no noise."""
     error = np.mean((reference.astype(np.float64) - other) ** 2)
@@ -94,8 +106,7 @@ def headline(figures: dict[str, Any]) -> str:
     what += [f"{workload['steps']} steps", workload["provider"]]
     if "threads" in workload:
         what.append(f"threads {workload['threads'] or 'automatic'}")
-    if "memory" in workload:
-        what.append(f"memory {workload['memory']}")
+    what += [f"{name} {workload[name]}" for name in ("memory", "arithmetic") if name in workload]
     return f"{', '.join(what)}; {describe(figures['machine'])}"
 
 

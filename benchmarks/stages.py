@@ -17,13 +17,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pocket_diffusion import Pipeline, PocketDiffusionError
+from pocket_diffusion import Pipeline, PocketDiffusionError, Result
 from pocket_diffusion.bundle import COMPONENTS, Bundle
 from pocket_diffusion.machine.session import Provider
-from pocket_diffusion.model.budget import MemoryBudget
+from pocket_diffusion.model.arithmetic import choose_arithmetic
+from pocket_diffusion.model.budget import AUTO, MemoryBudget
 from pocket_diffusion.model.components import Components, OpenNetwork
 from pocket_diffusion.model.memory import MODES, Demand
-from pocket_diffusion.pipeline import DEFAULT_BUNDLE
+from pocket_diffusion.pipeline import DEFAULT_BUNDLE, OnStep
 from timeline import Timeline
 
 PROMPT = "a lake under snowy mountains at sunset"
@@ -46,6 +47,8 @@ class Workload:
     threads: int | None
     memory: str
     """The runtime's memory mode."""
+    arithmetic: str = AUTO
+    """The runtime's arithmetic."""
     count: int = 1
     """Pictures drawn together."""
 
@@ -56,7 +59,13 @@ class Workload:
 
     def load_pipeline(self) -> Pipeline:
         """Return a pipeline with no graph loaded yet."""
-        return Pipeline.load(self.bundle, provider=self.provider, threads=self.threads, memory=self.memory)
+        return Pipeline.load(
+            self.bundle,
+            provider=self.provider,
+            threads=self.threads,
+            memory=self.memory,
+            arithmetic=self.arithmetic,
+        )
 
     def load_pipeline_with(self, open_network: OpenNetwork) -> Pipeline:
         """Return a pipeline around networks of another kind."""
@@ -64,7 +73,12 @@ class Workload:
         budget = MemoryBudget.parse(self.memory)
         bundle = Bundle.open(self.folder)
         components = Components(
-            bundle, provider=provider, threads=self.threads, budget=budget, open_network=open_network
+            bundle,
+            provider=provider,
+            threads=self.threads,
+            budget=budget,
+            arithmetic=choose_arithmetic(self.arithmetic, bundle, provider),
+            open_network=open_network,
         )
         return Pipeline(components)
 
@@ -92,7 +106,11 @@ def parse_workload(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace,
     arguments = parser.parse_args()
     try:
         pipeline = Pipeline.load(
-            arguments.bundle, provider=arguments.provider, threads=arguments.threads, memory=arguments.memory
+            arguments.bundle,
+            provider=arguments.provider,
+            threads=arguments.threads,
+            memory=arguments.memory,
+            arithmetic=arguments.arithmetic,
         )
     except PocketDiffusionError as error:
         parser.error(str(error))
@@ -106,6 +124,7 @@ def parse_workload(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace,
         provider=pipeline.provider,
         threads=arguments.threads,
         memory=_memory_mode(pipeline, arguments.memory, width, height),
+        arithmetic=pipeline.arithmetic,
     )
 
 
@@ -123,16 +142,19 @@ def encode_prompt(pipeline: Pipeline, workload: Workload) -> Callable[[], object
 
 def guided_step(pipeline: Pipeline, workload: Workload) -> Callable[[], object]:
     """Prepare a guided U-Net evaluation: one run under two contexts, or, where memory is short, two runs."""
-    text = pipeline.bundle.manifest.text_encoder.outputs[0]  # [batch, 77, dim]
     runs, contexts = (1, 2) if MODES[pipeline.memory].guide_together else (2, 1)
-    context = _normal(contexts, *(extent for extent in text.shape if isinstance(extent, int)))
-    latents = _normal(1, *latent_shape(pipeline, workload))
+    evaluation = _evaluation(pipeline, workload, contexts)
 
-    def predict() -> None:
+    def step() -> None:
         for _ in range(runs):
-            pipeline.predict_noise(latents, MIDDLE_TIMESTEP, context)
+            evaluation()
 
-    return predict
+    return step
+
+
+def unguided_evaluation(pipeline: Pipeline, workload: Workload) -> Callable[[], object]:
+    """Prepare a U-Net evaluation under one context."""
+    return _evaluation(pipeline, workload, contexts=1)
 
 
 def encode_image(pipeline: Pipeline, workload: Workload) -> Callable[[], object]:
@@ -145,11 +167,9 @@ def decode_latents(pipeline: Pipeline, workload: Workload) -> Callable[[], objec
     return partial(pipeline.decode_latents, _normal(1, *latent_shape(pipeline, workload)))
 
 
-def draw_picture(
-    pipeline: Pipeline, workload: Workload, timeline: Timeline
-) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    """Draw, and mark each step; return the latents and the pictures, 8-bit."""
-    result = pipeline.generate(
+def draw(pipeline: Pipeline, workload: Workload, on_step: OnStep | None = None) -> Result:
+    """Draw the picture that is measured."""
+    return pipeline.generate(
         PROMPT,
         width=workload.width,
         height=workload.height,
@@ -157,8 +177,15 @@ def draw_picture(
         sampler=SAMPLER,
         seed=SEED,
         count=workload.count,
-        on_step=lambda _step, _total, _latents: timeline.mark("step ends"),
+        on_step=on_step,
     )
+
+
+def draw_picture(
+    pipeline: Pipeline, workload: Workload, timeline: Timeline
+) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    """Draw, and mark each step; return the latents and the pictures, 8-bit."""
+    result = draw(pipeline, workload, lambda _step, _total, _latents: timeline.mark("step ends"))
     pictures = np.stack([np.asarray(image) for image in result.images])
     timeline.mark("picture")
     return result.latents, pictures
@@ -166,22 +193,31 @@ def draw_picture(
 
 def whole_picture(pipeline: Pipeline, workload: Workload) -> Callable[[], dict[str, float]]:
     """Prepare the drawing of a picture, which returns `Result.timings`."""
+    return lambda: dict(draw(pipeline, workload).timings)
 
-    def draw() -> dict[str, float]:
-        size = {"width": workload.width, "height": workload.height}
-        return dict(
-            pipeline.generate(
-                PROMPT, sampler=SAMPLER, steps=workload.steps, seed=SEED, count=workload.count, **size
-            ).timings
-        )
 
-    return draw
+def evaluation_inputs(workload: Workload) -> dict[str, NDArray[np.float32]]:
+    """Return what `evaluate` takes, so that all systems are fed the same; the contexts are those of a guided step."""
+    with workload.load_pipeline() as pipeline:
+        contexts = [pipeline.encode_prompt(""), pipeline.encode_prompt(PROMPT)]
+        return {"latents": _normal(1, *latent_shape(pipeline, workload)), "context": np.concatenate(contexts)}
+
+
+def evaluate(
+    pipeline: Pipeline, latents: NDArray[np.float32], context: NDArray[np.float32]
+) -> dict[str, NDArray[np.float32]]:
+    """Run the U-Net and the VAE decoder once on `[1, 4, h/8, w/8]`; return `noise` and `decoded`."""
+    return {
+        "noise": pipeline.predict_noise(latents, MIDDLE_TIMESTEP, context),
+        "decoded": pipeline.decode_latents(latents),
+    }
 
 
 WHOLE = "whole picture"
 STAGES: dict[str, Callable[[Pipeline, Workload], Callable[[], object]]] = {
     "encode prompt": encode_prompt,
     "guided step": guided_step,
+    "unguided evaluation": unguided_evaluation,
     "encode image": encode_image,
     "decode latents": decode_latents,
     WHOLE: whole_picture,
@@ -193,6 +229,14 @@ def latent_shape(pipeline: Pipeline, workload: Workload) -> tuple[int, int, int]
     """Return the channels, height and width of one picture's latents."""
     spec = pipeline.bundle.manifest.latents
     return spec.channels, workload.height // spec.downscale, workload.width // spec.downscale
+
+
+def _evaluation(pipeline: Pipeline, workload: Workload, contexts: int) -> Callable[[], object]:
+    """Prepare one run of the U-Net on one picture's latents under so many contexts."""
+    text = pipeline.bundle.manifest.text_encoder.outputs[0]  # [batch, 77, dim]
+    context = _normal(contexts, *(extent for extent in text.shape if isinstance(extent, int)))
+    latents = _normal(1, *latent_shape(pipeline, workload))
+    return partial(pipeline.predict_noise, latents, MIDDLE_TIMESTEP, context)
 
 
 def _normal(*shape: int) -> NDArray[np.float32]:

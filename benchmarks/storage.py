@@ -1,67 +1,50 @@
-"""How much a bundle differs from one of the same model with larger weights: PSNR of a step and of a picture.
+"""How much a bundle differs from one of the same model with larger weights: errors of networks, PSNR of a picture.
 
     python benchmarks/storage.py BUNDLE SMALLER [--size 512x512] [--steps 20] [--output results/storage.json]
 
-The peak of a U-Net's output is its range (largest less smallest number), that of a picture 255.
+Both compute in float32. The networks of both are fed what passes through those of BUNDLE while it draws.
 """
 
-import argparse
+from dataclasses import replace
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+from differences import compare_networks, compare_pictures, record
+from machine import machine_facts
+from pocket_diffusion import PocketDiffusionError
+from pocket_diffusion.bundle import COMPONENTS
+from report import bundle_parser, headline, markdown_table, positive, progress, publish
+from stages import draw, parse_workload
 
-from machine import describe, machine_facts
-from pocket_diffusion import Pipeline, PocketDiffusionError
-from report import markdown_table, not_negative, output_path, progress, psnr, publish, size
-from stages import MIDDLE_TIMESTEP, PROMPT, SEED
 
-
-def predict(pipeline: Pipeline, width: int, height: int) -> NDArray[np.float32]:
-    """Return the U-Net's prediction for seeded latents under the prompt's own context."""
-    spec = pipeline.bundle.manifest.latents
-    shape = (1, spec.channels, height // spec.downscale, width // spec.downscale)
-    latents = np.random.default_rng(SEED).standard_normal(shape, np.float32)
-    return pipeline.predict_noise(latents, MIDDLE_TIMESTEP, pipeline.encode_prompt(PROMPT))
+def tables(figures: dict[str, Any]) -> list[str]:
+    """Return the report: what was run on what, how far each network's output is off, and the picture."""
+    rows = [
+        [role, f"{found['relative_error']:.1e}", f"{found['largest_error']:.1e}", f"{found['psnr_db']:.1f}"]
+        for role, found in figures["networks"].items()
+    ]
+    rows.append(["picture", "–", "–", f"{figures['picture_psnr_db']:.1f}"])
+    header = [f"{figures['smaller_weights']} weights off by", "median", "largest", "PSNR, dB"]
+    return [headline(figures), markdown_table(header, rows)]
 
 
 def main() -> None:
     """Run from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("bundles", nargs=2, metavar="BUNDLE", help="the reference, then the smaller one")
-    parser.add_argument("--size", type=size, metavar="WIDTHxHEIGHT", help="in pixels (default: the bundle's)")
-    parser.add_argument("--steps", type=not_negative, default=20, help="of the picture; 0: none (default: 20)")
-    parser.add_argument("--output", type=output_path, metavar="FILE.json", help="write all figures there too")
-    arguments = parser.parse_args()
+    parser = bundle_parser(__doc__.partition("\n")[0])
+    parser.add_argument("smaller", metavar="SMALLER", help="the bundle with smaller weights")
+    parser.add_argument("--steps", type=positive, default=20, help="of the picture (default: 20)")
+    parser.set_defaults(provider="auto", memory="balanced", arithmetic="exact")
+    arguments, workload = parse_workload(parser)
+    figures = {"benchmark": "storage", "machine": machine_facts(), **workload.facts()}
     try:
-        reference, smaller = (Pipeline.load(path, memory="balanced") for path in arguments.bundles)
-        defaults = reference.bundle.manifest.defaults
-        width, height = arguments.size or (defaults.width, defaults.height)
-        progress("one step of each")
-        expected, found = (predict(pipeline, width, height) for pipeline in (reference, smaller))
-        ratios = {"U-Net output": psnr(expected, found, float(np.ptp(expected)))}
-        if arguments.steps:
-            progress(f"a picture of {arguments.steps} steps of each")
-            pictures = [
-                np.asarray(
-                    pipeline.generate(PROMPT, width=width, height=height, steps=arguments.steps, seed=SEED).images[0]
-                )
-                for pipeline in (reference, smaller)
-            ]
-            ratios[f"picture, {arguments.steps} steps"] = psnr(*pictures, peak=255)
+        smaller = replace(workload, bundle=arguments.smaller).load_pipeline()
+        progress(f"a picture of {workload.steps} steps of each")
+        recording = record(workload)
+        figures["smaller_weights"] = smaller.bundle.manifest.weights
+        figures["networks"] = compare_networks(recording, smaller, COMPONENTS)
+        (figures["picture_psnr_db"],) = compare_pictures([recording.picture], draw(smaller, workload).images)
     except PocketDiffusionError as error:
         parser.error(str(error))
-    stored = [pipeline.bundle.manifest.weights for pipeline in (reference, smaller)]
-    figures = {
-        "benchmark": "storage",
-        "machine": machine_facts(),
-        "bundles": [pipeline.name for pipeline in (reference, smaller)],
-        "weights": stored,
-        "workload": {"width": width, "height": height, "steps": arguments.steps},
-        "psnr_db": ratios,
-    }
-    header = [f"{reference.name}, {width}×{height}", f"{stored[1]} against {stored[0]}"]
-    rows = [[what, f"{ratio:.1f} dB"] for what, ratio in ratios.items()]
-    publish(figures, [describe(figures["machine"]), markdown_table(header, rows)], arguments.output)
+    publish(figures, tables(figures), arguments.output)
 
 
 if __name__ == "__main__":

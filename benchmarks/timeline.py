@@ -32,5 +32,5 @@ class Timeline:
             "steps": steps,
             "decode": self.marks["picture"][-1] - self.marks["vae_decoder begins"][0],
             "picture": self.marks["picture"][-1],
-            "marks": self.marks,
+            "marks": {event: list(moments) for event, moments in self.marks.items()},
         }

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import CLIPTextModel
 
-from systems.peer import Run
+from systems.peer import Opened
 
 Forward = Callable[..., Tensor]
 
@@ -42,7 +42,7 @@ _OPENERS: dict[str, Callable[[Path], Forward]] = {
 }
 
 
-def open_network(folder: Path, component: str, threads: int | None) -> Run:
+def open_network(folder: Path, component: str, threads: int | None) -> Opened:
     """See `systems.peer.OpenNetwork`."""
     if threads is not None:
         torch.set_num_threads(threads)
@@ -53,4 +53,4 @@ def open_network(folder: Path, component: str, threads: int | None) -> Run:
             output: NDArray[np.float32] = forward(**{name: torch.from_numpy(x) for name, x in inputs.items()}).numpy()
         return output
 
-    return run
+    return Opened(run)

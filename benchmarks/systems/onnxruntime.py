@@ -4,12 +4,12 @@ from pathlib import Path
 
 import onnxruntime
 
-from systems.peer import Run
+from systems.peer import Opened
 
 
-def open_network(folder: Path, component: str, threads: int | None) -> Run:
+def open_network(folder: Path, component: str, threads: int | None) -> Opened:
     """See `systems.peer.OpenNetwork`."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0  # 0 is ONNX Runtime's own choice
     session = onnxruntime.InferenceSession(folder / f"{component}.onnx", options, providers=["CPUExecutionProvider"])
-    return lambda **inputs: session.run(None, inputs)[0]
+    return Opened(lambda **inputs: session.run(None, inputs)[0])

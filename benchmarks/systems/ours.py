@@ -1,12 +1,13 @@
-"""The runtime itself, through `Pipeline.generate`, as any program uses it."""
+"""The runtime itself, as any program uses it."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
-import numpy as np
 from numpy.typing import NDArray
 
+from pocket_diffusion import Pipeline
 from pocket_diffusion.model.components import Arrays, Network
-from stages import Workload, draw_picture
+from stages import Workload
 from timeline import Timeline
 
 
@@ -28,9 +29,17 @@ class Marked:
         self._network.close()
 
 
-def draw(workload: Workload, timeline: Timeline) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    """Return the latents and the pictures, 8-bit."""
+class Loaded(NamedTuple):
+    """A pipeline, ready to draw."""
+
+    pipeline: Pipeline
+    precision: Callable[[], str]
+    """What its U-Net multiplies in; asked once it has run."""
+
+
+def load(workload: Workload, timeline: Timeline) -> Loaded:
+    """Return a pipeline whose networks are watched."""
     timeline.mark("imports")
     pipeline = workload.load_pipeline_with(lambda role: Marked(pipeline.components.open_session(role), role, timeline))
     timeline.mark("load")
-    return draw_picture(pipeline, workload, timeline)
+    return Loaded(pipeline, lambda: "8-bit, rest f32" if "unet" in pipeline.components.arithmetic.int8 else "f32")

@@ -104,10 +104,16 @@ def row(seconds: float) -> dict[str, dict[str, float]]:
 def test_plots_are_redrawn_from_results(scaling: tuple[str, dict[str, Any]], tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     workload = {"width": 64, "height": 64, "steps": 2}
-    measured = {"ours-fast": row(1), "openvino": row(2)}
+    measured = {"ours-fast": row(1), "ours-fast-int8": row(0.5), "openvino": row(2)}
+    precisions = {"ours-fast": "f32", "ours-fast-int8": "8-bit, rest f32", "openvino": "bf16"}
     results = {
         "scaling": scaling[1],
-        "peers": {"benchmark": "peers", "workload": workload, "measurements": measured},
+        "peers": {
+            "benchmark": "peers",
+            "workload": workload,
+            "precisions": precisions,
+            "measurements": measured,
+        },
     }
     for name, figures in results.items():
         (tmp_path / f"{name}.json").write_text(json.dumps(figures))

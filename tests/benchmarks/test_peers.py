@@ -4,6 +4,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,22 @@ import numpy as np
 import pytest
 
 import peers
+from agreement import Drawn, worst_agreements
 from fresh_process import StageError
+from pocket_diffusion.machine.cpu import products_fault
+from pocket_diffusion.pipeline import DEFAULT_BUNDLE
+from stages import Workload
 from systems import SYSTEMS, System
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-PRESENT = ["ours-balanced", "ours-fast", "ours-low", "onnxruntime", "diffusers"]
+IN_INT8 = ["ours-fast-int8", "ours-balanced-int8", "ours-low-int8"] if products_fault() is None else []
+OURS = ["ours-balanced", "ours-fast", "ours-low", *IN_INT8]
+PEERS = ["onnxruntime"]
 if find_spec("openvino"):
-    PRESENT.insert(4, "openvino")
+    PEERS += ["openvino-f32", "openvino"]
+    if find_spec("nncf"):
+        PEERS += ["openvino-nncf"]
+PEERS += ["diffusers"]
 STEPS = 2
 
 
@@ -34,10 +44,16 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def ran(
-    tiny_bundle_fp16: Path, tiny_folder: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory
+    tiny_bundle_fp16: Path,
+    tiny_bundle_int8: Path,
+    tiny_folder: Path,
+    cache: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
     output = tmp_path_factory.mktemp("peers") / "peers.json"
     options = ["--steps", str(STEPS), "--rounds", "1", "--output", str(output)]
+    if IN_INT8:
+        options += ["--int8", str(tiny_bundle_int8)]
     process = subprocess.run(
         command(tiny_bundle_fp16, tiny_folder, cache, *options), capture_output=True, text=True, check=False
     )
@@ -47,10 +63,24 @@ def ran(
 
 def test_every_system_draws_the_same_picture(ran: tuple[Any, dict[str, Any]]) -> None:
     drawings = {drawing["system"]: drawing for drawing in ran[1]["drawings"]}
-    assert list(drawings) == PRESENT
+    assert list(drawings) == OURS + PEERS
     for name, drawing in drawings.items():
-        assert drawing["agreement"]["agrees"], name
-        assert drawing["agreement"]["latents_error"] < 1e-5  # the float16 weights' rounding alone would be 1e-4
+        agreement = drawing["agreement"]
+        assert agreement["agrees"], name
+        if drawing["precision"] == "f32":
+            for figure in ("unet", "decoder", "latents"):
+                assert agreement[figure] < 1e-5, name  # the float16 weights' rounding alone would be 1e-4
+        else:
+            assert agreement["unet"] > 1e-3, name
+
+
+def test_says_what_each_computes_in(ran: tuple[subprocess.CompletedProcess[str], dict[str, Any]]) -> None:
+    precisions = ran[1]["precisions"]
+    assert {precisions[name] for name in IN_INT8} <= {"8-bit, rest f32"}
+    told = {"ours-balanced": "f32", "onnxruntime": "f32", "openvino-f32": "f32", "diffusers": "f32"}
+    assert {name: precisions[name] for name in told.keys() & precisions.keys()}.items() <= told.items()
+    if "openvino-nncf" in precisions:
+        assert precisions["openvino-nncf"] == f"8-bit, rest {precisions['openvino']}"
 
 
 def test_measures_what_the_tables_tell(ran: tuple[Any, dict[str, Any]]) -> None:
@@ -70,8 +100,9 @@ def test_says_what_was_compared(ran: tuple[subprocess.CompletedProcess[str], dic
     assert "memory" not in figures["workload"]
     assert figures["machine"]["packages"].keys() >= {"pocket-diffusion", "onnxruntime", "diffusers", "torch"}
     first_column = [line.split("|")[1].strip() for line in process.stdout.splitlines() if line.startswith("|")]
-    ratios = [f"{ours} / {peer}" for peer in PRESENT[3:] for ours in ("ours-fast", "ours-balanced", "ours-low")]
-    assert set(first_column) >= {*PRESENT, *ratios}
+    ratios = [f"{ours} / {peer}" for peer in PEERS for ours in OURS]
+    systems = [f"{name} ({precision})" for name, precision in figures["precisions"].items()]
+    assert set(first_column) >= {*systems, *ratios}
     assert "1 rounds of" in process.stderr
     assert "min" in process.stderr
 
@@ -91,38 +122,37 @@ def test_another_picture_makes_the_run_fail_and_is_still_reported(
         check=False,
     )
     assert process.returncode == 1
-    assert "onnxruntime does not agree with ours-balanced: latents off by" in process.stderr.splitlines()[-1]
-    assert process.stdout.splitlines()[-1].endswith(" NO |")
+    assert "onnxruntime does not agree with ours-balanced: U-Net off by" in process.stderr.splitlines()[-1]
+    assert "| NO |" in " ".join(process.stdout.splitlines()[-1].split())
     assert json.loads(output.read_text())["measurements"].keys() == {"ours-balanced", "onnxruntime"}
     assert "writing" not in process.stderr  # the peers' files, which were there
 
 
-def drawn(latents: float = 1.0, pictures: int = 100) -> peers.Drawn:
-    return peers.Drawn(np.full((1, 4, 8, 8), latents, np.float32), np.full((1, 64, 64, 3), pictures, np.uint8))
-
-
-def test_identical_drawings_agree() -> None:
-    assert peers.compare(drawn(), drawn(), 45) == {"latents_error": 0, "psnr_db": 100, "agrees": True}
-
-
-@pytest.mark.parametrize("other", [drawn(latents=1.002), drawn(latents=float("nan")), drawn(pictures=103)])
-def test_drawings_that_differ_do_not_agree(other: peers.Drawn) -> None:
-    assert not peers.compare(other, drawn(), 45)["agrees"]
-
-
-def test_a_difference_of_one_level_is_48_db() -> None:
-    assert peers.compare(drawn(pictures=101), drawn(), 45)["psnr_db"] == pytest.approx(48.13, abs=0.01)
+def drawn(latents: float = 1.0, pictures: int = 100, noise: float = 1.0, decoded: float = 1.0) -> Drawn:
+    return Drawn(
+        noise=np.full((2, 4, 8, 8), noise, np.float32),
+        decoded=np.full((1, 3, 64, 64), decoded, np.float32),
+        latents=np.full((1, 4, 8, 8), latents, np.float32),
+        pictures=np.full((1, 64, 64, 3), pictures, np.uint8),
+    )
 
 
 # What the rounds do with what the drawing processes answer.
 
-FIGURES = dict.fromkeys(
-    ("first_step_begins", "first_step_ends", "step", "decode", "picture", "peak_rss_bytes", "peak_anonymous_bytes"), 1.0
+MEASURED = (
+    "first_step_begins",
+    "first_step_ends",
+    "step",
+    "decode",
+    "picture",
+    "peak_rss_bytes",
+    "peak_anonymous_bytes",
 )
+FIGURES = {**dict.fromkeys(MEASURED, 1.0), "precision": "f32"}
 
 
 def run(
-    monkeypatch: pytest.MonkeyPatch, folder: Path, answer: dict[str, peers.Drawn | BaseException], *options: str
+    monkeypatch: pytest.MonkeyPatch, folder: Path, answer: dict[str, Drawn | BaseException], *options: str
 ) -> tuple[int, dict[str, Any], str]:
     """Run peers.py on the embedded model with these answers; return its status, figures and last words."""
     said: list[str] = []
@@ -133,7 +163,7 @@ def run(
             return FIGURES
         if isinstance(reply, BaseException):
             raise reply
-        np.savez(arrays, latents=reply.latents, pictures=reply.pictures)
+        np.savez(arrays / f"{name}.npz", **asdict(reply))
         return FIGURES
 
     output = folder / "peers.json"
@@ -177,9 +207,26 @@ def test_the_worst_round_decides(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     )
     assert status == 1
     assert "latents off by 1.0e-01 (at most 1e-03)" in last
-    good = {"system": "diffusers", "agreement": {"agrees": True, "latents_error": 1e-7, "psnr_db": 90.0}}
+    good = {"system": "diffusers", "agreement": {"agrees": True, "latents": 1e-7, "psnr": 90.0}}
     figures["drawings"].append(good)
-    assert not peers.worst_agreements(figures)["diffusers"]["agrees"]
+    assert not worst_agreements(figures["drawings"])["diffusers"]["agrees"]
+
+
+def test_8_bit_systems_draw_from_their_own_bundle(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: dict[str, tuple[str | None, str, str]] = {}
+
+    def draw_fresh(name: str, workload: Workload, *, arrays: Path, **_options: object) -> dict[str, Any]:
+        asked[name] = workload.bundle, workload.memory, workload.arithmetic
+        np.savez(arrays / f"{name}.npz", **asdict(drawn()))
+        return FIGURES
+
+    monkeypatch.setattr(peers, "draw_fresh", draw_fresh)
+    workload = Workload(bundle=None, width=64, height=64, steps=1, provider="cpu", threads=None, memory="fast")
+    peers.Comparison({}, workload, ["ours-balanced", "ours-low-int8"], tmp_path, str(tmp_path)).run_round()
+    assert asked == {
+        "ours-balanced": (None, "balanced", "exact"),
+        "ours-low-int8": (str(tmp_path), "low", "int8"),
+    }
 
 
 def test_what_was_measured_before_an_interruption_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -194,6 +241,9 @@ def test_what_was_measured_before_an_interruption_is_kept(monkeypatch: pytest.Mo
     [
         (["nowhere"], "there is no nowhere; give what the bundle was exported from"),
         ([".", "--systems", "ours-fast,tvm"], "'tvm' is none of ours-fast, ours-balanced"),
+        ([".", "--systems", "ours-low-int8"], "draw from a bundle exported with --weights int8; give it with --int8"),
+        ([".", "--int8", str(DEFAULT_BUNDLE)], "arithmetic int8 is not possible here: "),
+        ([".", "--int8", "nowhere"], "nowhere"),
     ],
 )
 def test_refuses_before_any_work(options: list[str], named: str) -> None:
@@ -204,7 +254,7 @@ def test_refuses_before_any_work(options: list[str], named: str) -> None:
     assert named in process.stderr.splitlines()[-1]
 
 
-@pytest.mark.parametrize("name", ["diffusers", "onnxruntime", "openvino", "ours", "peer", "reference"])
+@pytest.mark.parametrize("name", ["diffusers", "onnxruntime", "openvino", "openvino_f32", "ours", "peer", "reference"])
 def test_every_system_can_be_imported(name: str) -> None:
-    if find_spec(name) or name in ("ours", "peer", "reference"):
+    if find_spec(name.removesuffix("_f32")) or name in ("ours", "peer", "reference"):
         assert importlib.import_module(f"systems.{name}")

@@ -1,0 +1,37 @@
+import numpy as np
+import pytest
+
+from agreement import Drawn, compare
+from systems import EXACT, ROUNDED
+
+
+def drawn(latents: float = 1.0, pictures: int = 100, noise: float = 1.0, decoded: float = 1.0) -> Drawn:
+    return Drawn(
+        noise=np.full((2, 4, 8, 8), noise, np.float32),
+        decoded=np.full((1, 3, 64, 64), decoded, np.float32),
+        latents=np.full((1, 4, 8, 8), latents, np.float32),
+        pictures=np.full((1, 64, 64, 3), pictures, np.uint8),
+    )
+
+
+def test_identical_drawings_agree() -> None:
+    found = compare(drawn(), drawn(), EXACT)
+    assert found == {"unet": 0, "decoder": 0, "latents": 0, "psnr": 100, "agrees": True}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [drawn(latents=1.002), drawn(latents=float("nan")), drawn(pictures=103), drawn(noise=1.002), drawn(decoded=1.002)],
+)
+def test_drawings_that_differ_do_not_agree(other: Drawn) -> None:
+    assert not compare(other, drawn(), EXACT)["agrees"]
+
+
+def test_what_rounds_may_differ_more_but_not_draw_another_picture() -> None:
+    assert compare(drawn(noise=1.1, decoded=1.1, latents=1.4, pictures=120), drawn(), ROUNDED)["agrees"]
+    for other in (drawn(noise=0.0), drawn(decoded=0.0), drawn(latents=0.0), drawn(pictures=200)):
+        assert not compare(other, drawn(), ROUNDED)["agrees"]
+
+
+def test_a_difference_of_one_level_is_48_db() -> None:
+    assert compare(drawn(pictures=101), drawn(), EXACT)["psnr"] == pytest.approx(48.13, abs=0.01)
