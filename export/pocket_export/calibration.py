@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pocket_diffusion.bundle import Bundle, Defaults
-from pocket_diffusion.model.budget import MemoryBudget
+from pocket_diffusion.model.budget import AUTO, MemoryBudget
 from pocket_diffusion.model.components import Arrays, Components, Network
 from pocket_diffusion.pipeline import Pipeline
 
@@ -49,9 +49,7 @@ def calibrate(bundle: Bundle, *, encode: bool = False) -> Calibration:
     def watched(role: str) -> Network:
         return _Watched(components.open_session(role), calibration.evaluations.setdefault(role, []))
 
-    components = Components(
-        bundle, provider="cpu", threads=None, budget=MemoryBudget.parse("balanced"), open_network=watched
-    )
+    components = Components(bundle, provider="cpu", threads=None, budget=MemoryBudget.parse(AUTO), open_network=watched)
     width, height = picture_size(bundle.manifest.defaults)
     with Pipeline(components) as pipeline:
         for seed, prompt in enumerate(PROMPTS):

@@ -37,8 +37,8 @@ OpenVINO's bfloat16 is 3e-2 off for a U-Net of Stable Diffusion 1.5's shape. Of 
 """
 LADDER: tuple[Form, ...] = ("tensor", "token", "two_terms")
 """A layer's forms in 8 bits, the fastest first. A layer that bears none of them stays in float32."""
-_FINER = 0.75
-"""What the largest error that a layer may have is multiplied by as long as the whole is above its bound."""
+_CLIMBING = 0.1
+"""The share of the layers that go up a rung at a time, those with the largest errors, until the whole is in bounds."""
 _FEWEST_CHANNELS = 16
 """Layers with fewer inputs or outputs, the first and last convolutions, stay in float32: little work, much effect."""
 _MEASURED = 4
@@ -75,14 +75,15 @@ class Certifier:
             for name, error in measure_rounding_errors(part, [_as_tensors(part, one) for one in some]).items()
             if storage_errors[name] <= LARGEST_ERROR and _channels(part, name) >= _FEWEST_CHANNELS
         }
-        forms: Mapping[str, Form] = choose_forms(errors, math.inf)
+        forms: dict[str, Form] = dict.fromkeys(errors, LADDER[0])
         while True:
-            self._report(f"trying 8-bit arithmetic on {part.name}")
             graph = int8_graph(model, forms)
             in_8_bits = self._write(graph, component)
-            if not forms or np.median(self._compare(in_8_bits, part.name, some)) <= BOUND:
+            error = np.median(self._compare(in_8_bits, part.name, some))
+            self._report(f"8-bit arithmetic on {part.name}: {error:.1e} off, at most {BOUND:.0e}")
+            if not forms or error <= BOUND:
                 break
-            forms = choose_forms(errors, _FINER * max(error_of(errors[name], form) for name, form in forms.items()))
+            forms = climb(forms, errors)
 
         rounded = rounded_layers(graph, forms)
         found = self._compare(in_8_bits, part.name, evaluations)
@@ -146,13 +147,16 @@ class Certifier:
         return psnr(self._drawn.pictures, calibrate(Bundle(self._bundle.root, manifest)).pictures)
 
 
-def choose_forms(errors: Mapping[str, RoundingErrors], largest: float) -> dict[str, Form]:
-    """Return each layer's fastest form whose error is not above the largest; layers that have none are left out."""
-    chosen = {}
-    for name, error in errors.items():
-        form = next((form for form in LADDER if error_of(error, form) <= largest), None)
-        if form is not None:
-            chosen[name] = form
+def climb(forms: Mapping[str, Form], errors: Mapping[str, RoundingErrors]) -> dict[str, Form]:
+    """Return the forms of layers after the worst tenth went up the ladder; those that were on its top are left out."""
+    worst_first = sorted(forms, key=lambda name: error_of(errors[name], forms[name]), reverse=True)
+    climbing = set(worst_first[: math.ceil(len(forms) * _CLIMBING)])
+    chosen: dict[str, Form] = {}
+    for name, form in forms.items():
+        above = LADDER[LADDER.index(form) + 1 :] if name in climbing else (form,)
+        better = next((one for one in above if error_of(errors[name], one) <= error_of(errors[name], form)), None)
+        if better is not None:
+            chosen[name] = better
     return chosen
 
 

@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from pocket_diffusion.bundle import (
     FORMAT_VERSION,
+    TOKEN_DOWNSAMPLING,
     Bundle,
     Component,
     LatentSpec,
@@ -44,6 +45,7 @@ _BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
 # Measured on two cores with Stable Diffusion 1.5's shape and with the embedded model; for the estimate alone.
 _FIXED_SECONDS, _SECONDS_PER_PARAMETER = 30, 1.1e-7
 _SHARE_OF_EXACT = 0.4  # of the time, where 8-bit graphs are made as well
+_OPTIONS = (TensorSpec(name=TOKEN_DOWNSAMPLING, dtype="int64", shape=(1,)),)
 _TOKENIZER = ("tokenizer/vocab.json", "tokenizer/merges.txt")
 
 
@@ -129,6 +131,7 @@ def _export_part(part: Part, how: Recipe, writer: BundleWriter, report: Callable
         outputs=_tensor_specs(model.graph.outputs, part.outputs),
         parameters=part.parameters,
         parity=(),
+        options=_tensor_specs([value for value in model.graph.inputs if value.name == TOKEN_DOWNSAMPLING], _OPTIONS),
     )
     write_graph(model, writer.folder / component.graph, component.weights)
     del model

@@ -9,6 +9,7 @@ import torch
 from pocket_diffusion.bundle import Target, WeightStorage
 from pocket_diffusion.errors import InvalidRequestError
 from pocket_export.rewrite import (
+    downsample_tokens,
     fold_reshapes,
     fuse_silu,
     share_guidance,
@@ -38,7 +39,7 @@ class Recipe:
 OLDEST_ONNXRUNTIME = "1.24"
 """The first version that has all operators used here and keeps weights inside the bundle's folder."""
 
-PREPARED = (split_geglu, fuse_silu)
+PREPARED = (split_geglu, fuse_silu, downsample_tokens)
 """What exact and 8-bit graphs for a CPU begin with."""
 _CPU = (*PREPARED, winograd, share_guidance)
 _CUDA = (share_guidance,)

@@ -19,6 +19,8 @@ from pocket_diffusion.strict import Strict
 
 FORMAT_VERSION: Literal[2] = 2
 MANIFEST_NAME = "bundle.json"
+TOKEN_DOWNSAMPLING = "token_downsampling"  # noqa: S105 - no secret
+"""The U-Net's option by which self-attention at the finest level looks at fewer tokens."""
 COMPONENTS = ("text_encoder", "unet", "vae_encoder", "vae_decoder")
 
 Target = Literal["cpu", "cuda"]
@@ -96,6 +98,12 @@ class Component(Strict, frozen=True, omit_defaults=True):
     memory: ComponentMemory | None = None
     """None where it was not measured: made for another target than the CPU, or on a system that does not tell."""
     int8: Int8Graph | None = None
+    options: tuple[TensorSpec, ...] = ()
+    """Inputs that may be left out."""
+
+    def takes(self, option: str) -> bool:
+        """Tell whether there is such an input that may be left out."""
+        return any(spec.name == option for spec in self.options)
 
     @property
     def files(self) -> tuple[str, ...]:

@@ -46,6 +46,10 @@ class Order(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     clip_skip: int = 1
     """Which of the text encoder's layers is read, counted from the last."""
 
+    # what is traded for time
+    token_downsampling: int = 1
+    """N lets the finest self-attention look at every N-th token of every N-th row (Smith et al. 2024, "ToDo")."""
+
     # which pictures
     seed: int | None = None
     """The same seed draws the same picture; null draws one."""

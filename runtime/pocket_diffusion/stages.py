@@ -7,6 +7,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from pocket_diffusion.bundle import TOKEN_DOWNSAMPLING
 from pocket_diffusion.drawing.conditioning import MAX_CHUNKS, Conditioner
 from pocket_diffusion.drawing.denoiser import Denoiser
 from pocket_diffusion.drawing.levels import Levels
@@ -71,10 +72,13 @@ class Stages:
             warnings.warn(warning, stacklevel=2)
         return self.conditioner.condition(text, steps=1, clip_skip=clip_skip).at(0)
 
-    def predict_noise(self, latents: Latents, timestep: float, context: Array) -> Latents:
+    def predict_noise(
+        self, latents: Latents, timestep: float, context: Array, *, token_downsampling: int = 1
+    ) -> Latents:
         """Return the U-Net's prediction `[contexts, 4, h, w]` for latents under a context `[contexts, tokens, dim]`.
 
         The latents are `[contexts, 4, h, w]` or, which is less work than repeating them, `[1, 4, h, w]`.
+        `token_downsampling` is that of an `Order`.
 
         Raises:
             InvalidRequestError: other shapes than these.
@@ -87,7 +91,8 @@ class Stages:
                 f"with a context of {list(context.shape)}"
             )
         timesteps = np.full(len(latents), timestep, np.float32)
-        return self.components.run("unet", latents=latents, timestep=timesteps, context=context)["noise"]
+        more = {} if token_downsampling == 1 else {TOKEN_DOWNSAMPLING: np.array([token_downsampling])}
+        return self.components.run("unet", latents=latents, timestep=timesteps, context=context, **more)["noise"]
 
     def encode_image(self, picture: Array, *, noise: Latents | None = None) -> Latents:
         """Return scaled latents of pictures; see `VAE.encode`."""
@@ -107,7 +112,7 @@ class Stages:
         """Return the U-Net as a drawing asks for it: under its prompts and its guidance."""
         condition = partial(self.conditioner.condition, steps=drawing.steps, clip_skip=drawing.clip_skip)
         return Denoiser(
-            self.predict_noise,
+            partial(self.predict_noise, token_downsampling=drawing.token_downsampling),
             self.bundle.manifest.schedule,
             levels,
             condition(drawing.prompt),

@@ -4,6 +4,7 @@ Models come from `trace`, with their `usual_sizes` in `meta`. benchmarks/rewrite
 """
 
 from pocket_export.rewrite.channels_last import channels_last
+from pocket_export.rewrite.downsample_tokens import downsample_tokens
 from pocket_export.rewrite.fold_reshapes import fold_reshapes
 from pocket_export.rewrite.fuse_silu import fuse_silu
 from pocket_export.rewrite.int8_products import int8_products
@@ -15,6 +16,7 @@ from pocket_export.rewrite.winograd import winograd
 
 __all__ = [
     "channels_last",
+    "downsample_tokens",
     "fold_reshapes",
     "fuse_silu",
     "int8_products",

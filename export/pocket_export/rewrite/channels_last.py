@@ -43,7 +43,7 @@ def channels_last(model: ir.Model, converts: Callable[[str], bool]) -> ir.Model:
 
     Convolutions become products where `converts` says so of the name of their weights; others stay what they are,
     between transpositions, as does all else that is not known here. The result holds at all sizes; norms differ from
-    the original by float32's rounding.
+    the original by float32's rounding, which counts where a group's mean is a hundred times its deviation.
     """
     _Conversion(model, converts).run()
     return model
@@ -99,7 +99,8 @@ class _Conversion:
 
     def _left(self) -> list[ir.Node]:
         """Return the nodes that are still needed and want their inputs with channels first."""
-        needed = set(self._model.graph.outputs)
+        outputs = self._model.graph.outputs
+        needed = {*outputs, *(self._maps[value].tokens for value in outputs if value in self._maps)}
         left = []
         for node in reversed(self._model.graph):
             if any(value in needed and value not in self._maps for value in node.outputs):
@@ -299,7 +300,9 @@ class _Conversion:
                 "Reshape", nodes.add("ReduceMean", picture, 1, keepdims=0), [-1, groups, channels // groups]
             )
             means.append(nodes.add("ReduceMean", by_channel, 2, keepdims=1))
-        return means[0], nodes.add("Sub", means[1], nodes.add("Mul", means[0], means[0]))
+        variance = nodes.add("Sub", means[1], nodes.add("Mul", means[0], means[0]))
+        zero = constant(self._model, "float_0", np.array(0, np.float32))
+        return means[0], nodes.add("Max", variance, zero)  # of a flat picture, the sums' rounding may leave less
 
     def _apply(self, node: ir.Node) -> bool:
         """Convert a function of each number alone."""

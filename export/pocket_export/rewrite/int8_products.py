@@ -77,8 +77,7 @@ class _Products:
             if form == "two_terms":
                 out = self._nodes.add("Add", out, self._multiply(self._round_rest(x), stored, None))
         self._nodes.insert_before(last)
-        ir.convenience.replace_all_uses_with(last.outputs[0], out)
-        out.shape, out.dtype = last.outputs[0].shape, ir.DataType.FLOAT
+        ir.convenience.replace_nodes_and_values(self._model.graph, last, [last], [], list(last.outputs), [out])
 
     def _multiply(self, x: Rounded, weights: tuple[ir.Value, ir.Value], bias: ir.Value | None) -> ir.Value:
         more = () if bias is None else (None, bias)

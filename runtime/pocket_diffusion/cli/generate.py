@@ -59,6 +59,13 @@ class Interval(click.ParamType[tuple[float, float]]):
 @click.option("--guidance-rescale", type=float, default=0.0, help="Reduce the contrast that guidance adds, 0 to 1.")
 @click.option("--guidance-interval", type=Interval(), help="Guide a part of the way alone, such as 0.2:0.8: faster.")
 @click.option("--clip-skip", type=int, default=1, help="2 reads the text encoder's last layer but one.  [default: 1]")
+@click.option(
+    "--token-downsampling",
+    type=int,
+    default=1,
+    metavar="N",
+    help="Let self-attention look at every N-th token of every N-th row: faster, another picture.  [default: 1]",
+)
 @click.option("--seed", type=int, help="The same seed draws the same picture.  [default: drawn]")
 @click.option("--count", type=int, default=1, show_default=True, help="How many pictures; each uses the next seed.")
 @click.option("--image", type=click.Path(path_type=Path), help="Picture to start from (image to image).")

@@ -46,6 +46,8 @@ def parameters_text(drawing: Drawing, index: int, model: str, arithmetic: str = 
         facts["Eta"] = f"{drawing.eta:g}"
     if drawing.s_noise != 1:
         facts["Sigma noise"] = f"{drawing.s_noise:g}"
+    if drawing.token_downsampling != 1:
+        facts["Token downsampling"] = drawing.token_downsampling
     if drawing.guidance_rescale:
         facts["CFG Rescale phi"] = f"{drawing.guidance_rescale:g}"
     if drawing.guidance_interval is not None:

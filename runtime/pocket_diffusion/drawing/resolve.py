@@ -11,7 +11,7 @@ from typing import SupportsIndex
 import msgspec
 from PIL import Image
 
-from pocket_diffusion.bundle import SIDES, Manifest
+from pocket_diffusion.bundle import SIDES, TOKEN_DOWNSAMPLING, Manifest
 from pocket_diffusion.drawing.guidance import Guidance, is_guided
 from pocket_diffusion.drawing.images import fitting_size, open_picture
 from pocket_diffusion.drawing.levels import Levels
@@ -25,6 +25,7 @@ from pocket_diffusion.order import Order
 
 MIN_SIDE, MAX_SIDE = SIDES
 MAX_COUNT = 1000
+MAX_TOKEN_DOWNSAMPLING = 4
 MAX_GUIDANCE = 100.0
 MAX_S_NOISE = 10.0
 AUTOMATIC = "automatic"
@@ -180,6 +181,7 @@ def resolve(order: Order, manifest: Manifest) -> Drawing:
         guidance_rescale=_real("guidance_rescale", order.guidance_rescale, 0.0, 1.0),
         guidance_interval=_interval(order.guidance_interval),
         clip_skip=_clip_skip(order.clip_skip, manifest),
+        token_downsampling=_token_downsampling(order.token_downsampling, manifest),
         seed=_whole("seed", seed, 0, last_seed),
         count=count,
         image=source,
@@ -282,6 +284,15 @@ def _clip_skip(clip_skip: int, manifest: Manifest) -> int:
             )
         raise InvalidRequestError(f"clip_skip must be at most {layers}, the text encoder's layers, not {clip_skip}")
     return clip_skip
+
+
+def _token_downsampling(every: int, manifest: Manifest) -> int:
+    every = _whole("token_downsampling", every, 1, MAX_TOKEN_DOWNSAMPLING)
+    if every > 1 and not manifest.unet.takes(TOKEN_DOWNSAMPLING):
+        raise InvalidRequestError(
+            f"token_downsampling {every} is not possible: the U-Net of this bundle has no such option; export it again"
+        )
+    return every
 
 
 def shown(value: object) -> str:

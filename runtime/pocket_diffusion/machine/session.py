@@ -197,10 +197,9 @@ class GraphSession:
         """
         if self._session is None:
             raise InferenceError(f"{self.name} was closed; open a new session")
-        _check_inputs(self.name, self._spec.inputs, inputs)
-        feeds = {
-            spec.name: np.ascontiguousarray(inputs[spec.name], dtype=np.dtype(spec.dtype)) for spec in self._spec.inputs
-        }
+        specs = (*self._spec.inputs, *(spec for spec in self._spec.options if spec.name in inputs))
+        _check_inputs(self.name, specs, inputs)
+        feeds = {spec.name: np.ascontiguousarray(inputs[spec.name], dtype=np.dtype(spec.dtype)) for spec in specs}
         try:
             outputs = self._session.run([spec.name for spec in self._spec.outputs], feeds)
         except Exception as error:  # ONNX Runtime's exceptions share no base of their own

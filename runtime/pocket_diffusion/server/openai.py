@@ -56,6 +56,7 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
     guidance_rescale: float = 0.0
     guidance_interval: tuple[float, float] | None = None
     clip_skip: int = 1
+    token_downsampling: int = 1
     seed: int | None = None
     strength: float | None = None
 

@@ -10,7 +10,7 @@ const at = (id) => document.getElementById(id);
 const form = at("form");
 const NUMBERS = ["width", "height", "steps", "guidance_scale", "seed", "count"];
 const CHOICES = ["sampler", "scheduler"];
-const CARRIED = ["guidance_rescale", "guidance_interval", "clip_skip"]; // settings without a field, as a picture has them
+const CARRIED = ["guidance_rescale", "guidance_interval", "clip_skip", "token_downsampling"]; // settings without a field, as a picture has them
 const NOISE = ["eta", "s_noise"]; // likewise, of one sampler
 const REUSED = ["prompt", "negative_prompt", "strength", ...CHOICES, ...NUMBERS];
 
