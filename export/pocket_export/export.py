@@ -131,7 +131,7 @@ def _export_part(part: Part, how: Recipe, writer: BundleWriter, report: Callable
         outputs=_tensor_specs(model.graph.outputs, part.outputs),
         parameters=part.parameters,
         parity=(),
-        options=_tensor_specs([value for value in model.graph.inputs if value.name == TOKEN_DOWNSAMPLING], _OPTIONS),
+        options=tuple(spec for spec in _OPTIONS if spec.name in {value.name for value in model.graph.inputs}),
     )
     write_graph(model, writer.folder / component.graph, component.weights)
     del model
