@@ -70,7 +70,7 @@ def measure_errors(workload: Workload) -> dict[str, dict[str, Any]]:
 
 def measure_seconds(workload: Workload, repeats: int) -> dict[str, dict[str, dict[str, Any]]]:
     """Return the seconds of each stage by arithmetic, which take turns on pipelines that are loaded."""
-    seconds = {}
+    seconds: dict[str, dict[str, Any]] = {}
     with ExitStack() as stack:
         ways = [(name, way, stack.enter_context(way.load_pipeline())) for name, way in in_both(workload).items()]
         for _, way, pipeline in ways:

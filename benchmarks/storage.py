@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--steps", type=positive, default=20, help="of the picture (default: 20)")
     parser.set_defaults(provider="auto", memory="balanced", arithmetic="exact")
     arguments, workload = parse_workload(parser)
-    figures = {"benchmark": "storage", "machine": machine_facts(), **workload.facts()}
+    figures: dict[str, Any] = {"benchmark": "storage", "machine": machine_facts(), **workload.facts()}
     try:
         smaller = replace(workload, bundle=arguments.smaller).load_pipeline()
         progress(f"a picture of {workload.steps} steps of each")

@@ -24,6 +24,7 @@ from pocket_export.int8_graph import int8_graph, rounded_layers, share_weights
 from pocket_export.memory import measure_memory
 from pocket_export.parity import in_one_batch
 from pocket_export.parts import Part
+from pocket_export.rewrite.initializers import MIN_ELEMENTS
 from pocket_export.rewrite.int8_products import Form
 from pocket_export.rewrite.store_int8 import LARGEST_ERROR
 from pocket_export.sensitivity import RoundingErrors, measure_int8_errors, measure_rounding_errors
@@ -75,7 +76,7 @@ class Certifier:
         errors = {
             name: error
             for name, error in measure_rounding_errors(part, [_as_tensors(part, one) for one in some]).items()
-            if storage_errors[name] <= LARGEST_ERROR and _channels(part, name) >= _FEWEST_CHANNELS
+            if storage_errors[name] <= LARGEST_ERROR and _is_large(part, name)
         }
         forms = {name: first_form(error) for name, error in errors.items()}
         while True:
@@ -179,9 +180,10 @@ def _as_tensors(part: Part, evaluation: Evaluation) -> tuple[torch.Tensor, ...]:
     return in_one_batch(inputs)
 
 
-def _channels(part: Part, weights: str) -> int:
-    """Return the smaller number of a layer's inputs and outputs."""
-    return min(part.module.get_parameter(weights).shape[:2])
+def _is_large(part: Part, weights: str) -> bool:
+    """Tell whether a layer has enough channels, and so many weights that the exact graph takes them rounded too."""
+    weight = part.module.get_parameter(weights)
+    return min(weight.shape[:2]) >= _FEWEST_CHANNELS and weight.numel() >= MIN_ELEMENTS
 
 
 def _error(role: str, found: Arrays, exact: Arrays) -> float:

@@ -10,6 +10,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
@@ -18,7 +19,9 @@ from pocket_diffusion.bundle import Component, ComponentMemory
 from pocket_diffusion.errors import ExportError
 from pocket_diffusion.machine.free_memory import own_anonymous_memory
 from pocket_diffusion.machine.session import GraphSession
-from pocket_export.parts import Part
+
+if TYPE_CHECKING:  # without PyTorch, the processes start in a tenth of the time
+    from pocket_export.parts import Part
 
 _SMALL = {"height": 8, "width": 8, "contexts": 1}
 """So small that the weights on their way through Casts are all that counts. Sides in latents."""
@@ -32,7 +35,7 @@ _STEPS = 1.1
 
 
 def measure_memory(
-    part: Part, folder: Path, component: Component, *, multiplies_in_8_bits: bool = False
+    part: "Part", folder: Path, component: Component, *, multiplies_in_8_bits: bool = False
 ) -> ComponentMemory | None:
     """Run a written component at a small size and two large ones, and draw a line through what the large ones take.
 
@@ -63,14 +66,14 @@ def measure_memory(
     return ComponentMemory(least=least, base=base, per_pixel=per_pixel, expanded_weights=packed)
 
 
-def _count_pixels(part: Part, sizes: dict[str, int]) -> int:
+def _count_pixels(part: "Part", sizes: dict[str, int]) -> int:
     """Return the pixels of all samples."""
     samples = sizes["contexts"] if any("contexts" in spec.shape for spec in part.inputs) else 1
     return samples * sizes["height"] * sizes["width"] * part.pixels_per_latent**2
 
 
 def _measure_apart(
-    part: Part, folder: Path, component: Component, sizes: dict[str, int], *, expand: bool = False
+    part: "Part", folder: Path, component: Component, sizes: dict[str, int], *, expand: bool = False
 ) -> int:
     sizes = dict.fromkeys(part.usual_sizes, 1) | {"tokens": part.usual_sizes["tokens"]} | sizes
     sizes |= {side: sizes[side] * part.pixels_per_size for side in ("height", "width")}

@@ -73,8 +73,9 @@ def test_cold_start_measures_every_mode(cold_start: tuple[str, dict[str, Any]]) 
 
 
 def test_one_mode_alone_can_be_asked_for(tmp_path: Path) -> None:
-    _, figures = measure("cold_start.py", tmp_path, "--runs", 1, "--memory", "low")
+    _, figures = measure("cold_start.py", tmp_path, "--runs", 1, "--memory", "low", "--arithmetic", "exact")
     assert list(figures["measurements"]) == ["low"]
+    assert figures["workload"]["arithmetic"] == "exact"
 
 
 def test_nothing_heavy_is_imported_before_the_watch_begins() -> None:

@@ -31,6 +31,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.CompletedP
         "repeats": REPEATS,
         "pictures": PICTURES,
         "memory": "fast",
+        "arithmetic": "exact",
         "output": output,
     }
     process = run(*(part for name, value in options.items() for part in (f"--{name}", str(value))))
@@ -70,7 +71,8 @@ def test_pictures_take_at_least_what_the_runtime_reports_of_them(figures: dict[s
 def test_says_what_was_measured_on_what(figures: dict[str, Any]) -> None:
     assert figures["benchmark"] == "latency"
     assert figures["workload"] == {
-        "width": 64, "height": 72, "steps": STEPS, "provider": "cpu", "threads": None, "memory": "fast", "count": 1
+        "width": 64, "height": 72, "steps": STEPS, "provider": "cpu", "threads": None,
+        "memory": "fast", "arithmetic": "exact", "count": 1,
     }  # fmt: skip
     assert figures["bundle"]["parameters"].keys() == COMPONENTS
     assert figures["bundle"]["bytes_on_disk"] > 0

@@ -14,7 +14,7 @@ from peak_memory import SAMPLE_SECONDS, AnonymousMemoryWatch, memory_now
 from stages import Workload
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-ALONE = ("import", "load", "encode prompt", "guided step", "encode image", "decode latents")
+ALONE = ("import", "load", "encode prompt", "guided step", "unguided evaluation", "encode image", "decode latents")
 WHOLE = tuple(f"whole picture, {mode}" for mode in ("fast", "balanced", "low"))
 MB = 10**6
 
@@ -24,7 +24,8 @@ pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="re
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]:
     output = tmp_path_factory.mktemp("memory") / "memory.json"
-    command = [sys.executable, str(BENCHMARKS / "memory.py"), "--size", "64x64", "--output", str(output)]
+    command = [sys.executable, str(BENCHMARKS / "memory.py"), "--size", "64x64", "--arithmetic", "exact"]
+    command += ["--output", str(output)]
     process = subprocess.run(command, capture_output=True, text=True, check=False)
     assert process.returncode == 0, process.stderr
     return process.stdout, json.loads(output.read_text())
@@ -35,6 +36,7 @@ def test_measures_every_stage(ran: tuple[str, dict[str, Any]]) -> None:
     assert tuple(figures["measurements"]) == ALONE + WHOLE
     assert figures["benchmark"] == "memory"
     assert figures["workload"]["steps"] == 2
+    assert figures["workload"]["arithmetic"] == "exact"
     assert figures.keys() == {"benchmark", "machine", "bundle", "workload", "measurements"}
     rows = [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("|")]
     assert tuple(rows[2:]) == ALONE + WHOLE
