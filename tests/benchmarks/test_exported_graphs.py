@@ -32,6 +32,7 @@ def test_every_rewrite_is_left_out_once(tiny_folder: Path, tmp_path: Path) -> No
     rewrites = [
         "split_geglu",
         "fuse_silu",
+        "downsample_tokens",
         "winograd",
         "share_guidance",
         "fold_reshapes",

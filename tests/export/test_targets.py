@@ -182,15 +182,16 @@ def test_a_graph_that_misses_its_tolerance_is_not_written(
 
 
 def test_int8_comes_with_what_it_does_to_each_layer(tiny_bundle_int8: Path) -> None:
+    """In the certificates of networks that have one, and in a file of the text encoder's."""
     manifest = Bundle.open(tiny_bundle_int8).manifest
-    for name in COMPONENTS:
-        assert f"{name}.int8.json" in manifest.files
-        layers = json.loads((tiny_bundle_int8 / f"{name}.int8.json").read_text())
-        assert layers
-        for weight, layer in layers.items():
-            assert ".weight" in weight  # not the tracer's own name, of which no error is known
-            assert 0 < layer["error"] < 0.1
-            assert layer["stored"] == ("int8" if layer["error"] <= LARGEST_ERROR else "fp16")
+    files = [name for name in manifest.files if name.endswith((".int8.json", ".certificate.json"))]
+    assert set(files) == {"text_encoder.int8.json", *(f"{name}.certificate.json" for name in COMPONENTS[1:])}
+    layers = json.loads((tiny_bundle_int8 / "text_encoder.int8.json").read_text())
+    assert layers
+    for weight, layer in layers.items():
+        assert ".weight" in weight  # not the tracer's own name, of which no error is known
+        assert 0 < layer["error"] < 0.1
+        assert layer["stored"] == ("int8" if layer["error"] <= LARGEST_ERROR else "fp16")
 
 
 def test_a_cpu_bundle_tells_the_memory_it_takes(made: tuple[Bundle, targets.Recipe]) -> None:

@@ -31,6 +31,20 @@ def build() -> Build:
 
 
 @pytest.fixture
+def build_shaped(build: Build) -> Build:
+    """The same, and every value has its shape, as the tracer gives it."""
+
+    def build_shaped(body: str, x: tuple[int | str, ...], **weights: NDArray[np.float32]) -> ir.Model:
+        proto = ir.to_proto(build(body, x, **weights))
+        proto.graph.output[0].type.tensor_type.ClearField("shape")
+        model = ir.from_proto(onnx.shape_inference.infer_shapes(proto, strict_mode=True))
+        model.meta["usual_sizes"] = {"batch": 2, "latent_height": 8, "latent_width": 8}
+        return model
+
+    return build_shaped
+
+
+@pytest.fixture
 def run() -> Run:
     """As the runtime does on the CPU: without ONNX Runtime's own rewrites, which round int8 products further."""
     options = onnxruntime.SessionOptions()

@@ -7,7 +7,8 @@ import onnx_ir as ir
 import pytest
 from numpy.typing import NDArray
 
-from pocket_export.rewrite import store_int8
+from pocket_export.rewrite import store_int8, winograd
+from pocket_export.rewrite.int8_weights import rounded_to_int8
 
 Build = Callable[..., ir.Model]
 Run = Callable[[ir.Model, NDArray[np.float32]], NDArray[np.float32]]
@@ -20,7 +21,9 @@ def normal(*shape: int) -> NDArray[np.float32]:
 
 
 def stored(model: ir.Model) -> dict[str, ir.DataType]:
-    return {name: value.const_value.dtype for name, value in model.graph.initializers.items()}  # type: ignore[union-attr]
+    """The weights' types; shapes and counts are whole numbers."""
+    kinds = {name: value.const_value.dtype for name, value in model.graph.initializers.items()}  # type: ignore[union-attr]
+    return {name: kind for name, kind in kinds.items() if kind != ir.DataType.INT64}
 
 
 def rounded(weights: NDArray[np.float32], axis: int) -> NDArray[np.float64]:
@@ -69,6 +72,57 @@ def test_convolutions_are_those_of_weights_rounded_by_output_channel(build: Buil
     theirs = run(build(body, x.shape, w=rounded(w, 0).astype(np.float32)), x)
     error = np.abs(run(model, x) - theirs).max(axis=(0, 2, 3)) / np.abs(theirs).max(axis=(0, 2, 3))
     assert error.max() < 1e-5  # float32
+
+
+def restored(model: ir.Model, run: Run, x: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    """Return convolutions' weights as they leave the nodes that turn them back, of which the last come first."""
+    values = [node.outputs[0] for node in reversed(model.graph) if node.op_type == "DequantizeLinear"]
+    found = []
+    for value in values:
+        model.graph.outputs[:] = [value]
+        found.append(run(model, x))
+    return found
+
+
+@pytest.mark.parametrize("kernel", [(1, 1), (3, 3), (3, 1)], ids=str)
+def test_a_convolution_lies_in_the_file_as_a_product_takes_it(build: Build, run: Run, kernel: tuple[int, int]) -> None:
+    """`[h·w·C, O]`, as 8-bit graphs read it. Turned back, each weight is the rounded one, bit for bit."""
+    x, w = normal(1, 80, 9, 9), normal(64, 80, *kernel) * SPREAD[:, None, None, None]
+    model = store_int8(build("y = Conv (x, w)", x.shape, w=w))
+    value = model.graph.initializers["w.int8"].const_value
+    assert value is not None
+    steps, scale = value.numpy(), np.abs(w).max(axis=(1, 2, 3)) / 127
+    assert steps.shape == (kernel[0] * kernel[1] * 80, 64)
+    np.testing.assert_allclose(
+        steps.reshape(*kernel, 80, 64) * scale, w.transpose(2, 3, 1, 0), atol=0.501 * float(scale.max())
+    )
+    np.testing.assert_array_equal(restored(model, run, x)[0], rounded_to_int8(w, axis=0))
+
+
+def test_a_convolution_in_pieces_lies_in_the_file_whole(
+    build: Build, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Winograd's form makes its weights a part of the channels at a time."""
+    monkeypatch.setitem(winograd.__globals__, "PART_BYTES", 64 * 80 * 36 * 4 / 3.5)
+    x, w = normal(1, 80, 9, 9), normal(64, 80, 3, 3) * SPREAD[:, None, None, None]
+    model = build("y = Conv <pads=[1,1,1,1]> (x, w)", ("batch", 80, "height", "width"), w=w)
+    model.meta["usual_sizes"] = {"batch": 1, "height": 16, "width": 16}
+    model = winograd(model, lambda _: 4)
+    pieces = [name for name in model.graph.initializers if name.startswith("w.")]
+    assert len(pieces) == 4
+    model = store_int8(model)
+    weights = {name: kind for name, kind in stored(model).items() if name.startswith("w.")}
+    assert weights == {"w.int8": ir.DataType.INT8, "w.scale": ir.DataType.FLOAT}
+    assert list(model.meta["int8_layers"]) == pieces
+    np.testing.assert_array_equal(np.concatenate(restored(model, run, x)), rounded_to_int8(w, axis=0))
+
+
+def test_the_nodes_that_turn_a_convolution_back_stand_first(build: Build) -> None:
+    body = "a = Conv <pads=[1,1,1,1]> (x, v) b = Softplus (a) y = Conv (b, w)"
+    model = store_int8(build(body, (1, 80, 9, 9), v=normal(64, 80, 3, 3), w=normal(80, 64, 1, 1)))
+    operators = [node.op_type for node in model.graph]
+    assert operators[-3:] == ["Conv", "Softplus", "Conv"]
+    assert set(operators[:-3]) == {"Transpose", "Reshape", "DequantizeLinear"}
 
 
 def test_a_channel_of_zeros_stays_zeros(build: Build, run: Run) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pocket_diffusion import Order
-from pocket_diffusion.bundle import Manifest, NoiseSchedule, read_manifest
+from pocket_diffusion.bundle import TOKEN_DOWNSAMPLING, Manifest, NoiseSchedule, TensorSpec, read_manifest
 from pocket_diffusion.drawing.metadata import parameters_text, settings
 from pocket_diffusion.drawing.noise import MAX_SEED
 from pocket_diffusion.drawing.resolve import Drawing, resolve_all
@@ -210,6 +210,18 @@ def test_a_bundle_without_hidden_layers_says_what_to_do_about_clip_skip() -> Non
     manifest = msgspec.structs.replace(MANIFEST, text_encoder=text_encoder)
     with pytest.raises(InvalidRequestError, match=r"clip_skip 2 is not possible: .* export it again"):
         resolve(manifest=manifest, clip_skip=2)
+
+
+def test_fewer_tokens_want_a_u_net_with_that_option() -> None:
+    with pytest.raises(InvalidRequestError, match=r"token_downsampling 2 is not possible: .* leave it out"):
+        resolve(token_downsampling=2)
+    option = TensorSpec(name=TOKEN_DOWNSAMPLING, dtype="int64", shape=(1,))
+    manifest = msgspec.structs.replace(MANIFEST, unet=msgspec.structs.replace(MANIFEST.unet, options=(option,)))
+    drawing = resolve(manifest=manifest, token_downsampling=2)
+    assert drawing.order(0).token_downsampling == 2
+    assert "Token downsampling: 2" in parameters_text(drawing, 0, "small")
+    with pytest.raises(InvalidRequestError, match="token_downsampling must be a whole number from 1 to 4, not 5"):
+        resolve(manifest=manifest, token_downsampling=5)
 
 
 def test_prompts_of_a_list_have_successive_seeds() -> None:
