@@ -18,7 +18,7 @@ from pocket_diffusion.model.memory import MODES
 from pocket_diffusion.stages import Stages
 
 PROMPT, SEED, STEPS, TIMESTEP = "a lake at sunset", 1, 2, 500
-SIDE = 128
+SIDE = 64
 """Pixels: few enough for any bundle under emulation."""
 
 

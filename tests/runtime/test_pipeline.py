@@ -127,7 +127,9 @@ def test_guidance_of_one_skips_the_unconditional_prediction(
 ) -> None:
     seen = []
     predict = pipeline.predict_noise
-    monkeypatch.setattr(pipeline, "predict_noise", lambda *inputs: seen.append(len(inputs[2])) or predict(*inputs))
+    monkeypatch.setattr(
+        pipeline, "predict_noise", lambda *inputs, **more: seen.append(len(inputs[2])) or predict(*inputs, **more)
+    )
     pipeline.generate("a lake", **{**SMALL, "guidance_scale": scale})
     assert seen == [contexts, contexts]
 

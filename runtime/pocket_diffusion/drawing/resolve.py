@@ -290,7 +290,8 @@ def _token_downsampling(every: int, manifest: Manifest) -> int:
     every = _whole("token_downsampling", every, 1, MAX_TOKEN_DOWNSAMPLING)
     if every > 1 and not manifest.unet.takes(TOKEN_DOWNSAMPLING):
         raise InvalidRequestError(
-            f"token_downsampling {every} is not possible: the U-Net of this bundle has no such option; export it again"
+            f"token_downsampling {every} is not possible: this bundle's U-Net has no attention at its finest level, or "
+            "was exported before there was that option; leave it out, or export the checkpoint again"
         )
     return every
 

@@ -53,7 +53,8 @@ def test_a_graph_whose_weights_lie_elsewhere_is_refused_and_they_are_never_mappe
         with pytest.raises(BundleDamagedError, match="cannot load"):
             load_unet(bundle)
         assert outside.name not in Path("/proc/self/maps").read_text()
-        outcome = run_cli("generate", "a lake", "-m", bundle, "--steps", 1, "--width", 64, "--height", 64)
+        exact = ("-m", bundle, "--arithmetic", "exact")
+        outcome = run_cli("generate", "a lake", *exact, "--steps", 1, "--width", 64, "--height", 64)
         assert outcome.code == 2
         assert "unet.onnx" in outcome.error
     finally:
@@ -85,7 +86,7 @@ def test_truncated_weights_that_the_manifest_agrees_with_are_an_error_not_a_cras
     edit_manifest(lambda _: None)
     code = (
         "import sys; from pocket_diffusion import Pipeline\n"
-        "pipeline = Pipeline.load(sys.argv[1], provider='cpu')\n"
+        "pipeline = Pipeline.load(sys.argv[1], provider='cpu', arithmetic='exact')\n"
         "try: pipeline.generate('a lake', width=64, height=64, steps=1)\n"
         "except Exception as error: print(type(error).__name__)"
     )
@@ -125,7 +126,8 @@ def test_an_operator_that_onnxruntime_lacks_is_named_with_the_version_needed(
     assert count > 0
     graph.write_bytes(changed)
     edit_manifest(lambda data: data.update(onnxruntime="77.1"))
-    outcome = run_cli("generate", "a lake", "-m", bundle, "--steps", 1, "--width", 64, "--height", 64)
+    exact = ("-m", bundle, "--arithmetic", "exact")
+    outcome = run_cli("generate", "a lake", *exact, "--steps", 1, "--width", 64, "--height", 64)
     assert (outcome.code, outcome.out) == (2, "")
     assert f"{graph} uses {lacking}, which ONNX Runtime " in outcome.error
     assert "lacks; the bundle needs version 77.1 or newer: update onnxruntime" in outcome.error

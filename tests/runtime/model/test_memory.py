@@ -213,7 +213,7 @@ def test_where_nothing_fits_that_is_said(measured: Manifest, set_free: Callable[
 
 def test_a_refusal_comes_before_the_work(set_free: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
     set_free(20 * MB)
-    pipeline = Pipeline.load(provider="cpu")
+    pipeline = Pipeline.load(provider="cpu", arithmetic="exact")
     monkeypatch.setattr(pipeline.components, "run", lambda *_, **__: pytest.fail("work was begun"))
     with pytest.raises(PocketDiffusionError, match="20 MB are free"):
         pipeline.generate("a lake", width=1024, height=1024)
@@ -222,7 +222,7 @@ def test_a_refusal_comes_before_the_work(set_free: Callable[..., None], monkeypa
 def test_auto_steps_down_for_a_large_picture(set_free: Callable[..., None], manifest: Manifest) -> None:
     small, large = drawing(64, 64), drawing(256, 256)
     set_free(int(need(manifest, "fast", small) * 1.3))
-    pipeline = Pipeline.load(provider="cpu")
+    pipeline = Pipeline.load(provider="cpu", arithmetic="exact")
     pipeline.generate("a lake", **SMALL)
     assert pipeline.memory == "fast"
     assert need(manifest, "fast", large) > need(manifest, "fast", small) * 1.3 > need(manifest, "balanced", large)
@@ -233,7 +233,7 @@ def test_auto_steps_down_for_a_large_picture(set_free: Callable[..., None], mani
 
 
 def test_memory_is_weighed_again_where_no_graph_is_kept(set_free: Callable[..., None]) -> None:
-    pipeline = Pipeline.load(provider="cpu", memory="low")
+    pipeline = Pipeline.load(provider="cpu", memory="low", arithmetic="exact")
     pipeline.generate("a lake", **SMALL)
     set_free(1)
     with pytest.raises(InvalidRequestError, match="0 MB are free"):
@@ -241,7 +241,7 @@ def test_memory_is_weighed_again_where_no_graph_is_kept(set_free: Callable[..., 
 
 
 def test_memory_is_weighed_again_after_closing(set_free: Callable[..., None]) -> None:
-    pipeline = Pipeline.load(provider="cpu", memory="fast")
+    pipeline = Pipeline.load(provider="cpu", memory="fast", arithmetic="exact")
     pipeline.generate("a lake", **SMALL)
     pipeline.close()
     set_free(1)
@@ -250,7 +250,7 @@ def test_memory_is_weighed_again_after_closing(set_free: Callable[..., None]) ->
 
 
 def test_what_was_found_to_fit_is_not_weighed_again(set_free: Callable[..., None]) -> None:
-    pipeline = Pipeline.load(provider="cpu", memory="fast")
+    pipeline = Pipeline.load(provider="cpu", memory="fast", arithmetic="exact")
     pipeline.generate("a lake", **SMALL)
     sessions = dict(pipeline.components._loaded)
     set_free(1)  # the pipeline's own graphs have taken the rest
@@ -263,7 +263,7 @@ def test_graphs_are_kept_where_the_bundle_has_no_figures(
 ) -> None:
     edit_manifest(lambda data: data["unet"].update(memory=None))
     set_free(1)
-    pipeline = Pipeline.load(bundle, provider="cpu", memory="fast")
+    pipeline = Pipeline.load(bundle, provider="cpu", memory="fast", arithmetic="exact")
     pipeline.generate("a lake", **SMALL)
     sessions = dict(pipeline.components._loaded)
     pipeline.generate("a lake", **SMALL)
@@ -274,7 +274,7 @@ def test_a_cancelled_drawing_leaves_no_graph_loaded() -> None:
     def stop(*_: object) -> None:
         raise Cancelled
 
-    pipeline = Pipeline.load(provider="cpu", memory="balanced")
+    pipeline = Pipeline.load(provider="cpu", memory="balanced", arithmetic="exact")
     with pytest.raises(Cancelled):
         pipeline.generate("a lake", **SMALL, on_step=stop)
     assert pipeline.components._loaded == {}
@@ -283,7 +283,7 @@ def test_a_cancelled_drawing_leaves_no_graph_loaded() -> None:
 def test_all_modes_draw_the_same_picture() -> None:
     latents = {}
     for mode in MODES:
-        pipeline = Pipeline.load(provider="cpu", memory=mode)
+        pipeline = Pipeline.load(provider="cpu", memory=mode, arithmetic="exact")
         assert pipeline.memory == mode
         latents[mode] = pipeline.generate("a lake", **SMALL).latents
     for mode in MODES:
@@ -291,7 +291,7 @@ def test_all_modes_draw_the_same_picture() -> None:
 
 
 def test_one_graph_at_a_time_is_loaded_and_none_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    pipeline = Pipeline.load(provider="cpu", memory="balanced")
+    pipeline = Pipeline.load(provider="cpu", memory="balanced", arithmetic="exact")
     loaded, run = [], pipeline.components.run
 
     def watched(role: str, **inputs: np.ndarray) -> dict[str, np.ndarray]:
@@ -306,7 +306,7 @@ def test_one_graph_at_a_time_is_loaded_and_none_is_kept(monkeypatch: pytest.Monk
 
 
 def test_fast_keeps_its_graphs_until_it_is_closed() -> None:
-    pipeline = Pipeline.load(provider="cpu", memory="fast")
+    pipeline = Pipeline.load(provider="cpu", memory="fast", arithmetic="exact")
     pipeline.generate("a lake", **SMALL)
     assert sorted(pipeline.components._loaded) == ["text_encoder", "unet", "vae_decoder"]
     pipeline.close()
@@ -316,9 +316,11 @@ def test_fast_keeps_its_graphs_until_it_is_closed() -> None:
 
 @pytest.mark.parametrize(("mode", "batches"), [("balanced", [2, 2]), ("low", [1, 1, 1, 1])])
 def test_low_guides_in_two_runs(monkeypatch: pytest.MonkeyPatch, mode: str, batches: list[int]) -> None:
-    pipeline = Pipeline.load(provider="cpu", memory=mode)
+    pipeline = Pipeline.load(provider="cpu", memory=mode, arithmetic="exact")
     seen, predict = [], pipeline.predict_noise
-    monkeypatch.setattr(pipeline, "predict_noise", lambda *inputs: (seen.append(len(inputs[2])), predict(*inputs))[1])
+    monkeypatch.setattr(
+        pipeline, "predict_noise", lambda *inputs, **more: (seen.append(len(inputs[2])), predict(*inputs, **more))[1]
+    )
     pipeline.generate("a lake", **SMALL)
     assert seen == batches
 
@@ -329,7 +331,7 @@ from pocket_diffusion import Pipeline
 from pocket_diffusion.machine.free_memory import own_anonymous_memory
 
 mode, width, height = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-pipeline = Pipeline.load(provider="cpu", memory=mode)
+pipeline = Pipeline.load(provider="cpu", memory=mode, arithmetic="exact")
 before = peak = own_anonymous_memory()
 done = threading.Event()
 
@@ -365,7 +367,7 @@ import gc
 from pocket_diffusion import Pipeline
 from pocket_diffusion.machine.free_memory import own_anonymous_memory
 
-pipeline = Pipeline.load(provider="cpu", memory="fast")
+pipeline = Pipeline.load(provider="cpu", memory="fast", arithmetic="exact")
 pipeline.generate("a lake", width=64, height=64, steps=1)
 pipeline.close()
 before = own_anonymous_memory()
