@@ -8,7 +8,7 @@ LIGHT := build/light
 
 PACKAGES := $(shell find runtime export models -type f -not -name '*.pyc')
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint emulate clean
 
 demo: $(LIGHT)/installed
 	$(LIGHT)/bin/pocket-diffusion generate "a lake under snowy mountains at sunset" --seed 1 -o demo.png
@@ -24,6 +24,10 @@ lint: $(DEV)/installed
 	$(DEV)/bin/ruff format --check .
 	$(DEV)/bin/mypy
 	$(DEV)/bin/lint-imports
+
+# Other CPUs than this one, by QEMU; BUNDLE names another bundle than the embedded one.
+emulate: $(LIGHT)/installed
+	PYTHONPATH=tests $(LIGHT)/bin/python -m emulate $(BUNDLE)
 
 clean:
 	rm -rf $(DEV) build dist demo.png
