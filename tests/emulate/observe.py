@@ -17,7 +17,7 @@ from pocket_diffusion.model.components import Components
 from pocket_diffusion.model.memory import MODES
 from pocket_diffusion.stages import Stages
 
-PROMPT, SEED, STEPS, TIMESTEP = "a lake at sunset", 1, 2, 500
+PROMPT, SEED, STEPS, TIMESTEP = "a lake at sunset", 1, 1, 500
 SIDE = 64
 """Pixels: few enough for any bundle under emulation."""
 
