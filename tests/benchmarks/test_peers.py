@@ -15,6 +15,7 @@ import pytest
 import peers
 from agreement import Drawn, worst_agreements
 from fresh_process import StageError
+from pocket_diffusion.bundle import COMPONENTS, MANIFEST_NAME
 from pocket_diffusion.machine.cpu import products_fault
 from pocket_diffusion.pipeline import DEFAULT_BUNDLE
 from stages import Workload
@@ -35,6 +36,18 @@ STEPS = 2
 def command(bundle: Path, checkpoint: Path, cache: Path, *options: str) -> list[str]:
     script = str(BENCHMARKS / "peers.py")
     return [sys.executable, script, str(bundle), str(checkpoint), "--cache", str(cache), *options]
+
+
+@pytest.fixture(scope="module")
+def plain_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The embedded bundle as if it were stored as float16: peers have no weights like int8 ones."""
+    bundle = tmp_path_factory.mktemp("plain") / "bundle"
+    shutil.copytree(DEFAULT_BUNDLE, bundle)
+    manifest = json.loads((bundle / MANIFEST_NAME).read_text()) | {"weights": "fp16"}
+    for name in COMPONENTS:
+        manifest[name].pop("int8", None)
+    (bundle / MANIFEST_NAME).write_text(json.dumps(manifest))
+    return bundle
 
 
 @pytest.fixture(scope="module")
@@ -152,9 +165,13 @@ FIGURES = {**dict.fromkeys(MEASURED, 1.0), "precision": "f32"}
 
 
 def run(
-    monkeypatch: pytest.MonkeyPatch, folder: Path, answer: dict[str, Drawn | BaseException], *options: str
+    monkeypatch: pytest.MonkeyPatch,
+    bundle: Path,
+    folder: Path,
+    answer: dict[str, Drawn | BaseException],
+    *options: str,
 ) -> tuple[int, dict[str, Any], str]:
-    """Run peers.py on the embedded model with these answers; return its status, figures and last words."""
+    """Run peers.py with these answers; return its status, figures and last words."""
     said: list[str] = []
 
     def draw_fresh(name: str, _workload: object, *, arrays: Path | None = None, **_options: object) -> dict[str, Any]:
@@ -173,18 +190,19 @@ def run(
     monkeypatch.setattr(peers, "draw_fresh", draw_fresh)
     monkeypatch.setattr(peers, "prepare", lambda *_: folder)
     monkeypatch.setattr(peers, "progress", said.append)
-    monkeypatch.setattr(
-        sys, "argv", ["peers.py", str(folder / "checkpoint"), "--size", "64x64", "--output", str(output), *options]
-    )
+    given = [str(bundle), str(folder / "checkpoint"), "--size", "64x64", "--output", str(output)]
+    monkeypatch.setattr(sys, "argv", ["peers.py", *given, *options])
     with pytest.raises(SystemExit) as end:
         peers.main()
     assert isinstance(end.value.code, int)
     return end.value.code, json.loads(output.read_text()), said[-1]
 
 
-def test_an_absent_system_is_named_with_how_to_install_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_absent_system_is_named_with_how_to_install_it(
+    monkeypatch: pytest.MonkeyPatch, plain_bundle: Path, tmp_path: Path
+) -> None:
     monkeypatch.setitem(SYSTEMS, "openvino", System("OpenVINO", "openvino", ("no-such-package",), files="openvino"))
-    status, figures, _ = run(monkeypatch, tmp_path, {}, "--systems", "ours-balanced,openvino")
+    status, figures, _ = run(monkeypatch, plain_bundle, tmp_path, {}, "--systems", "ours-balanced,openvino")
     assert status == 0
     assert figures["absent"] == {
         "openvino": 'no-such-package not installed; pip install "pocket-diffusion[peers]"',
@@ -192,18 +210,25 @@ def test_an_absent_system_is_named_with_how_to_install_it(monkeypatch: pytest.Mo
     assert figures["measurements"].keys() == {"ours-balanced"}
 
 
-def test_a_system_that_fails_does_not_end_the_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_system_that_fails_does_not_end_the_run(
+    monkeypatch: pytest.MonkeyPatch, plain_bundle: Path, tmp_path: Path
+) -> None:
     status, figures, last = run(
-        monkeypatch, tmp_path, {"onnxruntime": StageError("killed")}, "--systems", "onnxruntime,ours-balanced,diffusers"
+        monkeypatch,
+        plain_bundle,
+        tmp_path,
+        {"onnxruntime": StageError("killed")},
+        "--systems",
+        "onnxruntime,ours-balanced,diffusers",
     )
     assert status == 1
     assert last == "onnxruntime: killed"
     assert [drawing["system"] for drawing in figures["drawings"]] == ["ours-balanced", "diffusers"] * 2
 
 
-def test_the_worst_round_decides(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_worst_round_decides(monkeypatch: pytest.MonkeyPatch, plain_bundle: Path, tmp_path: Path) -> None:
     status, figures, last = run(
-        monkeypatch, tmp_path, {"diffusers": drawn(1.1)}, "--systems", "ours-balanced,diffusers"
+        monkeypatch, plain_bundle, tmp_path, {"diffusers": drawn(1.1)}, "--systems", "ours-balanced,diffusers"
     )
     assert status == 1
     assert "latents off by 1.0e-01 (at most 1e-03)" in last
@@ -229,9 +254,13 @@ def test_8_bit_systems_draw_from_their_own_bundle(monkeypatch: pytest.MonkeyPatc
     }
 
 
-def test_what_was_measured_before_an_interruption_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_what_was_measured_before_an_interruption_is_kept(
+    monkeypatch: pytest.MonkeyPatch, plain_bundle: Path, tmp_path: Path
+) -> None:
     answer = {"diffusers": KeyboardInterrupt()}
-    status, figures, _ = run(monkeypatch, tmp_path, answer, "--systems", "ours-balanced,onnxruntime,diffusers")
+    status, figures, _ = run(
+        monkeypatch, plain_bundle, tmp_path, answer, "--systems", "ours-balanced,onnxruntime,diffusers"
+    )
     assert status == 128 + signal.SIGINT
     assert figures["measurements"].keys() == {"ours-balanced", "onnxruntime"}
 
@@ -242,13 +271,14 @@ def test_what_was_measured_before_an_interruption_is_kept(monkeypatch: pytest.Mo
         (["nowhere"], "there is no nowhere; give what the bundle was exported from"),
         ([".", "--systems", "ours-fast,tvm"], "'tvm' is none of ours-fast, ours-balanced"),
         ([".", "--systems", "ours-low-int8"], "draw from a bundle exported with --weights int8; give it with --int8"),
-        ([".", "--int8", str(DEFAULT_BUNDLE)], "arithmetic int8 is not possible here: "),
+        ([".", "--int8", "BUNDLE"], "arithmetic int8 is not possible here: "),
         ([".", "--int8", "nowhere"], "nowhere"),
     ],
 )
-def test_refuses_before_any_work(options: list[str], named: str) -> None:
+def test_refuses_before_any_work(plain_bundle: Path, options: list[str], named: str) -> None:
+    given = [str(plain_bundle), *(str(plain_bundle) if option == "BUNDLE" else option for option in options)]
     process = subprocess.run(
-        [sys.executable, str(BENCHMARKS / "peers.py"), *options], capture_output=True, text=True, check=False
+        [sys.executable, str(BENCHMARKS / "peers.py"), *given], capture_output=True, text=True, check=False
     )
     assert process.returncode == 2
     assert named in process.stderr.splitlines()[-1]

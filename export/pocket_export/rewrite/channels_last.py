@@ -64,7 +64,7 @@ class _Conversion:
         """Tokens `[N, P, C]` by the value that is them as `[N, C, P]`."""
         self._made: dict[tuple[object, ...], ir.Value] = {}
         """What is the same for many: tables, padded tokens."""
-        self._handlers: dict[str, Callable[[ir.Node], bool]] = {
+        self._handlers: dict[str, Callable[[ir.Node], None]] = {
             "Conv": self._convolve,
             "InstanceNormalization": self._normalise,
             "QuickGelu": self._apply,
@@ -162,19 +162,19 @@ class _Conversion:
             self._made[key] = self._nodes.add("Reshape", rows, features.size)
         return self._made[key]
 
-    # What becomes of each operator. A handler returns False where it leaves the node as it is.
+    # What becomes of each operator. A node for whose output a handler puts nothing stays as it is.
 
-    def _convolve(self, node: ir.Node) -> bool:
+    def _convolve(self, node: ir.Node) -> None:
         weights = node.inputs[1]
         if weights is None or not weights.is_initializer() or not self._converts(weights.name or ""):
-            return False
+            return
         kernel = fixed_shape(weights)[2:]
         strides = [*_numbers(node, "strides", [1, 1])]
         pads = [*_numbers(node, "pads", [0, 0, 0, 0])]
         plain = {"group": 1, "dilations": (1, 1), "auto_pad": "NOTSET"}
         given = {name: a.value for name, a in node.attributes.items() if name in plain}
         if plain | given != plain or kernel not in ([1, 1], [3, 3]):
-            return False
+            return
         features = self._channels_last(_given(node.inputs[0]))
         products = self._columns(weights)
         bias = node.inputs[2] if len(node.inputs) > 2 else None
@@ -197,7 +197,6 @@ class _Conversion:
                 size = self._once("Shape", features.places)
             out = FeatureMap(self._nodes.join(made, axis=1), size)
         self._put(node.outputs[0], out)
-        return True
 
     def _columns(self, weights: ir.Value) -> ir.Value:
         """Return a convolution's weights as a product's `[h·w·C, O]`."""
@@ -248,18 +247,18 @@ class _Conversion:
     def _with_a_row_of_zeros(self, tokens: ir.Value) -> ir.Value:
         return self._once("Pad", tokens, self._nodes.int64([0, 0, 0, 0, 1, 0]))
 
-    def _normalise(self, node: ir.Node) -> bool:
+    def _normalise(self, node: ir.Node) -> None:
         """Convert the tracer's group normalisation: InstanceNormalization of groups, Mul and Add of channels."""
         grouped, restored = _given(node.inputs[0]).producer(), _only_user(node)
         scaled = _only_user(restored)
         shifted = _only_user(scaled)
         chain = [n.op_type if n else "" for n in (grouped, restored, scaled, shifted)]
         if chain != ["Reshape", "Reshape", "Mul", "Add"]:
-            return False
+            return
         assert grouped is not None and scaled is not None and shifted is not None  # noqa: S101 - just looked
         scale, weight, bias = node.inputs[1], scaled.inputs[1], shifted.inputs[1]
         if not all(value is not None and value.is_initializer() for value in (*node.inputs[1:], weight, bias)):
-            return False
+            return
         assert scale is not None and weight is not None and bias is not None  # noqa: S101 - just looked
         picture = _given(grouped.inputs[0])
         groups, channels = fixed_shape(scale)[0], fixed_shape(weight)[0]
@@ -281,7 +280,6 @@ class _Conversion:
         assert restored is not None  # noqa: S101 - just looked
         for part in (node, restored, scaled):
             self._maps[part.outputs[0]] = self._maps[shifted.outputs[0]]  # nobody else looks at these
-        return True
 
     def _moments(self, features: FeatureMap, groups: int, channels: int) -> tuple[ir.Value, ir.Value]:
         """Return the mean and variance of each group, `[N, groups, 1]`.
@@ -304,21 +302,20 @@ class _Conversion:
         zero = constant(self._model, "float_0", np.array(0, np.float32))
         return means[0], nodes.add("Max", variance, zero)  # of a flat picture, the sums' rounding may leave less
 
-    def _apply(self, node: ir.Node) -> bool:
+    def _apply(self, node: ir.Node) -> None:
         """Convert a function of each number alone."""
         features = self._known(node.inputs[0])
         if features is None:
-            return False
+            return
         tokens = self._nodes.like(node, features.tokens)
         self._put(node.outputs[0], replace(features, tokens=tokens))
-        return True
 
-    def _combine(self, node: ir.Node) -> bool:
+    def _combine(self, node: ir.Node) -> None:
         """Convert a sum or product of two feature maps, or of one and a number for each channel."""
         known = [self._known(value) for value in node.inputs]
         features = next((one for one in known if one is not None), None)
         if features is None:
-            return False
+            return
         if any(one is not None and one.places is not None for one in known):
             known = [None if one is None else self._plain(one) for one in known]
             features = next(one for one in known if one is not None)
@@ -326,10 +323,9 @@ class _Conversion:
         for value, one in zip(node.inputs, known, strict=True):
             operand = self._for_each_channel(_given(value)) if one is None else one.tokens
             if operand is None:
-                return False
+                return
             operands.append(operand)
         self._put(node.outputs[0], replace(features, tokens=self._nodes.like(node, *operands)))
-        return True
 
     def _for_each_channel(self, value: ir.Value) -> ir.Value | None:
         """Return `[C, 1, 1]` as `[C]`, `[N, C, 1, 1]` as `[N, 1, C]`; None for what is neither."""
@@ -340,24 +336,23 @@ class _Conversion:
             return self._nodes.add("Reshape", value, [-1, 1, _channels(value)])
         return None
 
-    def _join(self, node: ir.Node) -> bool:
+    def _join(self, node: ir.Node) -> None:
         if not any(self._known(value) for value in node.inputs) or node.attributes.get_int("axis", 0) != 1:
-            return False
+            return
         parts = [self._plain(self._channels_last(_given(value))) for value in node.inputs]
         tokens = self._nodes.add("Concat", *(part.tokens for part in parts), axis=2)
         self._put(node.outputs[0], replace(parts[0], tokens=tokens))
-        return True
 
-    def _enlarge(self, node: ir.Node) -> bool:
+    def _enlarge(self, node: ir.Node) -> None:
         """Convert an enlargement to twice the size, by showing each token four times."""
         scales = node.inputs[2] if len(node.inputs) > 2 else None
         features = self._known(node.inputs[0])
         if features is None or scales is None or scales.const_value is None:
-            return False
+            return
         ways = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
         how = {name: node.attributes.get_string(name, "") for name in ways}
         if how != ways or list(scales.const_value.numpy()) != [1, 1, 2, 2]:
-            return False
+            return
         places = self._places(features)
         key = ("enlarged", places)
         if key not in self._made:
@@ -372,25 +367,23 @@ class _Conversion:
             self._made[key] = nodes.add("Reshape", four, nodes.add("Mul", size, 2))
         large = self._made[key]
         self._put(node.outputs[0], FeatureMap(features.tokens, self._once("Shape", large), large))
-        return True
 
-    def _crop(self, node: ir.Node) -> bool:
+    def _crop(self, node: ir.Node) -> None:
         axes = node.inputs[3].const_value if len(node.inputs) > 3 and node.inputs[3] is not None else None
         features = self._known(node.inputs[0])
         if features is None or axes is None or min(axes.numpy()) < 2:
-            return False
+            return
         inputs = [self._places(features), *node.inputs[1:3], [int(axis) - 2 for axis in axes.numpy()], *node.inputs[4:]]
         places = self._once("Slice", *inputs)
         self._put(node.outputs[0], FeatureMap(features.tokens, self._once("Shape", places), places))
-        return True
 
-    def _reshape(self, node: ir.Node) -> bool:
+    def _reshape(self, node: ir.Node) -> None:
         """Follow `[N, C, H, W]` to `[N, C, H·W]`, and `[N, C, P]` of tokens to `[N, C, H, W]`."""
         value, out = _given(node.inputs[0]), node.outputs[0]
         features = self._known(value)
         if features is not None and len(out.shape or ()) == 3 and _channels(value) == out.shape[1]:  # type: ignore[index] # it has three
             self._flat[out] = self._plain(features)
-            return False
+            return
         if (
             value in self._turned
             and len(out.shape or ()) == 4
@@ -399,18 +392,15 @@ class _Conversion:
         ):
             size = self._once("Slice", _given(node.inputs[1]), 2, 4)
             self._put(out, FeatureMap(self._turned[value], size))
-            return True
-        return False
 
-    def _transpose(self, node: ir.Node) -> bool:
+    def _transpose(self, node: ir.Node) -> None:
         value, out = _given(node.inputs[0]), node.outputs[0]
         if _numbers(node, "perm", []) != [0, 2, 1]:
-            return False
+            return
         if value in self._flat:
             ir.convenience.replace_all_uses_with(out, self._flat[value].tokens)
         else:
             self._turned[out] = value
-        return True
 
     def _once(self, op_type: str, *inputs: ir.Value | int | list[int] | None, **attributes: int) -> ir.Value:
         """Write a node, or return the output of one that is the same."""
