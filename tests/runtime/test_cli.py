@@ -307,7 +307,7 @@ def test_inspect_shows_how_exact_8_bit_graphs_are(run_cli: RunCli, bundle: Path,
     unet, encoder = outcome.out.split("unet in 8 bits\n")[1].split("vae_encoder in 8 bits\n")
     lines = [" ".join(line.split()) for line in unet.splitlines()]
     assert lines[:6] == [
-        "error 1.0e-02 relative to the exact graph (5e-02): auto uses it",
+        "error 1.0e-02 relative to the exact graph (5.0e-02): auto uses it",
         "largest error 2.0e-02 in 12 evaluations",
         "picture 42.0 dB",
         "measured on 4 prompts\N{REPLACEMENT CHARACTER}[2J",

@@ -13,7 +13,7 @@ from serving import LIMITS, RunningServer, running_server
 
 @pytest.fixture
 def client() -> Iterator[TestClient]:
-    with TestClient(create_app(Pipeline.load(provider="cpu"), limits=LIMITS)) as client:
+    with TestClient(create_app(Pipeline.load(provider="cpu", arithmetic="exact"), limits=LIMITS)) as client:
         yield client
 
 

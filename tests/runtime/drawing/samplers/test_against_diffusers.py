@@ -100,14 +100,15 @@ COUNTERPARTS = (
     Counterpart("lms", "LMSDiscreteScheduler", WITH_CURVES, scales=False, from_middle=False),
     Counterpart("heun", "HeunDiscreteScheduler", WITH_CURVES, scales=False, second=end),
     Counterpart("dpm2", "KDPM2DiscreteScheduler", WITH_CURVES, scales=False, second=middle),
-    # It takes the difference of two nearly equal squares in float32: 5e-5 of a step from the first level to the last.
+    # It takes the difference of two nearly equal squares in float32: 4e-4 of a step from the first level to the last,
+    # by how a CPU rounds logarithms.
     Counterpart(
         "dpm2_a",
         "KDPM2AncestralDiscreteScheduler",
         WITH_CURVES,
         scales=False,
         second=ancestral_middle,
-        tolerance=1e-4,
+        tolerance=1e-3,
     ),
     Counterpart("dpmpp_sde", "DPMSolverSDEScheduler", WITH_CURVES, scales=False, second=middle),
     Counterpart("dpmpp_2m", "DPMSolverMultistepScheduler", WITH_CURVES),
