@@ -19,7 +19,7 @@ from pocket_diffusion.pipeline import DEFAULT_BUNDLE
 
 
 def test_a_folder_is_filled_anew_only_when_something_else_is_wanted(tmp_path: Path) -> None:
-    filled = []
+    filled: list[list[Path]] = []
     for wanted in ("QEMU 10", "QEMU 10", "QEMU 11"):
         qemu._filled(tmp_path / "system", wanted, lambda folder: filled.append(sorted(folder.iterdir())))
     assert filled == [[], []]
