@@ -4,6 +4,7 @@ import datetime
 import gc
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -25,6 +26,7 @@ from pocket_diffusion.bundle import (
     WeightStorage,
     sha256_of,
 )
+from pocket_diffusion.machine.cpu import products_are_right
 from pocket_diffusion.machine.session import onnxruntime
 from pocket_export.certify import Certifier
 from pocket_export.checkpoint import Checkpoint, read_checkpoint
@@ -71,6 +73,9 @@ def export(
     report = on_progress or (lambda _what, _done: None)
     how = recipe(target, weights)
     onnxruntime()  # needed for the check at the end; better missed now than then
+    if how.in_8_bits and not products_are_right():
+        report("no 8-bit graphs: this CPU's 8-bit products overflow; export on a CPU with VNNI to have them", 0.0)
+        how = replace(how, in_8_bits=())
     with BundleWriter(Path(output), force=force) as writer:
         checkpoint = read_checkpoint(os.fspath(source), None if tokenizer is None else Path(tokenizer))
         check_tensors(checkpoint)
