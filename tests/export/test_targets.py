@@ -1,6 +1,7 @@
 """What the targets and storages of weights make of one checkpoint."""
 
 import json
+import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -194,6 +195,17 @@ def test_int8_comes_with_what_it_does_to_each_layer(tiny_bundle_int8: Path) -> N
         assert ".weight" in weight  # not the tracer's own name, of which no error is known
         assert 0 < layer["error"] < 0.1
         assert layer["stored"] == ("int8" if layer["error"] <= LARGEST_ERROR else "fp16")
+
+
+def test_where_products_are_wrong_int8_comes_without_8_bit_graphs(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules["pocket_export.export"], "products_are_right", lambda: False)
+    said: list[str] = []
+    bundle = export(tiny_folder, tmp_path / "out", weights="int8", on_progress=lambda what, _: said.append(what))
+    assert said[0].startswith("no 8-bit graphs: this CPU's 8-bit products overflow; export on a CPU with VNNI")
+    assert not bundle.manifest.int8_graphs
+    assert {f"{name}.int8.json" for name in COMPONENTS} < set(bundle.manifest.files)
 
 
 def test_a_cpu_bundle_tells_the_memory_it_takes(made: tuple[Bundle, targets.Recipe]) -> None:
