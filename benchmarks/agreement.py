@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from report import psnr
+from report import psnr, relative_error
 from systems import Tolerance
 
 AGREEMENT = ("U-Net off by", "decoder off by", "latents off by", "pictures alike to")
@@ -38,8 +38,7 @@ def compare(drawn: Drawn, reference: Drawn, tolerance: Tolerance) -> dict[str, f
     """Return how far two drawings are apart, and whether that is within the tolerance."""
 
     def error(name: str) -> float:
-        wanted = getattr(reference, name)
-        return float(np.linalg.norm(getattr(drawn, name) - wanted) / np.linalg.norm(wanted))
+        return relative_error(getattr(reference, name), getattr(drawn, name))
 
     errors = {"unet": error("noise"), "decoder": error("decoded"), "latents": error("latents")}
     alike = psnr(reference.pictures, drawn.pictures, peak=255)

@@ -18,7 +18,7 @@ _LARGEST_OWN_BYTES = 2**21
 def int8_graph(model: ir.Model, forms: Mapping[str, Form]) -> ir.Model:
     """Return the 8-bit graph of a traced model, in which `forms` has layers by their weights' published names.
 
-    Other layers are computed and stored as in the exact graph, as are those whose product is not one of a feature map.
+    Other layers are computed and stored as in the exact graph, as are the time embedding's.
     """
     graph = model.clone()
     graph.meta.update(model.meta)
@@ -35,7 +35,7 @@ def rounded_layers(graph: ir.Model, names: Iterable[str]) -> set[str]:
     return {name for name in found if name is not None}
 
 
-def share_weights(graph: ir.Model, folder: Path, component: Component) -> ir.Model:
+def share_weights(graph: ir.Model, folder: Path, component: Component) -> None:
     """Let a graph take its weights from the file of a written component, by their names.
 
     Raises:
@@ -54,4 +54,3 @@ def share_weights(graph: ir.Model, folder: Path, component: Component) -> ir.Mod
             own += tensor.nbytes
     if own > _LARGEST_OWN_BYTES:
         raise ExportError(f"the 8-bit graph beside {component.graph} would hold {own / 1e6:.0f} MB of its own weights")
-    return graph

@@ -14,6 +14,7 @@ import pytest
 
 import peers
 from agreement import Drawn, worst_agreements
+from drawings import drawn
 from fresh_process import StageError
 from pocket_diffusion.bundle import COMPONENTS, MANIFEST_NAME
 from pocket_diffusion.machine.cpu import products_fault
@@ -139,15 +140,6 @@ def test_another_picture_makes_the_run_fail_and_is_still_reported(
     assert "| NO |" in " ".join(process.stdout.splitlines()[-1].split())
     assert json.loads(output.read_text())["measurements"].keys() == {"ours-balanced", "onnxruntime"}
     assert "writing" not in process.stderr  # the peers' files, which were there
-
-
-def drawn(latents: float = 1.0, pictures: int = 100, noise: float = 1.0, decoded: float = 1.0) -> Drawn:
-    return Drawn(
-        noise=np.full((2, 4, 8, 8), noise, np.float32),
-        decoded=np.full((1, 3, 64, 64), decoded, np.float32),
-        latents=np.full((1, 4, 8, 8), latents, np.float32),
-        pictures=np.full((1, 64, 64, 3), pictures, np.uint8),
-    )
 
 
 # What the rounds do with what the drawing processes answer.

@@ -265,12 +265,9 @@ class _Conversion:
         features = self._plain(self._channels_last(picture))
         mean, variance = self._moments(features, groups, channels)
         nodes = self._nodes
-        epsilon = constant(
-            self._model,
-            f"epsilon_{node.attributes.get_float('epsilon', 1e-5):g}",
-            np.array(node.attributes.get_float("epsilon", 1e-5), np.float32),
-        )
-        deviation = nodes.add("Sqrt", nodes.add("Add", variance, epsilon))
+        epsilon = node.attributes.get_float("epsilon", 1e-5)
+        least = constant(self._model, f"epsilon_{epsilon:g}", np.array(epsilon, np.float32))
+        deviation = nodes.add("Sqrt", nodes.add("Add", variance, least))
         by_group = [self._shaped(value, [groups, channels // groups]) for value in (weight, bias)]
         gain = nodes.add("Div", by_group[0], deviation)
         offset = nodes.add("Sub", by_group[1], nodes.add("Mul", gain, mean))

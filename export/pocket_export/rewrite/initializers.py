@@ -3,13 +3,9 @@
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
-
-if TYPE_CHECKING:
-    from pocket_export.rewrite.nodes import Nodes
 
 MIN_ELEMENTS = 4096
 """Smaller tensors (biases, norms) are a thousandth of the weights and stay in float32."""
@@ -52,19 +48,6 @@ def add_initializer(model: ir.Model, tensor: ir.TensorProtocol) -> ir.Value:
     )
     model.graph.register_initializer(value)
     return value
-
-
-def replace_initializer(model: ir.Model, value: ir.Value, nodes: "Nodes", output: ir.Value) -> None:
-    """Let `nodes`, the last of which returns `output`, compute what `value` held.
-
-    The nodes go to the front of the list: ONNX Runtime orders nodes by a depth-first walk from the outputs, and only
-    nodes at the front are run just before their result is used; elsewhere all of them run first, and all weights
-    are in memory twice.
-    """
-    output.shape, output.dtype = value.shape, ir.DataType.FLOAT
-    ir.convenience.replace_all_uses_with(value, output)
-    del model.graph.initializers[value.name or ""]
-    nodes.insert_in_front()
 
 
 def cut(model: ir.Model, value: ir.Value, parts: int, axis: int) -> list[ir.Value]:

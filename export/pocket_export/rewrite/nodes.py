@@ -81,3 +81,16 @@ def constant(model: ir.Model, name: str, array: np.ndarray[Any, Any]) -> ir.Valu
     """Return the graph's initializer of that name, made from `array` when there is none yet."""
     known = model.graph.initializers.get(name)
     return known if known is not None else add_initializer(model, ir.tensor(array, name=name))
+
+
+def replace_initializer(model: ir.Model, value: ir.Value, nodes: Nodes, output: ir.Value) -> None:
+    """Let `nodes`, the last of which returns `output`, compute what `value` held.
+
+    The nodes go to the front of the list: ONNX Runtime orders nodes by a depth-first walk from the outputs, and only
+    nodes at the front are run just before their result is used; elsewhere all of them run first, and all weights
+    are in memory twice.
+    """
+    output.shape, output.dtype = value.shape, ir.DataType.FLOAT
+    ir.convenience.replace_all_uses_with(value, output)
+    del model.graph.initializers[value.name or ""]
+    nodes.insert_in_front()

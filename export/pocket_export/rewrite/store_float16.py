@@ -5,8 +5,8 @@ from functools import partial
 import numpy as np
 import onnx_ir as ir
 
-from pocket_export.rewrite.initializers import add_initializer, large_float_initializers, replace_initializer
-from pocket_export.rewrite.nodes import Nodes
+from pocket_export.rewrite.initializers import add_initializer, large_float_initializers
+from pocket_export.rewrite.nodes import Nodes, replace_initializer
 
 _LARGEST = float(np.finfo(np.float16).max)
 

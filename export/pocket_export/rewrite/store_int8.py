@@ -5,9 +5,9 @@ from typing import TypeVar
 
 import onnx_ir as ir
 
-from pocket_export.rewrite.initializers import Piece, large_float_initializers, replace_initializer
+from pocket_export.rewrite.initializers import Piece, large_float_initializers
 from pocket_export.rewrite.int8_weights import add_int8, columns_of, relative_error
-from pocket_export.rewrite.nodes import Nodes
+from pocket_export.rewrite.nodes import Nodes, replace_initializer
 from pocket_export.rewrite.sizes import fixed_shape
 from pocket_export.rewrite.store_float16 import store_float16
 

@@ -57,7 +57,7 @@ def inspect(bundle: Path, *, as_json: bool) -> None:
         component = manifest.component(name)
         size = sum(manifest.files[file].size for file in component.files)
         worst = max(component.parity, key=lambda figure: figure.relative_error, default=None)
-        error = f"{worst.relative_error:.1e} relative ({worst.tolerance:.1e})" if worst else "not measured"
+        error = f"{worst.relative_error:.1e} relative ({worst.tolerance:.0e})" if worst else "not measured"
         click.echo(f"{name:<14} {component.parameters / 1e6:>10.2f} M {_megabytes(size):>10}   {error}")
     for name, certificate in certificates.items():
         click.echo(f"\n{name} in 8 bits")
