@@ -62,11 +62,22 @@ def tiny_bundle_fp16(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.fixture(scope="session")
-def tiny_bundle_int8(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_int8_progress() -> list[tuple[str, float]]:
+    """What `tiny_bundle_int8`, once it is asked for, says while it is exported."""
+    return []
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle_int8(
+    tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory, tiny_int8_progress: list[tuple[str, float]]
+) -> Path:
     """The same, exported with int8 weights."""
     from pocket_export.export import export
 
-    return export(tiny_folder, tmp_path_factory.mktemp("int8") / "bundle", weights="int8").root
+    def tell(what: str, done: float) -> None:
+        tiny_int8_progress.append((what, done))
+
+    return export(tiny_folder, tmp_path_factory.mktemp("int8") / "bundle", weights="int8", on_progress=tell).root
 
 
 @pytest.fixture(scope="session")

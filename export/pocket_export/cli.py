@@ -1,11 +1,12 @@
 """`pocket-diffusion export`: a checkpoint to a bundle."""
 
 import sys
-import time
 from pathlib import Path
 
 import click
 
+from pocket_diffusion.cli.options import checkpoint_options
+from pocket_diffusion.cli.progress import WorkProgress
 from pocket_diffusion.errors import ExportToolsMissingError
 
 
@@ -15,20 +16,7 @@ from pocket_diffusion.errors import ExportToolsMissingError
 @click.option(
     "--target", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="What it is tuned for."
 )
-@click.option(
-    "--weights",
-    type=click.Choice(["fp16", "fp32", "int8"]),
-    default="fp16",
-    show_default=True,
-    help="How weights are stored.",
-)
-@click.option(
-    "--tokenizer",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Folder with vocab.json and merges.txt, when SOURCE has none.",
-)
-@click.option("--force", is_flag=True, help="Replace an existing bundle.")
-@click.option("--quiet", is_flag=True, help="No progress.")
+@checkpoint_options
 def export(source: str, output: Path, *, quiet: bool, **options: object) -> None:
     """Make a bundle at OUTPUT from SOURCE: a .ckpt, a .safetensors, a diffusers folder or a hub id.
 
@@ -41,15 +29,10 @@ def export(source: str, output: Path, *, quiet: bool, **options: object) -> None
             f"exporting needs PyTorch and its company ({error.name} is missing); "
             'run `pip install "pocket-diffusion[export]"`'
         ) from None
-    started = time.perf_counter()
-
-    def show(what: str, done: float) -> None:
-        if not quiet:
-            click.echo(f"{done:4.0%} {time.perf_counter() - started:6.0f} s  {what}", err=True)
-
-    if sys.stderr.isatty():  # elsewhere a source that is refused gets one line, the error
-        show("reading the checkpoint", 0.0)
-    bundle = run(source, output, on_progress=show, **options)  # type: ignore[arg-type] # click checked the choices
+    with WorkProgress(hidden=quiet) as progress:
+        if sys.stderr.isatty():  # elsewhere a source that is refused gets one line, the error
+            progress("reading the checkpoint", 0.0)
+        bundle = run(source, output, on_progress=progress, **options)  # type: ignore[arg-type] # click checked the choices
     if not quiet:
         size = sum(record.size for record in bundle.manifest.files.values())
         click.echo(f'{output}  ({size / 1e6:.0f} MB); try: pocket-diffusion generate -m {output} "a lake at sunset"')

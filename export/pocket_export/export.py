@@ -3,7 +3,7 @@
 import datetime
 import gc
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
@@ -13,10 +13,12 @@ import msgspec
 import onnx_ir as ir
 
 from pocket_diffusion.bundle import (
+    CONCEPTS,
     FORMAT_VERSION,
     TOKEN_DOWNSAMPLING,
     Bundle,
     Component,
+    FileRecord,
     LatentSpec,
     Manifest,
     Provenance,
@@ -26,29 +28,24 @@ from pocket_diffusion.bundle import (
     WeightStorage,
     sha256_of,
 )
+from pocket_diffusion.checkpoint.noise_schedule import Prediction
 from pocket_diffusion.machine.cpu import products_are_right
 from pocket_diffusion.machine.session import onnxruntime
-from pocket_export.certify import Certifier
+from pocket_diffusion.model.lora import LoraSpec
+from pocket_diffusion.writer import BundleWriter
+from pocket_export.certify import Certifier, FirstForms
 from pocket_export.checkpoint import Checkpoint, read_checkpoint
-from pocket_export.graph_file import write_graph
+from pocket_export.graph_file import layer_table, write_graph
 from pocket_export.memory import measure_memory
 from pocket_export.parity import measure_parity
-from pocket_export.parts import PARTS, Part, check_tensors
+from pocket_export.parts import PARTS, Part, check_tensors, part_sizes
+from pocket_export.progress import OnProgress, Progress, plan
 from pocket_export.sensitivity import measure_int8_errors
 from pocket_export.targets import OLDEST_ONNXRUNTIME, Recipe, recipe
-from pocket_export.tokenizer_files import TokenizerFiles
 from pocket_export.trace import trace
-from pocket_export.writer import BundleWriter
-
-OnProgress = Callable[[str, float], None]
-"""Called with what is being done and the share of the work that is done, 0…1."""
 
 _BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
-# Measured on two cores with Stable Diffusion 1.5's shape and with the embedded model; for the estimate alone.
-_FIXED_SECONDS, _SECONDS_PER_PARAMETER = 30, 1.1e-7
-_SHARE_OF_EXACT = 0.4  # of the time, where 8-bit graphs are made as well
-_OPTIONS = (TensorSpec(name=TOKEN_DOWNSAMPLING, dtype="int64", shape=(1,)),)
-_TOKENIZER = ("tokenizer/vocab.json", "tokenizer/merges.txt")
+_OPTIONS = (TOKEN_DOWNSAMPLING, CONCEPTS)
 
 
 def export(
@@ -58,14 +55,31 @@ def export(
     target: Target = "cpu",
     weights: WeightStorage = "fp16",
     tokenizer: str | os.PathLike[str] | None = None,
+    vae: str | os.PathLike[str] | None = None,
+    prediction: Prediction | None = None,
+    loras: Iterable[str | os.PathLike[str] | LoraSpec] = (),
     force: bool = False,
+    first_forms: FirstForms | None = None,
     on_progress: OnProgress | None = None,
 ) -> Bundle:
     """Turn a checkpoint into a bundle; it appears at `output` complete and checked, or not at all.
 
+    Args:
+        source: a .ckpt, a .safetensors, a diffusers folder or a hub id.
+        output: the folder that the bundle becomes.
+        target: what it is tuned for.
+        weights: how weights are stored.
+        tokenizer: a folder with vocab.json and merges.txt, in place of the source's or CLIP's.
+        vae: a file or folder that has a VAE, in place of the source's.
+        prediction: what the model predicts, in place of what the source says.
+        loras: what is added to the weights for good; each is `FILE`, `FILE:SCALE` or a `LoraSpec`.
+        force: replace a bundle that is there.
+        first_forms: the forms of layers in 8 bits, in place of those that are measured to keep a bound.
+        on_progress: is told what is being done, and the share of the work that is done.
+
     Raises:
         CheckpointError: the source cannot be read or is no Stable Diffusion 1.x; see those below it.
-        InvalidRequestError: no bundle is made for that target with that storage of weights.
+        InvalidRequestError: no bundle is made for that target with that storage of weights, or a LoRA does not fit.
         OutputExistsError, OutputError: the output is taken or cannot be written.
         ParityError: the graphs do not compute what PyTorch does.
 
@@ -77,58 +91,66 @@ def export(
         report("no 8-bit graphs: this CPU's 8-bit products overflow; export on a CPU with VNNI to have them", 0.0)
         how = replace(how, in_8_bits=())
     with BundleWriter(Path(output), force=force) as writer:
-        checkpoint = read_checkpoint(os.fspath(source), None if tokenizer is None else Path(tokenizer))
-        check_tensors(checkpoint)
-        numbers = sum(
-            t.numel() for part in (checkpoint.text_encoder, checkpoint.unet, checkpoint.vae) for t in part.values()
+        checkpoint = read_checkpoint(
+            os.fspath(source),
+            _path(tokenizer),
+            vae=_path(vae),
+            prediction=prediction,
+            loras=map(LoraSpec.of, loras),
         )
+        check_tensors(checkpoint)
+        sizes = part_sizes(checkpoint)
+        numbers = sum(size.parameters for size in sizes.values())
         writer.require_space(numbers * _BYTES[weights])
-        share = _SHARE_OF_EXACT if how.in_8_bits else 1.0
-        seconds = (_FIXED_SECONDS + numbers * _SECONDS_PER_PARAMETER) / share
-        report(f"{checkpoint.name}: {numbers / 1e6:.0f} M parameters, about {seconds:.0f} s on two cores", 0.0)
+        progress = Progress(
+            report, plan(sizes, in_int8=weights == "int8", for_cpu=target == "cpu", in_8_bits=how.in_8_bits)
+        )
+        extent = f"{numbers / 1e6:.0f} M parameters, about {progress.seconds:.0f} s on two cores"
+        for note in (*checkpoint.source.notes, extent):
+            progress.tell(f"{checkpoint.source.name}: {note}")
 
-        writer.write(_TOKENIZER[0], checkpoint.tokenizer.vocab)
-        writer.write(_TOKENIZER[1], checkpoint.tokenizer.merges)
+        max_tokens = checkpoint.text_encoder_config.max_position_embeddings
+        manifest = partial(
+            _manifest, checkpoint, target, weights, writer.write_tokenizer(checkpoint.source.tokenizer, max_tokens)
+        )
         components: dict[str, Component] = {}
-        done = 0
         for make in PARTS:
             part = make(checkpoint)
-            tell = partial(_report_share, report, share * done / numbers)
-            components[part.name] = _export_part(part, how, writer, tell)
-            done += part.parameters
+            components[part.name] = _export_part(part, how, writer, progress)
             del part
             gc.collect()  # before the next network is built: two of them need not fit
         if how.in_8_bits:
-            exact = Bundle(writer.folder, _manifest(checkpoint, components, target, weights, writer))
-            certifier = Certifier(exact, partial(_report_share, report, share))
+            exact = Bundle(writer.folder, manifest(components, writer.records()))
+            certifier = Certifier(exact, progress, first_forms)
             for make in (make for make in PARTS if make.__name__ in how.in_8_bits):
                 part = make(checkpoint)
                 components[part.name] = certifier.certify(part)
                 del part
                 gc.collect()
 
-        report("hashing the files", 0.99)
-        writer.publish(_manifest(checkpoint, components, target, weights, writer))
+        progress.begin("", "finish", "hashing the files")
+        writer.publish(manifest(components, writer.records()))
     report("done", 1.0)
     return Bundle.open(output)
 
 
-def _report_share(report: OnProgress, done: float, what: str) -> None:
-    report(what, done)
+def _path(given: str | os.PathLike[str] | None) -> Path | None:
+    return None if given is None else Path(given)
 
 
-def _export_part(part: Part, how: Recipe, writer: BundleWriter, report: Callable[[str], None]) -> Component:
+def _export_part(part: Part, how: Recipe, writer: BundleWriter, progress: Progress) -> Component:
+    begin = partial(progress.begin, part.name)
     size = f"{part.name}, {part.parameters / 1e6:.1f} M parameters"
-    report(f"tracing {size}")
+    begin("trace", f"tracing {size}")
     model = trace(part, how.compute)
     if how.weights == "int8":
-        report(f"measuring int8 on {size}")
+        begin("int8", f"measuring int8 on {size}")
         model.meta["int8_errors"] = measure_int8_errors(part)
     for rewrite in how.rewrites:
         model = rewrite(model)
     if how.weights == "int8" and part.name not in how.in_8_bits:
         writer.write(f"{part.name}.int8.json", msgspec.json.format(msgspec.json.encode(model.meta["int8_layers"])))
-    report(f"writing {size}")
+    begin("write", f"writing {size}")
     component = Component(
         graph=f"{part.name}.onnx",
         weights=f"{part.name}.weights",
@@ -136,13 +158,18 @@ def _export_part(part: Part, how: Recipe, writer: BundleWriter, report: Callable
         outputs=_tensor_specs(model.graph.outputs, part.outputs),
         parameters=part.parameters,
         parity=(),
-        options=tuple(spec for spec in _OPTIONS if spec.name in {value.name for value in model.graph.inputs}),
+        options=_options(model),
+        layers=f"{part.name}.layers.json",
     )
     write_graph(model, writer.folder / component.graph, component.weights)
+    writer.write(f"{part.name}.layers.json", msgspec.json.encode(layer_table(model)))
     del model
-    report(f"checking {size}")
+    begin("parity", f"checking {size}")
     figures = measure_parity(part, writer.folder, component, how.tolerance)
-    memory = measure_memory(part, writer.folder, component) if how.target == "cpu" else None
+    memory = None
+    if how.target == "cpu":
+        begin("memory", f"measuring the memory of {size}")
+        memory = measure_memory(part, writer.folder, component)
     return msgspec.structs.replace(component, parity=figures, memory=memory)
 
 
@@ -155,12 +182,21 @@ def _tensor_specs(values: Sequence[ir.Value], like: tuple[TensorSpec, ...]) -> t
     )
 
 
+def _options(model: ir.Model) -> tuple[TensorSpec, ...]:
+    """Describe the inputs that callers may leave out; others that rewrites have added are none of theirs."""
+    added = [value for value in model.graph.inputs if value.name in _OPTIONS]
+    shapes = [[size if isinstance(size, int) else str(size.value) for size in value.shape or ()] for value in added]
+    like = (TensorSpec(name=str(x.name), dtype="int64", shape=tuple(s)) for x, s in zip(added, shapes, strict=True))
+    return _tensor_specs(added, tuple(like))
+
+
 def _manifest(
     checkpoint: Checkpoint,
-    components: dict[str, Component],
     target: Target,
     weights: WeightStorage,
-    writer: BundleWriter,
+    tokenizer: TokenizerSpec,
+    components: dict[str, Component],
+    files: dict[str, FileRecord],
 ) -> Manifest:
     return Manifest(
         format_version=FORMAT_VERSION,
@@ -169,32 +205,21 @@ def _manifest(
         weights=weights,
         onnxruntime=OLDEST_ONNXRUNTIME,
         **components,
-        tokenizer=_tokenizer_spec(checkpoint.tokenizer, checkpoint.text_encoder_config.max_position_embeddings),
-        schedule=checkpoint.schedule,
+        tokenizer=tokenizer,
+        schedule=checkpoint.source.schedule,
         latents=LatentSpec(
             channels=checkpoint.unet_config.in_channels,
             downscale=checkpoint.vae_config.downscale,
             scaling_factor=checkpoint.vae_config.scaling_factor,
         ),
-        defaults=checkpoint.defaults,
+        defaults=checkpoint.source.defaults,
         provenance=Provenance(
-            source=checkpoint.name,
-            source_sha256={name: sha256_of(path) for name, path in checkpoint.files.items()},
-            license=checkpoint.license,
+            source=checkpoint.source.name,
+            source_sha256={name: sha256_of(path) for name, path in checkpoint.source.files.items()},
+            license=checkpoint.source.license,
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             tools={name: version(name) for name in ("pocket-diffusion", "torch", "onnx", "onnxscript")},
+            notes=checkpoint.source.notes,
         ),
-        files=writer.records(),
-    )
-
-
-def _tokenizer_spec(files: TokenizerFiles, max_tokens: int) -> TokenizerSpec:
-    vocab, merges = _TOKENIZER
-    return TokenizerSpec(
-        vocab=vocab,
-        merges=merges,
-        max_tokens=max_tokens,
-        start_id=files.start_id,
-        end_id=files.end_id,
-        pad_id=files.pad_id,
+        files=files,
     )

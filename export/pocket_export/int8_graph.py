@@ -1,18 +1,15 @@
 """A component's second graph, which multiplies in 8 bits, over the weights of the first."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import onnx_ir as ir
 
 from pocket_diffusion.bundle import Component
 from pocket_diffusion.errors import ExportError
-from pocket_export.rewrite import channels_last, int8_products, share_guidance, store_int8, winograd
+from pocket_export.rewrite import bands, channels_last, int8_products, share_guidance, store_int8, winograd
+from pocket_export.rewrite.initializers import layout_of
 from pocket_export.rewrite.int8_products import Form
-from pocket_export.rewrite.store_int8 import known_of
-
-_LARGEST_OWN_BYTES = 2**21
-"""What the graph may hold of its own: biases, norms, and shapes."""
 
 
 def int8_graph(model: ir.Model, forms: Mapping[str, Form]) -> ir.Model:
@@ -22,35 +19,32 @@ def int8_graph(model: ir.Model, forms: Mapping[str, Form]) -> ir.Model:
     """
     graph = model.clone()
     graph.meta.update(model.meta)
-    graph = channels_last(graph, lambda weights: known_of(forms, weights) is not None)
+    graph = channels_last(graph, forms.__contains__)
     graph = share_guidance(winograd(graph))
-    return store_int8(int8_products(graph, lambda weights: known_of(forms, weights)))
+    return store_int8(bands(int8_products(graph, forms.get)))
 
 
-def rounded_layers(graph: ir.Model, names: Iterable[str]) -> set[str]:
-    """Return which layers, of these published names, an 8-bit graph multiplies in 8 bits."""
-    products = [node.inputs[1] for node in graph.graph if node.op_type == "MatMulIntegerToFloat"]
-    known = {name: name for name in names}
-    found = {known_of(known, (weights.name or "").removesuffix(".int8")) for weights in products if weights is not None}
-    return {name for name in found if name is not None}
+def rounded_layers(graph: ir.Model) -> set[str]:
+    """Return which layers an 8-bit graph multiplies in 8 bits, by their weights' published names."""
+    products = [node.inputs[1] for node in graph.graph.all_nodes() if node.op_type == "MatMulIntegerToFloat"]
+    layouts = [layout_of(weights) for weights in products if weights is not None]
+    return {layout.name for layout in layouts if layout is not None}
 
 
 def share_weights(graph: ir.Model, folder: Path, component: Component) -> None:
-    """Let a graph take its weights from the file of a written component, by their names.
+    """Let a graph take all published weights from the file of a written component, by their initializers' names.
 
     Raises:
-        ExportError: large weights are not there.
+        ExportError: some are not there.
 
     """
     written = ir.load(folder / component.graph).graph.initializers
-    own = 0
     for name, value in graph.graph.initializers.items():
+        if layout_of(value) is None:
+            continue
         tensor, there = value.const_value, written.get(name)
-        assert tensor is not None  # noqa: S101 - it is an initializer
         stored = None if there is None else there.const_value
-        if isinstance(stored, ir.ExternalTensor) and (stored.dtype, stored.shape) == (tensor.dtype, tensor.shape):
-            value.const_value = stored
-        else:
-            own += tensor.nbytes
-    if own > _LARGEST_OWN_BYTES:
-        raise ExportError(f"the 8-bit graph beside {component.graph} would hold {own / 1e6:.0f} MB of its own weights")
+        assert tensor is not None  # noqa: S101 - it is an initializer
+        if not isinstance(stored, ir.ExternalTensor) or (stored.dtype, stored.shape) != (tensor.dtype, tensor.shape):
+            raise ExportError(f"{component.weights} has no {name}, which the 8-bit graph beside it needs")
+        value.const_value = stored

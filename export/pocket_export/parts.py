@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from pocket_diffusion.bundle import TensorSpec
 from pocket_diffusion.errors import TensorMismatchError
 from pocket_export.checkpoint import Checkpoint
-from pocket_export.key_mapping import Tensors
+from pocket_export.mapped_tensors import Tensors
+from pocket_export.progress import PartSize
 from pocket_models import VAE, TextEncoder, UNet
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -163,6 +164,19 @@ PARTS: tuple[Callable[[Checkpoint], Part], ...] = (text_encoder, vae_encoder, va
 """In the order in which they are exported: what fails early should fail before the long work."""
 
 
+def part_sizes(checkpoint: Checkpoint) -> dict[str, PartSize]:
+    """Return how large the parts are, in the order of `PARTS`."""
+    encoder = {name: x for name, x in checkpoint.vae.items() if name.startswith(("encoder.", "quant_conv."))}
+    decoder = {name: x for name, x in checkpoint.vae.items() if name not in encoder}
+    parts = (
+        ("text_encoder", checkpoint.text_encoder),
+        ("vae_encoder", encoder),
+        ("vae_decoder", decoder),
+        ("unet", checkpoint.unet),
+    )
+    return {name: PartSize(len(tensors), sum(x.numel() for x in tensors.values())) for name, tensors in parts}
+
+
 def check_tensors(checkpoint: Checkpoint) -> None:
     """Compare a checkpoint's tensors with what its configs ask for, all of them before the long work.
 
@@ -170,23 +184,22 @@ def check_tensors(checkpoint: Checkpoint) -> None:
         TensorMismatchError: with the first few faults, by the tensors' names.
 
     """
+    source = checkpoint.source
     try:
         with torch.device("meta"):
             networks = (
-                (TextEncoder(checkpoint.text_encoder_config), checkpoint.text_encoder),
-                (VAE(checkpoint.vae_config), checkpoint.vae),
-                (UNet(checkpoint.unet_config), checkpoint.unet),
+                (TextEncoder(checkpoint.text_encoder_config), checkpoint.text_encoder, source.text_encoder.name),
+                (VAE(checkpoint.vae_config), checkpoint.vae, source.vae.name),
+                (UNet(checkpoint.unet_config), checkpoint.unet, source.unet.name),
             )
     except (ValueError, ArithmeticError) as error:
-        raise TensorMismatchError(
-            f"{checkpoint.name} has sizes that make no network: {error}; fetch it again"
-        ) from None
-    for network, tensors in networks:
-        _check_fit(network, tensors, checkpoint.name)
+        raise TensorMismatchError(f"{source.name} has sizes that make no network: {error}; fetch it again") from None
+    for network, tensors, name in networks:
+        _check_fit(network, tensors, name)
 
 
 def _usual_sizes(checkpoint: Checkpoint, batch: int = 1) -> dict[str, int]:
-    downscale, defaults = checkpoint.vae_config.downscale, checkpoint.defaults
+    downscale, defaults = checkpoint.vae_config.downscale, checkpoint.source.defaults
     height, width = defaults.height // downscale, defaults.width // downscale
     sides = {"height": height, "width": width, "latent_height": height, "latent_width": width}
     tokens = checkpoint.text_encoder_config.max_position_embeddings

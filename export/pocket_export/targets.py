@@ -16,6 +16,7 @@ from pocket_export.rewrite import (
     split_geglu,
     store_float16,
     store_int8,
+    take_concepts,
     winograd,
 )
 
@@ -39,10 +40,10 @@ class Recipe:
 OLDEST_ONNXRUNTIME = "1.24"
 """The first version that has all operators used here and keeps weights inside the bundle's folder."""
 
-PREPARED = (split_geglu, fuse_silu, downsample_tokens)
+PREPARED = (split_geglu, fuse_silu, downsample_tokens, take_concepts)
 """What exact and 8-bit graphs for a CPU begin with."""
 _CPU = (*PREPARED, winograd, share_guidance)
-_CUDA = (share_guidance,)
+_CUDA = (take_concepts, share_guidance)
 
 # int8 weights keep their shape, whose first axis has the scales, and are reshaped in the graph.
 #

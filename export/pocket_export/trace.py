@@ -3,18 +3,27 @@
 import contextlib
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from itertools import permutations
+from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from pocket_diffusion.errors import ExportError
+from pocket_diffusion.layers import Form, Reshape, Step, Storage, Transpose
 from pocket_export.parts import Part
+from pocket_export.rewrite.initializers import Layout, lay_out
 from pocket_models.attention import AttentionProduct
 
 OPSET = 20  # the first with Gelu
 _TRACED_SIZES = {"batch": 2, "contexts": 2, "height": 16, "width": 24, "tokens": 77}
 _TRACED_ALIKE = {"contexts": "batch"}  # one picture under several contexts is share_guidance's doing
+_SMALL = 2**14  # the tracer merges equal weights of up to 1024 numbers
+_STORAGE: dict[torch.dtype, Storage] = {torch.float32: "float32", torch.float16: "float16"}
 
 
 class FusedAttention(nn.Module):
@@ -43,13 +52,19 @@ class FusedAttention(nn.Module):
 def trace(part: Part, dtype: torch.dtype, *, fuse_attention: bool = True) -> ir.Model:
     """Trace a network that computes in `dtype`.
 
-    Weights that have that dtype are referred to, not copied, but for those that the tracer transposes. The part's own
-    module is left as it was. The model's `meta` carries the part's usual sizes, for rewrites. Without `fuse_attention`,
-    which benchmarks/rewrites.py wants, attention is made of products and a softmax.
+    Every initializer that is made of a weight has its `Layout`, and refers to the part's own weights in float32; the
+    graph does not depend on what these are. The part's module is left as it was. The model's `meta` carries the part's
+    usual sizes, for rewrites. Without `fuse_attention`, which benchmarks/rewrites.py wants, attention is made of
+    products and a softmax.
+
+    Raises:
+        ExportError: a weight is in the graph in some form that layouts do not have, or not at all.
+
     """
+    published = {name: weight.detach().float().numpy() for name, weight in part.module.named_parameters()}
     example = tuple(x if x.dtype == torch.int64 else x.to(dtype) for x in part.example(_TRACED_SIZES))
     attention = _fused_attention(part.module) if fuse_attention else contextlib.nullcontext()
-    with attention, _computing_in(part.module, dtype), _quiet():
+    with attention, _computing_in(part.module, dtype), _told_apart(part.module), _quiet():
         program = torch.onnx.export(
             part.module,
             example,
@@ -63,19 +78,50 @@ def trace(part: Part, dtype: torch.dtype, *, fuse_attention: bool = True) -> ir.
             ),
             verbose=False,
         )
-    if program is None:  # only with an output file given
-        raise AssertionError
-    _name_folded_weights(program.model)
+        if program is None:  # only with an output file given
+            raise AssertionError
+        _lay_out_weights(part, program.model, published, _STORAGE[dtype])
     program.model.meta["usual_sizes"] = part.usual_sizes
     return program.model
 
 
-def _name_folded_weights(model: ir.Model) -> None:
-    """Name weights that the tracer has folded, which are transposed ones, after what they were made from."""
+def _lay_out_weights(
+    part: Part, model: ir.Model, published: Mapping[str, NDArray[np.float32]], storage: Storage
+) -> None:
+    """Give every initializer that the tracer has made of a weight its layout, and the numbers of the published one."""
+    traced = {name: weight.detach().numpy() for name, weight in part.module.named_parameters()}
+    missing = set(traced)
     for value in list(model.graph.initializers.values()):
-        sources = value.meta.get("pkg.onnxscript.optimizer.folded_from", ())
-        if len(sources) == 1:
-            value.name = f"{next(iter(sources))}.transposed"
+        folded_from = value.meta.get("pkg.onnxscript.optimizer.folded_from", {value.name})
+        sources = [name for name in folded_from if name in traced]
+        if not sources:
+            continue
+        assert value.const_value is not None  # noqa: S101 - it is an initializer
+        name = sources[0]
+        steps = () if value.name == name else _steps_between(traced[name], value.const_value.numpy())
+        if steps is None or len(sources) > 1:
+            raise ExportError(
+                f"{part.name}: the tracer folds {', '.join(sorted(sources))} in a way that a bundle cannot describe; "
+                "install the versions of PyTorch and onnxscript that constraints.txt has"
+            )
+        lay_out(value, Layout(name, published[name], Form(steps=steps, storage=storage)))
+        missing.discard(name)
+    if missing:
+        raise ExportError(f"{part.name}: the traced graph does without {', '.join(sorted(missing)[:3])}")
+
+
+def _steps_between(source: NDArray[Any], found: NDArray[Any]) -> tuple[Step, ...] | None:
+    """Return the steps by which the tracer folded one array into another, as the numbers tell; None if there are none.
+
+    Where several do, as with symmetric matrices, it was a transposition: that is what the tracer folds.
+    """
+    *turned, as_it_is = reversed(list(permutations(range(source.ndim))))
+    for axes in (*turned, as_it_is):
+        if source.transpose(axes).shape == found.shape and np.array_equal(source.transpose(axes), found):
+            return () if axes == as_it_is else (Transpose(axes=axes),)
+    if source.size == found.size and np.array_equal(source.reshape(found.shape), found):
+        return (Reshape(shape=found.shape),)
+    return None
 
 
 def _dynamic(shape: tuple[int | str, ...], part: Part) -> list[object | None]:
@@ -120,6 +166,19 @@ def _computing_in(module: nn.Module, dtype: torch.dtype) -> Iterator[None]:
         yield
     finally:
         module.load_state_dict(weights, assign=True)
+
+
+@contextlib.contextmanager
+def _told_apart(module: nn.Module) -> Iterator[None]:
+    """Give small weights numbers of their own for a while: of equal ones, the tracer would make one initializer."""
+    small = {name: weight for name, weight in module.named_parameters() if weight.numel() <= _SMALL}
+    generator = torch.Generator().manual_seed(0)
+    drawn = {name: torch.randn(w.shape, generator=generator).to(w.dtype) for name, w in small.items()}
+    module.load_state_dict(drawn, assign=True, strict=False)
+    try:
+        yield
+    finally:
+        module.load_state_dict(small, assign=True, strict=False)
 
 
 @contextlib.contextmanager

@@ -16,6 +16,8 @@ from pocket_diffusion.errors import (
     BundleNotFoundError,
     BusyError,
     Cancelled,
+    CheckpointError,
+    CheckpointNotFoundError,
     InferenceError,
     InvalidRequestError,
     OperatorUnavailableError,
@@ -25,11 +27,14 @@ from pocket_diffusion.errors import (
     ProviderUnavailableError,
     RuntimeUnavailableError,
     ServerUnavailableError,
+    UnsafeCheckpointError,
+    UnsupportedModelError,
 )
 from pocket_diffusion.version import __version__
 
 if TYPE_CHECKING:
-    from pocket_diffusion.order import Order
+    from pocket_diffusion.model.lora import LoraSpec
+    from pocket_diffusion.order import LoraUse, Order
     from pocket_diffusion.pipeline import Pipeline
     from pocket_diffusion.result import Result, Step
 
@@ -40,8 +45,12 @@ __all__ = [
     "BundleNotFoundError",
     "BusyError",
     "Cancelled",
+    "CheckpointError",
+    "CheckpointNotFoundError",
     "InferenceError",
     "InvalidRequestError",
+    "LoraSpec",
+    "LoraUse",
     "OperatorUnavailableError",
     "Order",
     "OutputError",
@@ -53,10 +62,19 @@ __all__ = [
     "RuntimeUnavailableError",
     "ServerUnavailableError",
     "Step",
+    "UnsafeCheckpointError",
+    "UnsupportedModelError",
     "__version__",
 ]
 
-_LAZY = {"Order": "order", "Pipeline": "pipeline", "Result": "result", "Step": "result"}
+_LAZY = {
+    "LoraSpec": "model.lora",
+    "LoraUse": "order",
+    "Order": "order",
+    "Pipeline": "pipeline",
+    "Result": "result",
+    "Step": "result",
+}
 
 
 def __getattr__(name: str) -> object:

@@ -15,12 +15,17 @@ from pocket_diffusion.errors import (
     BundleFormatError,
     BundleNotFoundError,
 )
+from pocket_diffusion.layers import LARGEST_TABLE, LayerTable
 from pocket_diffusion.strict import Strict
 
-FORMAT_VERSION: Literal[2] = 2
+FORMAT_VERSION: Literal[3] = 3
+"""Version 2 had no layer tables; its bundles draw, but their weights cannot be changed."""
+_READ_VERSIONS = (2, 3)
 MANIFEST_NAME = "bundle.json"
 TOKEN_DOWNSAMPLING = "token_downsampling"  # noqa: S105 - no secret
 """The U-Net's option by which self-attention at the finest level looks at fewer tokens."""
+CONCEPTS = "concepts"
+"""The text encoder's option that holds the vectors of words that are not in its vocabulary, `[concepts, width]`."""
 COMPONENTS = ("text_encoder", "unet", "vae_encoder", "vae_decoder")
 
 Target = Literal["cpu", "cuda"]
@@ -100,6 +105,8 @@ class Component(Strict, frozen=True, omit_defaults=True):
     int8: Int8Graph | None = None
     options: tuple[TensorSpec, ...] = ()
     """Inputs that may be left out."""
+    layers: str | None = None
+    """The file that holds its `LayerTable`. None in bundles of format 2."""
 
     def takes(self, option: str) -> bool:
         """Tell whether there is such an input that may be left out."""
@@ -108,8 +115,9 @@ class Component(Strict, frozen=True, omit_defaults=True):
     @property
     def files(self) -> tuple[str, ...]:
         """The names of all files that belong to the component."""
-        own = (self.graph, self.weights)
-        return own if self.int8 is None else (*own, self.int8.graph, self.int8.certificate)
+        layers = () if self.layers is None else (self.layers,)
+        int8 = () if self.int8 is None else (self.int8.graph, self.int8.certificate)
+        return (self.graph, self.weights, *layers, *int8)
 
 
 class TokenizerSpec(Strict, frozen=True):
@@ -182,12 +190,14 @@ class Provenance(Strict, frozen=True):
     created: str
     """UTC, ISO 8601."""
     tools: dict[str, str]
+    notes: tuple[str, ...] = ()
+    """What was chosen where the source left a choice, and why."""
 
 
 class Manifest(Strict, frozen=True):
     """All that the runtime must know; the content of `bundle.json`."""
 
-    format_version: Literal[2]
+    format_version: Literal[2, 3]
     architecture: Literal["stable-diffusion-1"]
     target: Target
     weights: WeightStorage
@@ -295,6 +305,33 @@ class Bundle:
                 refuse(f"{int8.certificate} was not made for {file}: the sha256 differs")
         return certificate
 
+    def layers(self, name: str) -> LayerTable:
+        """Read where the published weights of a component lie in its weights file.
+
+        Raises:
+            BundleFormatError: the bundle was made before there were such tables.
+            BundleDamagedError: the table is not the file that was written, or does not fit the weights file.
+
+        """
+        component, files = self.manifest.component(name), self.manifest.files
+        if component.layers is None:
+            raise BundleFormatError(
+                f"{self.root} is of format version {self.manifest.format_version}, which does not tell where the "
+                f"weights of {name} lie, so that they cannot be changed; export the bundle again"
+            )
+        if files[component.layers].size > LARGEST_TABLE:
+            fault: str | None = f"{component.layers} is larger than {LARGEST_TABLE} bytes"
+        else:
+            fault = self._fault(component.layers, hashed=True)
+        if not fault:
+            try:
+                table = msgspec.json.decode(self.path(component.layers).read_bytes(), type=LayerTable)
+                table.check(files[component.weights].size)
+                return table
+            except (OSError, ValueError, RecursionError) as error:
+                fault = f"{component.layers} is not understood ({error})"
+        raise BundleDamagedError(f"{self.root}: {fault}; export the bundle again or fetch a fresh copy")
+
     def damaged_files(self) -> dict[str, str]:
         """Compare every file with its sha256 and return what is wrong with which."""
         faults = {name: self._fault(name, hashed=True) for name in self.manifest.files}
@@ -331,10 +368,11 @@ def read_manifest(root: Path) -> Manifest:
 
     try:
         version = msgspec.json.decode(text, type=dict[str, msgspec.Raw]).get("format_version")
-        if version is not None and bytes(version) != str(FORMAT_VERSION).encode():
+        if version is not None and bytes(version) not in [str(known).encode() for known in _READ_VERSIONS]:
             refuse(
                 f"format version {bytes(version).decode('utf-8', 'replace')[:20]} is not known; this version of "
-                f"pocket-diffusion reads version {FORMAT_VERSION}; update pocket-diffusion or export again"
+                f"pocket-diffusion reads versions {' and '.join(map(str, _READ_VERSIONS))}; update pocket-diffusion or "
+                "export again"
             )
         manifest = msgspec.json.decode(text, type=Manifest)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -20,10 +20,11 @@ class LayerFigure(Strict, frozen=True):
     """The weight's published name."""
     stored: Storage
     computed: Computation
-    storage_error: float
-    """The relative change of the layer's output that rounding the weights makes."""
+    storage_error: float | None
+    """The relative change of the layer's output that rounding the weights makes; None where it was not measured."""
     error: float | None
-    """The relative change that computing it so makes, on real activations; None where it is not in 8 bits."""
+    """The relative change that computing it so makes, on real activations; None where it is not in 8 bits, or was not
+    measured."""
 
 
 class Certificate(Strict, frozen=True):

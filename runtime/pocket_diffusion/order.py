@@ -11,11 +11,21 @@ else:
     Picture = bytes
 
 
+class LoraUse(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A LoRA of the folder that was given, and how much of it is wanted: 1 is as it was trained."""
+
+    name: str
+    """The file's, without its ending."""
+    scale: float = 1.0
+    """Of the U-Net's layers, and of the text encoder's where those have no scale of their own."""
+    text_encoder_scale: float | None = None
+
+
 class Order(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Pictures to be drawn. An option that is left out, or null, is the model's own default."""
 
     prompt: str
-    """What to draw, in AUTOMATIC1111's syntax: `(word:1.3)`, `[from:to:0.5]`, `[one|other]`, `BREAK`."""
+    """What to draw, as AUTOMATIC1111 reads it: `(word:1.3)`, `[from:to:0.5]`, `[one|other]`, `BREAK`, `<lora:name>`."""
     negative_prompt: str = ""
     """What not to draw."""
 
@@ -45,6 +55,10 @@ class Order(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """The part of the way that is guided, such as 0.2 to 0.8 of the steps (Kynkäänniemi et al. 2024)."""
     clip_skip: int = 1
     """Which of the text encoder's layers is read, counted from the last."""
+
+    # what changes the weights
+    loras: tuple[LoraUse, ...] = ()
+    """Beside those that the prompt names."""
 
     # what is traded for time
     token_downsampling: int = 1

@@ -4,7 +4,7 @@ import contextlib
 import logging
 import os
 import warnings
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,9 @@ from pocket_diffusion.machine.session import check_threads, choose_provider
 from pocket_diffusion.model.arithmetic import choose_arithmetic
 from pocket_diffusion.model.budget import AUTO, MemoryBudget
 from pocket_diffusion.model.components import Components
-from pocket_diffusion.order import Order
+from pocket_diffusion.model.library import Library
+from pocket_diffusion.model.lora import LoraSpec
+from pocket_diffusion.order import LoraUse, Order
 from pocket_diffusion.result import Latents, Result, Step, Steps, Stopwatch
 from pocket_diffusion.stages import Stages
 
@@ -45,6 +47,10 @@ class Pipeline(Stages):
         threads: int | None = None,
         memory: str = AUTO,
         arithmetic: str = AUTO,
+        loras: Iterable[str | os.PathLike[str] | LoraSpec] = (),
+        embeddings: Iterable[str | os.PathLike[str]] = (),
+        lora_folder: str | os.PathLike[str] | None = None,
+        embedding_folder: str | os.PathLike[str] | None = None,
     ) -> "Pipeline":
         """Open a bundle; without a path, the embedded model's.
 
@@ -55,10 +61,17 @@ class Pipeline(Stages):
         `arithmetic` is `exact`, or `int8` for the bundle's 8-bit graphs, or `auto` for those of them that the bundle
         has measured to be near enough to the exact ones, where the CPU multiplies in 8 bits fast and right.
 
+        `loras` change the weights; see `set_loras`. `embeddings` are files of textual inversion: the name of each,
+        without its ending, is a word that prompts may use, and so is a name such as `<cat-toy>` in the file. What lies
+        in `lora_folder`, prompts and orders may name (`<lora:name:0.8>`); all embeddings of `embedding_folder` that fit
+        are words.
+
         Raises:
             BundleNotFoundError, BundleFormatError, BundleDamagedError: see `Bundle.open` and `Bundle.certificate`.
             InvalidRequestError: an unknown provider, memory mode or arithmetic, a number of threads that makes no
-                sense, or 8-bit arithmetic where bundle or machine cannot have it.
+                sense, 8-bit arithmetic where bundle or machine cannot have it, or a LoRA or embedding that does not
+                fit.
+            CheckpointError: a LoRA or an embedding is not there, or cannot be read.
             ProviderUnavailableError: CUDA was asked for and is not there.
             RuntimeUnavailableError: ONNX Runtime is not installed.
 
@@ -76,7 +89,11 @@ class Pipeline(Stages):
                 stacklevel=2,
             )
         choice = choose_arithmetic(arithmetic, bundle, chosen)
-        return cls(Components(bundle, provider=chosen, threads=threads, budget=budget, arithmetic=choice))
+        components = Components(bundle, provider=chosen, threads=threads, budget=budget, arithmetic=choice)
+        pipeline = cls(components, Library(lora_folder, embedding_folder))
+        pipeline.adapters.add_embeddings(embeddings)
+        pipeline.set_loras(loras)
+        return pipeline
 
     def generate(
         self,
@@ -94,6 +111,7 @@ class Pipeline(Stages):
         guidance_rescale: float = 0.0,
         guidance_interval: tuple[float, float] | None = None,
         clip_skip: int = 1,
+        loras: Sequence[LoraUse] = (),
         token_downsampling: int = 1,
         seed: int | None = None,
         count: int = 1,
@@ -126,6 +144,7 @@ class Pipeline(Stages):
             guidance_rescale=guidance_rescale,
             guidance_interval=guidance_interval,
             clip_skip=clip_skip,
+            loras=tuple(loras),
             token_downsampling=token_downsampling,
             seed=seed,
             count=count,
@@ -135,6 +154,7 @@ class Pipeline(Stages):
         )
         drawings = resolve_all(order, prompt, self.bundle.manifest)
         for drawing in drawings:
+            self.adapters.changes(drawing)  # refuses what cannot be had before the first picture is drawn
             self.warn_of(drawing)
         total, done, results = sum(drawing.steps_to_take for drawing in drawings), 0, []
         for drawing in drawings:
@@ -166,6 +186,8 @@ class Pipeline(Stages):
     def _walk(self, drawing: Drawing) -> Generator[Step, None, Result]:
         """Walk all pictures through the noise levels together; each is predicted alone, which needs least memory."""
         manifest, watch = self.bundle.manifest, Stopwatch(self.components)
+        changes = self.adapters.changes(drawing)
+        self.adapters.use(changes.loras)
         with self.components.room_for(drawing.demand):
             _log.info("provider %s, threads %s", self.provider, self.threads or "one a core")
             _log.info("arithmetic %s", self.components.arithmetic)
@@ -194,4 +216,5 @@ class Pipeline(Stages):
                 images = [image for one in scaled for image in to_pictures(self.vae.decode(one[None]))]
         self.previewer.learn(scaled[:1], images[0])
         _log.info("%s", watch)
-        return Result(images, list(drawing.seeds), scaled, watch.seconds, (drawing,), self.name, self.arithmetic)
+        drawn_with = self.name, self.arithmetic, (changes,)
+        return Result(images, list(drawing.seeds), scaled, watch.seconds, (drawing,), *drawn_with)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pocket_diffusion.drawing.adapters import ModelChanges
 from pocket_diffusion.drawing.images import make_folder, save_picture, side_by_side
 from pocket_diffusion.drawing.metadata import parameters_text, settings
 from pocket_diffusion.drawing.resolve import Drawing
@@ -82,6 +83,8 @@ class Result:
     """The bundle's name."""
     arithmetic: str
     """What the networks computed in: see `Pipeline.arithmetic`."""
+    changes: tuple[ModelChanges, ...]
+    """What each of the drawings was drawn with beyond the bundle: LoRAs and embeddings."""
 
     @classmethod
     def joined(cls, results: Sequence["Result"]) -> "Result":
@@ -94,11 +97,12 @@ class Result:
             drawings=tuple(drawing for result in results for drawing in result.drawings),
             model=results[0].model,
             arithmetic=results[0].arithmetic,
+            changes=tuple(changes for result in results for changes in result.changes),
         )
 
     def order(self, index: int = 0) -> Order:
         """Return the order that draws picture `index` again; pictures that it started from are not in it."""
-        drawing, i = self._drawing(index)
+        drawing, i, _ = self._drawing(index)
         return drawing.order(i)
 
     def save(self, path: str | os.PathLike[str], index: int | None = None) -> list[Path]:
@@ -143,13 +147,14 @@ class Result:
         return file.getvalue()
 
     def _save(self, path: Path, index: int) -> None:
-        drawing, i = self._drawing(index)
-        drawn = drawing, i, self.model, self.arithmetic
+        drawing, i, changes = self._drawing(index)
+        drawn = drawing, i, self.model, self.arithmetic, changes
         save_picture(self.images[index], path, parameters_text(*drawn), settings(*drawn))
 
-    def _drawing(self, index: int) -> tuple[Drawing, int]:
-        """Return what picture `index` was drawn from, and which of its pictures it is."""
-        places = [(drawing, i) for drawing in self.drawings for i in range(drawing.count)]
+    def _drawing(self, index: int) -> tuple[Drawing, int, ModelChanges]:
+        """Return what picture `index` was drawn from, which of its pictures it is, and what the model had."""
+        drawn = zip(self.drawings, self.changes, strict=True)
+        places = [(drawing, i, changes) for drawing, changes in drawn for i in range(drawing.count)]
         return places[index]
 
 

@@ -1,13 +1,16 @@
 """A bundle's networks as functions of arrays: what drawing is put together from."""
 
 import warnings
+from collections.abc import Iterable
 from functools import partial
+from os import PathLike
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pocket_diffusion.bundle import TOKEN_DOWNSAMPLING
+from pocket_diffusion.drawing.adapters import Adapters
 from pocket_diffusion.drawing.conditioning import MAX_CHUNKS, Conditioner
 from pocket_diffusion.drawing.denoiser import Denoiser
 from pocket_diffusion.drawing.levels import Levels
@@ -16,6 +19,8 @@ from pocket_diffusion.drawing.resolve import Drawing
 from pocket_diffusion.drawing.tokenizer import ClipTokenizer
 from pocket_diffusion.errors import InvalidRequestError
 from pocket_diffusion.model.components import Components
+from pocket_diffusion.model.library import Library
+from pocket_diffusion.model.lora import LoraSpec
 from pocket_diffusion.model.vae import VAE
 
 Array = NDArray[np.float32]
@@ -25,8 +30,9 @@ Latents = NDArray[np.float32]
 class Stages:
     """The stages on the way from a prompt to a picture, for one thread at a time."""
 
-    def __init__(self, components: Components) -> None:
-        """Run these networks, which `Pipeline.load` makes of a bundle."""
+    def __init__(self, components: Components, library: Library | None = None) -> None:
+        """Run these networks, which `Pipeline.load` makes of a bundle; drawings may name what the library has."""
+        library = library or Library()
         manifest = components.bundle.manifest
         files = manifest.tokenizer
         self.bundle = components.bundle
@@ -35,8 +41,12 @@ class Stages:
         self.threads = components.threads
         self.tokenizer = ClipTokenizer(self.bundle.path(files.vocab), self.bundle.path(files.merges), files)
         self.conditioner = Conditioner(
-            self.tokenizer, self._encode_ids, max_chunks=MAX_CHUNKS if manifest.takes_long_contexts else 1
+            self.tokenizer,
+            self._encode_ids,
+            max_chunks=MAX_CHUNKS if manifest.takes_long_contexts else 1,
+            takes_loras=library.has_loras,
         )
+        self.adapters = Adapters(components, self.tokenizer, self.conditioner, library)
         self.vae = VAE(components, manifest.latents)
         self.previewer = Previewer(self.vae.encode)
 
@@ -65,6 +75,20 @@ class Stages:
     def arithmetic(self) -> str:
         """What the networks compute in: `exact`, `int8`, or `auto` where only some of the 8-bit graphs are used."""
         return self.components.arithmetic.name
+
+    def set_loras(self, loras: Iterable[str | PathLike[str] | LoraSpec]) -> None:
+        """Have these LoRAs change every picture from now on, and no others.
+
+        Each is `FILE`, `FILE:SCALE` or `FILE:UNET_SCALE:TEXT_ENCODER_SCALE`, or a `LoraSpec`. An empty list gives the
+        bundle's own weights back, bit for bit. Only the networks that a change affects are loaded anew.
+
+        Raises:
+            CheckpointError: a file is not there, or cannot be read.
+            InvalidRequestError: a file is no LoRA, or does not fit; a scale makes no sense.
+            BundleFormatError: the bundle was exported before weights could be changed.
+
+        """
+        self.adapters.set_loras(loras)
 
     def encode_prompt(self, text: str, clip_skip: int = 1) -> Array:
         """Return the context `[1, 77 · chunks, dim]` of a text, as the first of its steps has it."""
@@ -123,5 +147,5 @@ class Stages:
 
     def _encode_ids(self, ids: NDArray[np.int64], clip_skip: int) -> Array:
         """Return the contexts `[n, 77, dim]` of framed tokens `[n, 77]`, by the last layer but `clip_skip` - 1."""
-        outputs = self.components.run("text_encoder", ids=ids)
+        outputs = self.components.run("text_encoder", **self.adapters.inputs(ids))
         return outputs["context"] if clip_skip == 1 else outputs["layers"][-clip_skip]

@@ -16,6 +16,9 @@ from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from loras import random_lora, write_safetensors
+from pocket_diffusion.bundle import Bundle
+from pocket_diffusion.pipeline import DEFAULT_BUNDLE
 from serving import RunningServer, running_server
 
 SECONDS = 20_000  # milliseconds that a picture may take on a slow machine
@@ -26,8 +29,11 @@ FLAGS = [
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[RunningServer]:
-    with running_server("--threads", 2) as server:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    folder = tmp_path_factory.mktemp("adapters")
+    opened = Bundle.open(DEFAULT_BUNDLE)
+    write_safetensors(folder / "style.safetensors", random_lora(opened))
+    with running_server("--threads", 2, "--lora-folder", folder) as server:
         yield server
 
 
@@ -117,6 +123,17 @@ def test_a_prompt_is_typed_and_the_picture_seen(page: Page) -> None:
     expect(page.locator("#picture")).to_have_attribute("alt", "a lake under snowy mountains at sunset, seed 5")
     expect(page.locator("#line")).to_have_text("128 × 128, seed 5")
     assert page.locator("#picture").evaluate("image => image.naturalWidth") == 128
+
+
+def test_loras_are_put_into_the_prompt_by_a_click(page: Page) -> None:
+    prompt = page.get_by_label("Prompt", exact=True)
+    prompt.fill("a lake")
+    page.get_by_text("LoRAs and embeddings", exact=True).click()
+    page.get_by_role("button", name="style").click()
+    expect(prompt).to_have_value("a lake <lora:style:1>")
+    expect(prompt).to_be_focused()
+    page.get_by_role("button", name="Draw").click()
+    assert set(facts(finished(page))["lora_sha256"]) == {"style"}
 
 
 def test_progress_is_watched_and_the_drawing_cancelled(page: Page) -> None:
@@ -296,6 +313,7 @@ def test_nothing_keeps_people_out(open_page: Callable[..., Page], tmp_path: Path
     size = {"width": 390, "height": 844} if phone else {"width": 1280, "height": 900}
     page = open_page(viewport=size, color_scheme=scheme, has_touch=phone)
     page.locator("#file").set_input_files(a_picture(tmp_path / "red.png"))
+    page.get_by_text("LoRAs and embeddings", exact=True).click()
     draw(page, Steps=2)
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     found = Axe().run(page)

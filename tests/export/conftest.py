@@ -22,6 +22,14 @@ def write_tokenizer(folder: Path) -> None:
 
 
 @pytest.fixture(scope="session")
+def tiny_bundle_cuda(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny pipeline, exported for CUDA."""
+    from pocket_export.export import export
+
+    return export(tiny_folder, tmp_path_factory.mktemp("cuda") / "bundle", target="cuda").root
+
+
+@pytest.fixture(scope="session")
 def mini_sizes() -> "Sizes":
     from synthetic_checkpoint import Sizes
 

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
-from pocket_diffusion import Pipeline
+from pocket_diffusion import Pipeline, calibration
 from pocket_diffusion.bundle import MANIFEST_NAME, Bundle, sha256_of
+from pocket_diffusion.calibration import Calibration, Evaluation
 from pocket_diffusion.certificate import Certificate
 from pocket_diffusion.errors import BundleDamagedError, ExportError
 from pocket_diffusion.machine.cpu import products_are_right
@@ -27,10 +28,10 @@ from pocket_diffusion.machine.session import GraphSession
 from pocket_diffusion.model import arithmetic
 from pocket_diffusion.model.memory import MODES
 from pocket_export import certify, int8_graph, parts
-from pocket_export.calibration import Calibration, Evaluation
 from pocket_export.certify import Certifier, climb, error_of, first_form
 from pocket_export.checkpoint import read_checkpoint
 from pocket_export.parts import Part
+from pocket_export.progress import Progress
 from pocket_export.rewrite.initializers import MIN_ELEMENTS
 from pocket_export.rewrite.int8_products import Form
 from pocket_export.rewrite.int8_weights import rounded_to_int8
@@ -263,12 +264,13 @@ def certify_unet(
             if large_token:
                 inputs["context"][:, 3] *= 40
             evaluations.append(Evaluation(inputs, exact.run(**inputs)))
-        drawn = Calibration({"unet": evaluations}, [Image.new("RGB", (8, 8))])
+        drawn = Calibration(bundle, ["a lake"], 1, {"unet": evaluations}, [Image.new("RGB", (8, 8))])
         monkeypatch.setattr(certify, "trace", again)
-        monkeypatch.setattr(certify, "calibrate", lambda *_, **__: drawn)
+        for module in (certify, calibration):
+            monkeypatch.setattr(module, "calibrate", lambda *_, **__: drawn)
         monkeypatch.setattr(certify, "measure_memory", lambda *_, **__: None)
         monkeypatch.setattr(certify, "BOUND", bound)
-        component = Certifier(bundle, lambda _: None).certify(part)
+        component = Certifier(bundle, Progress(lambda _what, _done: None, {})).certify(part)
         assert component.int8 is not None
         return msgspec.json.decode(bundle.path(component.int8.certificate).read_bytes(), type=Certificate)
 
@@ -298,14 +300,11 @@ def test_a_smaller_bound_makes_layers_climb_and_leave(certify_unet: Callable[...
     assert counts[0]["float32"] == counts[1]["float32"] < counts[2]["float32"]
 
 
-def test_weights_that_the_file_does_not_have_are_refused(
-    int8: Bundle, traced: ir.Model, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(int8_graph, "_LARGEST_OWN_BYTES", 10**5)
+def test_weights_that_the_file_does_not_have_are_refused(int8: Bundle, traced: ir.Model) -> None:
     model = traced.clone()
     model.meta.update(traced.meta)
     graph = int8_graph.int8_graph(model, {})
-    with pytest.raises(ExportError, match=r"the 8-bit graph beside vae_decoder\.onnx would hold .* MB of its own"):
+    with pytest.raises(ExportError, match=r"vae_decoder\.weights has no .*, which the 8-bit graph beside it needs"):
         int8_graph.share_weights(graph, int8.root, int8.manifest.vae_decoder)
 
 

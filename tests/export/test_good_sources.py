@@ -15,8 +15,9 @@ from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, con
 from safetensors.torch import load_file, save_file
 
 from pocket_diffusion.bundle import NoiseSchedule
-from pocket_export.architecture import read_schedule
-from pocket_export.checkpoint import USUAL_DRAWING, Checkpoint, read_checkpoint
+from pocket_diffusion.checkpoint.noise_schedule import read_schedule
+from pocket_diffusion.checkpoint.source import USUAL_DRAWING
+from pocket_export.checkpoint import Checkpoint, read_checkpoint
 from pocket_export.parts import check_tensors
 
 if TYPE_CHECKING:
@@ -109,11 +110,11 @@ def test_reads_every_precision(place: Path, mini_state: Tensors, dtype: torch.dt
 
 
 def test_a_single_file_has_the_settings_of_stable_diffusion(plain: Checkpoint) -> None:
-    schedule = plain.schedule
+    schedule = plain.source.schedule
     assert (schedule.beta_start, schedule.beta_end, schedule.beta_schedule) == (0.00085, 0.012, "scaled_linear")
     assert (schedule.prediction_type, schedule.timestep_spacing, schedule.steps_offset) == ("epsilon", None, 1)
     assert (schedule.set_alpha_to_one, schedule.clip_sample, schedule.rescale_betas_zero_snr) == (False, False, False)
-    assert {name: getattr(plain.defaults, name) for name in USUAL_DRAWING} == USUAL_DRAWING
+    assert {name: getattr(plain.source.defaults, name) for name in USUAL_DRAWING} == USUAL_DRAWING
     assert plain.vae_config.scaling_factor == 0.18215
     assert plain.unet_config.attention_heads == (8, 8)
 
@@ -123,16 +124,16 @@ def test_a_tokenizer_may_lie_elsewhere(place: Path, mini_state: Tensors, tmp_pat
     (place / "tokenizer").mkdir()
     for name in ("vocab.json", "merges.txt"):
         (place / name).rename(place / "tokenizer" / name)
-    below = read_checkpoint(str(place / "model.safetensors")).tokenizer
+    below = read_checkpoint(str(place / "model.safetensors")).source.tokenizer
     (place / "tokenizer").rename(tmp_path / "elsewhere")
-    given = read_checkpoint(str(place / "model.safetensors"), tmp_path / "elsewhere").tokenizer
+    given = read_checkpoint(str(place / "model.safetensors"), tmp_path / "elsewhere").source.tokenizer
     assert below == given
     assert (given.size, given.start_id, given.end_id, given.pad_id) == (3, 1, 2, 2)
 
 
 def test_reads_the_license_of_a_single_file(place: Path, mini_state: Tensors) -> None:
     save_file(mini_state, place / "model.safetensors", {"modelspec.license": "CreativeML Open RAIL-M"})
-    assert read(place / "model.safetensors").license == "CreativeML Open RAIL-M"
+    assert read(place / "model.safetensors").source.license == "CreativeML Open RAIL-M"
 
 
 # Diffusers folders
@@ -145,7 +146,7 @@ def test_reads_a_folder_as_it_was_saved(tiny_pipeline: StableDiffusionPipeline, 
     theirs = {n.removeprefix("text_model."): t for n, t in tiny_pipeline.text_encoder.state_dict().items()}
     ours = {n.removeprefix("text_model."): t for n, t in checkpoint.text_encoder.items()}
     assert_same_tensors(ours, {n: t for n, t in theirs.items() if not n.endswith("position_ids")})
-    assert (checkpoint.defaults.width, checkpoint.defaults.height) == (64, 64)
+    assert (checkpoint.source.defaults.width, checkpoint.source.defaults.height) == (64, 64)
 
 
 def weights(folder: Path, part: str) -> Path:
@@ -167,7 +168,7 @@ def test_reads_every_form_of_a_folders_weights(folder: Path, variant: str) -> No
         else:
             save_file(tensors, path.with_name(path.stem + variant))
     checkpoint = read(folder)
-    assert all(name.endswith(variant) for name in checkpoint.files)
+    assert all(name.endswith(variant) for name in checkpoint.source.files)
     for part in PARTS:
         theirs = getattr(plain, part)
         if "fp16" in variant:
@@ -180,7 +181,7 @@ def test_prefers_full_precision_and_safe_files(folder: Path) -> None:
         path = weights(folder, part)
         for suffix in (".fp16.safetensors", ".bin", ".non_ema.safetensors"):
             path.with_name(path.stem + suffix).write_bytes(b"not to be read")
-    assert list(read(folder).files) == [
+    assert list(read(folder).source.files) == [
         "text_encoder/model.safetensors",
         "unet/diffusion_pytorch_model.safetensors",
         "vae/diffusion_pytorch_model.safetensors",
@@ -228,10 +229,10 @@ def test_reads_the_scheduler(folder: Path) -> None:
         "sample_max_value": 1.5,
     }
     path.write_text(json.dumps({"_class_name": "PNDMScheduler", **wanted}))
-    schedule = read(folder).schedule
+    schedule = read(folder).source.schedule
     assert {key: getattr(schedule, key.removeprefix("num_")) for key in wanted} == wanted
     path.write_text(json.dumps({"trained_betas": [0.1, 0.2]}))
-    assert read(folder).schedule.trained_betas == (0.1, 0.2)
+    assert read(folder).source.schedule.trained_betas == (0.1, 0.2)
 
 
 SCHEDULERS = (
@@ -267,16 +268,16 @@ def test_what_a_scheduler_does_not_say_is_as_in_diffusers(kind: str) -> None:
 
 def test_a_folder_without_a_scheduler_has_stable_diffusions_schedule(folder: Path) -> None:
     shutil.rmtree(folder / "scheduler")
-    assert read(folder).schedule == NoiseSchedule()
+    assert read(folder).source.schedule == NoiseSchedule()
 
 
 def test_reads_default_settings(folder: Path) -> None:
     (folder / "generation_config.json").write_text('{"width": 96, "steps": 20, "guidance_scale": 4, "other": 1}')
-    defaults = read(folder).defaults
+    defaults = read(folder).source.defaults
     assert (defaults.width, defaults.height, defaults.steps, defaults.guidance_scale) == (96, 64, 20, 4.0)
     assert (defaults.sampler, defaults.scheduler) == (USUAL_DRAWING["sampler"], USUAL_DRAWING["scheduler"])
     (folder / "generation_config.json").write_text('{"sampler": "dpmpp_2m", "scheduler": "karras"}')
-    defaults = read(folder).defaults
+    defaults = read(folder).source.defaults
     assert (defaults.sampler, defaults.scheduler) == ("dpmpp_2m", "karras")
 
 
@@ -288,23 +289,23 @@ def test_default_samplers_are_kept_by_their_own_names(
     folder: Path, named: str, sampler: str, scheduler: object
 ) -> None:
     (folder / "generation_config.json").write_text(json.dumps({"sampler": named}))
-    defaults = read(folder).defaults
+    defaults = read(folder).source.defaults
     assert (defaults.sampler, defaults.scheduler) == (sampler, scheduler)
 
 
 def test_reads_the_license_of_a_folder(folder: Path) -> None:
-    assert read(folder).license is None
+    assert read(folder).source.license is None
     (folder / "README.md").write_text("---\ntags: []\nlicense: creativeml-openrail-m\n---\n# Model\nlicense: mine\n")
-    assert read(folder).license == "creativeml-openrail-m"
+    assert read(folder).source.license == "creativeml-openrail-m"
 
 
 def test_reads_a_tokenizer_of_one_file(folder: Path) -> None:
     """As transformers 5 writes it."""
-    two = read(folder).tokenizer
+    two = read(folder).source.tokenizer
     for name in ("vocab.json", "merges.txt"):
         (folder / "tokenizer" / name).unlink()
     assert (folder / "tokenizer" / "tokenizer.json").exists()
-    one = read(folder).tokenizer
+    one = read(folder).source.tokenizer
     assert json.loads(one.vocab) == json.loads(two.vocab)
     assert one.merges.decode().split("\n")[1:] == two.merges.decode().split("\n")[1:]
     assert (one.size, one.start_id, one.end_id, one.pad_id) == (49408, 49406, 49407, 49407)
@@ -314,4 +315,4 @@ def test_reads_the_padding_of_a_tokenizer(folder: Path) -> None:
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         (folder / "tokenizer" / name).unlink(missing_ok=True)
     (folder / "tokenizer" / "special_tokens_map.json").write_text('{"pad_token": {"content": "!"}}')
-    assert read(folder).tokenizer.pad_id == 0
+    assert read(folder).source.tokenizer.pad_id == 0

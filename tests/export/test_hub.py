@@ -99,11 +99,11 @@ def hub(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
 @pytest.mark.parametrize("source", [MODEL, f"{MODEL}@v1.0"])
 def test_reads_a_model_by_its_id(hub: Hub, folder: Path, source: str) -> None:
     checkpoint, local = read_checkpoint(source), read_checkpoint(str(folder))
-    assert checkpoint.name == source
+    assert checkpoint.source.name == source
     assert checkpoint.unet_config == local.unet_config
     assert checkpoint.unet.keys() == local.unet.keys()
     assert all(torch.equal(checkpoint.unet[name], local.unet[name]) for name in local.unet)
-    assert checkpoint.tokenizer == local.tokenizer
+    assert checkpoint.source.tokenizer == local.source.tokenizer
 
 
 def test_fetches_only_what_it_needs(hub: Hub, folder: Path) -> None:
@@ -122,7 +122,7 @@ def test_fetches_only_what_it_needs(hub: Hub, folder: Path) -> None:
 def test_reads_a_fetched_model_when_the_hub_has_gone(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     read_checkpoint(MODEL)
     set_endpoint(monkeypatch, NOBODY)
-    assert read_checkpoint(MODEL).name == MODEL
+    assert read_checkpoint(MODEL).source.name == MODEL
 
 
 @pytest.mark.parametrize(

@@ -22,8 +22,8 @@ from pocket_diffusion import Pipeline
 from pocket_diffusion.bundle import MANIFEST_NAME, Bundle, read_manifest
 from pocket_diffusion.errors import InvalidRequestError, OutputError, OutputExistsError
 from pocket_diffusion.pipeline import DEFAULT_BUNDLE
+from pocket_diffusion.writer import BundleWriter
 from pocket_export.export import export
-from pocket_export.writer import BundleWriter
 
 
 @pytest.fixture
@@ -272,7 +272,7 @@ def test_ctrl_c_in_the_middle_leaves_nothing(checkpoint: Path, shelf: Path) -> N
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from pocket_export.writer import BundleWriter
+from pocket_diffusion.writer import BundleWriter
 with BundleWriter(Path(sys.argv[1]), force=False) as writer:
     writer.write("tokenizer/half.json", b"half")
     writer.write("half.weights", b"half")

@@ -108,7 +108,7 @@ def test_refuses_an_old_textual_inversion_by_its_name(place: Path) -> None:
 def test_reads_what_the_refused_were_made_of(place: Path, mini_state: Tensors) -> None:
     """The twin of the above: without the change, the file is a good one."""
     save_file(mini_state, place / "model.safetensors")
-    assert read_checkpoint(str(place / "model.safetensors")).name == "model.safetensors"
+    assert read_checkpoint(str(place / "model.safetensors")).source.name == "model.safetensors"
 
 
 def set_in(path: Path, **values: object) -> None:

@@ -16,8 +16,8 @@ from PIL import Image
 
 from pocket_diffusion import Pipeline
 from pocket_diffusion.bundle import MANIFEST_NAME, Bundle
+from pocket_diffusion.checkpoint.noise_schedule import read_schedule
 from pocket_diffusion.result import Result
-from pocket_export.architecture import read_schedule
 
 PROMPT, NEGATIVE = "a lake under snowy mountains at sunset", "people, text"
 STEPS, GUIDANCE, STRENGTH = 6, 5.0, 0.7

@@ -23,12 +23,6 @@ from pocket_export.rewrite import winograd
 from pocket_export.rewrite.store_int8 import LARGEST_ERROR
 from pocket_export.targets import RECIPES
 
-
-@pytest.fixture(scope="session")
-def tiny_bundle_cuda(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export(tiny_folder, tmp_path_factory.mktemp("cuda") / "bundle", target="cuda").root
-
-
 BUNDLES = {
     "tiny_bundle_fp32": ("cpu", "fp32"),
     "tiny_bundle_fp16": ("cpu", "fp16"),

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from pocket_diffusion import Pipeline
-from pocket_diffusion.bundle import Manifest, read_manifest
+from pocket_diffusion.bundle import COMPONENTS, Manifest, read_manifest
 from pocket_diffusion.cli import main
 from pocket_diffusion.machine import cpu
 from pocket_diffusion.pipeline import DEFAULT_BUNDLE
@@ -91,6 +91,20 @@ def edit_manifest(bundle: Path) -> EditManifest:
         path.write_text(json.dumps(data))
 
     return edit
+
+
+@pytest.fixture
+def bundle_of_format_2(bundle: Path, edit_manifest: EditManifest) -> Path:
+    """A bundle that was made before there were layer tables."""
+
+    def change(data: dict[str, Any]) -> None:
+        data["format_version"] = 2
+        data["text_encoder"].pop("options", None)
+        for role in COMPONENTS:
+            del data["files"][data[role].pop("layers")]
+
+    edit_manifest(change)
+    return bundle
 
 
 @pytest.fixture

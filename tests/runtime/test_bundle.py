@@ -103,7 +103,7 @@ def test_files_that_cannot_be_looked_at_are_a_fault_not_a_crash(
 
 
 def set_version(data: dict[str, Any]) -> None:
-    data["format_version"] = 3
+    data["format_version"] = 4
 
 
 def set_old_version(data: dict[str, Any]) -> None:
@@ -116,7 +116,7 @@ def set_future_version(data: dict[str, Any]) -> None:
 
 
 def set_text_version(data: dict[str, Any]) -> None:
-    data["format_version"] = "2"
+    data["format_version"] = "3"
 
 
 def drop_version(data: dict[str, Any]) -> None:
@@ -186,10 +186,10 @@ def unlist_weights(data: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        (set_version, r"format version 3 is not known; .* reads version 2; update"),
+        (set_version, r"format version 4 is not known; .* reads versions 2 and 3; update"),
         (set_old_version, r"format version 1 is not known; .* or export again"),
-        (set_future_version, r"format version 3 is not known"),
-        (set_text_version, r"format version \"2\" is not known"),
+        (set_future_version, r"format version 4 is not known"),
+        (set_text_version, r"format version \"3\" is not known"),
         (drop_version, r"format_version"),
         (add_field, r"unknown field `flavour`.*unet"),
         (drop_field, r"`scaling_factor`"),

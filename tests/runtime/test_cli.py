@@ -279,6 +279,17 @@ def test_inspect_shows_what_is_in_a_bundle(run_cli: RunCli, manifest: Manifest) 
     assert f"{worst:.1e} relative" in outcome.out
 
 
+def test_inspect_tells_whether_weights_can_be_changed(run_cli: RunCli, bundle_of_format_2: Path) -> None:
+    assert "can be given     LoRA, embeddings\n" in run_cli("inspect", DEFAULT_BUNDLE).out
+    assert "neither LoRA nor embeddings; export the bundle again" in run_cli("inspect", bundle_of_format_2).out
+
+
+def test_inspect_tells_what_was_chosen(run_cli: RunCli, bundle: Path, edit_manifest: Callable[..., None]) -> None:
+    notes = ["prediction type v_prediction, by its tensor 'v_pred'", "VAE of other.safetensors, as asked"]
+    edit_manifest(lambda data: data["provenance"].update(notes=notes))
+    assert "".join(f"chosen           {note}\n" for note in notes) in run_cli("inspect", bundle).out
+
+
 def test_inspect_json_is_the_manifest(run_cli: RunCli) -> None:
     outcome = run_cli("inspect", DEFAULT_BUNDLE, "--json")
     shown, written = json.loads(outcome.out), json.loads((DEFAULT_BUNDLE / "bundle.json").read_bytes())

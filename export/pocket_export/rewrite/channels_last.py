@@ -17,13 +17,15 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from pocket_export.rewrite.initializers import add_initializer
-from pocket_export.rewrite.int8_weights import columns_of
+from pocket_export.rewrite.initializers import derive, layout_of
+from pocket_export.rewrite.int8_weights import as_product
 from pocket_export.rewrite.nodes import Nodes, constant
+from pocket_export.rewrite.scans import Body, share_out
 from pocket_export.rewrite.sizes import fixed_shape, usual_shape
 
-BAND_BYTES = 48e6
-"""How much the columns of a band may take, a byte a number."""
+LARGE_BYTES = 16e6
+"""Feature maps and windows that take more are never whole: squares are made in shares of the tokens, and windows are
+gathered by rows of the picture, so that `bands` may cut them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +43,7 @@ class FeatureMap:
 def channels_last(model: ir.Model, converts: Callable[[str], bool]) -> ir.Model:
     """Keep feature maps with their channels last wherever convolutions, norms and attention allow it.
 
-    Convolutions become products where `converts` says so of the name of their weights; others stay what they are,
+    Convolutions become products where `converts` says so of their weights' published name; others stay what they are,
     between transpositions, as does all else that is not known here. The result holds at all sizes; norms differ from
     the original by float32's rounding, which counts where a group's mean is a hundred times its deviation.
     """
@@ -166,7 +168,8 @@ class _Conversion:
 
     def _convolve(self, node: ir.Node) -> None:
         weights = node.inputs[1]
-        if weights is None or not weights.is_initializer() or not self._converts(weights.name or ""):
+        layout = None if weights is None else layout_of(weights)
+        if weights is None or layout is None or not self._converts(layout.name):
             return
         kernel = fixed_shape(weights)[2:]
         strides = [*_numbers(node, "strides", [1, 1])]
@@ -176,7 +179,7 @@ class _Conversion:
         if plain | given != plain or kernel not in ([1, 1], [3, 3]):
             return
         features = self._channels_last(_given(node.inputs[0]))
-        products = self._columns(weights)
+        products = derive(self._model, weights, *as_product(fixed_shape(weights)))
         bias = node.inputs[2] if len(node.inputs) > 2 else None
         if kernel == [1, 1] and strides == [1, 1] and not any(pads):
             out = replace(features, tokens=self._multiply(features.tokens, products, bias))
@@ -184,26 +187,18 @@ class _Conversion:
             windows = self._windows(features, kernel, strides, pads)
             padded = self._with_a_row_of_zeros(features.tokens) if any(pads) else features.tokens
             batch, _, height, width = usual_shape(self._model, node.outputs[0])
-            bands = math.ceil(batch * height * width * fixed_shape(products)[0] / BAND_BYTES)
-            made = []
-            for rows in self._bands(windows, bands):
-                gathered = self._nodes.add("Gather", padded, rows, axis=1)
-                taken = self._nodes.add("Reshape", gathered, [0, -1, fixed_shape(products)[0]])
-                made.append(self._multiply(taken, products, bias))
+            large = batch * height * width * fixed_shape(products)[0] > LARGE_BYTES
+            rows = self._rows_of_windows(windows) if large else self._once("Reshape", windows, -1)
+            gathered = self._nodes.add("Gather", padded, rows, axis=1)
+            taken = self._nodes.add("Reshape", gathered, [0, -1, fixed_shape(products)[0]])
+            tokens = self._multiply(taken, products, bias)
             size = features.size
             if strides != [1, 1] or [pads[0] + pads[2], pads[1] + pads[3]] != [k - 1 for k in kernel]:
                 size = self._once("Shape", windows, start=0, end=2)
             elif features.places is not None:
                 size = self._once("Shape", features.places)
-            out = FeatureMap(self._nodes.join(made, axis=1), size)
+            out = FeatureMap(tokens, size)
         self._put(node.outputs[0], out)
-
-    def _columns(self, weights: ir.Value) -> ir.Value:
-        """Return a convolution's weights as a product's `[h·w·C, O]`."""
-        assert weights.const_value is not None  # noqa: S101 - they are an initializer
-        tensor = columns_of(weights.const_value, weights.name or "")
-        known = self._model.graph.initializers.get(tensor.name or "")
-        return known if known is not None else add_initializer(self._model, tensor)
 
     def _multiply(self, tokens: ir.Value, weights: ir.Value, bias: ir.Value | None) -> ir.Value:
         product = self._nodes.add("MatMul", tokens, weights)
@@ -226,23 +221,11 @@ class _Conversion:
             self._made[key] = self._nodes.add("Concat", *taken, axis=2)
         return self._made[key]
 
-    def _bands(self, windows: ir.Value, bands: int) -> list[ir.Value]:
-        """Return the tokens of all windows as one list, cut into bands of whole windows."""
-        flat = self._once("Reshape", windows, -1)
-        if bands == 1:
-            return [flat]
-        key = ("bands", windows, bands)
-        pieces = [self._made.get((*key, i)) for i in range(bands)]
-        if any(piece is None for piece in pieces):
-            shape = self._once("Shape", windows)
-            count = self._nodes.add("ReduceProd", self._nodes.add("Slice", shape, 0, 2), keepdims=1)
-            per_window = self._nodes.add("Slice", shape, 2, 3)
-            rows = self._nodes.add("Div", self._nodes.add("Add", count, bands - 1), bands)
-            step = self._nodes.add("Mul", rows, per_window)
-            for i in range(bands):
-                start, end = (self._nodes.add("Mul", step, j) for j in (i, i + 1))
-                self._made[(*key, i)] = self._nodes.add("Slice", flat, start, end)
-        return [self._made[(*key, i)] for i in range(bands)]
+    def _rows_of_windows(self, windows: ir.Value) -> ir.Value:
+        """Return the tokens of all windows, by rows of the picture: `[H, W · window]`."""
+        rows = self._once("Reshape", windows, [0, -1])
+        rows.shape, rows.dtype = ir.Shape([None, None]), ir.DataType.INT64
+        return rows
 
     def _with_a_row_of_zeros(self, tokens: ir.Value) -> ir.Value:
         return self._once("Pad", tokens, self._nodes.int64([0, 0, 0, 0, 1, 0]))
@@ -263,41 +246,62 @@ class _Conversion:
         picture = _given(grouped.inputs[0])
         groups, channels = fixed_shape(scale)[0], fixed_shape(weight)[0]
         features = self._plain(self._channels_last(picture))
-        mean, variance = self._moments(features, groups, channels)
+        large = 4 * math.prod(usual_shape(self._model, picture)) > LARGE_BYTES
+        mean, variance = self._moments(features, groups, channels, large=large)
         nodes = self._nodes
         epsilon = node.attributes.get_float("epsilon", 1e-5)
         least = constant(self._model, f"epsilon_{epsilon:g}", np.array(epsilon, np.float32))
         deviation = nodes.add("Sqrt", nodes.add("Add", variance, least))
-        by_group = [self._shaped(value, [groups, channels // groups]) for value in (weight, bias)]
+        by_group = [nodes.add("Reshape", value, [groups, channels // groups]) for value in (weight, bias)]
         gain = nodes.add("Div", by_group[0], deviation)
         offset = nodes.add("Sub", by_group[1], nodes.add("Mul", gain, mean))
         gain, offset = (nodes.add("Reshape", value, [-1, 1, channels]) for value in (gain, offset))
+        for value in (gain, offset):  # `bands` looks for rows
+            value.shape, value.dtype = ir.Shape([None, 1, channels]), ir.DataType.FLOAT
         tokens = nodes.add("Add", nodes.add("Mul", features.tokens, gain), offset)
         self._put(shifted.outputs[0], replace(features, tokens=tokens))
         assert restored is not None  # noqa: S101 - just looked
         for part in (node, restored, scaled):
             self._maps[part.outputs[0]] = self._maps[shifted.outputs[0]]  # nobody else looks at these
 
-    def _moments(self, features: FeatureMap, groups: int, channels: int) -> tuple[ir.Value, ir.Value]:
-        """Return the mean and variance of each group, `[N, groups, 1]`.
-
-        Sums go along rows first: ONNX Runtime sums over one axis of many parts with all threads, of few parts with one.
-        """
+    def _moments(self, features: FeatureMap, groups: int, channels: int, *, large: bool) -> tuple[ir.Value, ir.Value]:
+        """Return the mean and variance of each group, `[N, groups, 1]`; of a large map without having its squares."""
         nodes = self._nodes
-        width = self._once("Slice", features.size, 1, 2)
-        rows = nodes.add("Concat", [-1], width, [channels], axis=0)
-        height = self._once("Slice", features.size, 0, 1)
         means = []
-        for x in (features.tokens, nodes.add("Mul", features.tokens, features.tokens)):
-            by_row = nodes.add("ReduceMean", nodes.add("Reshape", x, rows), 1, keepdims=0)
-            picture = nodes.add("Reshape", by_row, nodes.add("Concat", [-1], height, [channels], axis=0))
-            by_channel = nodes.add(
-                "Reshape", nodes.add("ReduceMean", picture, 1, keepdims=0), [-1, groups, channels // groups]
-            )
-            means.append(nodes.add("ReduceMean", by_channel, 2, keepdims=1))
+        for by_row in self._means_in_shares(features) if large else self._means_by_row(features, channels):
+            by_channel = nodes.add("ReduceMean", by_row, 1, keepdims=0)
+            by_group = nodes.add("Reshape", by_channel, [-1, groups, channels // groups])
+            means.append(nodes.add("ReduceMean", by_group, 2, keepdims=1))
         variance = nodes.add("Sub", means[1], nodes.add("Mul", means[0], means[0]))
         zero = constant(self._model, "float_0", np.array(0, np.float32))
         return means[0], nodes.add("Max", variance, zero)  # of a flat picture, the sums' rounding may leave less
+
+    def _means_by_row(self, features: FeatureMap, channels: int) -> list[ir.Value]:
+        """Return the means of the numbers and of their squares over each row of pixels, `[N, H, C]`.
+
+        ONNX Runtime sums over one axis of many parts with all threads, of few parts with one.
+        """
+        nodes = self._nodes
+        height, width = (self._once("Slice", features.size, i, i + 1) for i in (0, 1))
+        rows = nodes.add("Concat", [-1], width, [channels], axis=0)
+        picture = nodes.add("Concat", [-1], height, [channels], axis=0)
+        squares = nodes.add("Mul", features.tokens, features.tokens)
+        means = [
+            nodes.add("ReduceMean", nodes.add("Reshape", x, rows), 1, keepdims=0) for x in (features.tokens, squares)
+        ]
+        return [nodes.add("Reshape", x, picture) for x in means]
+
+    def _means_in_shares(self, features: FeatureMap) -> list[ir.Value]:
+        """Return the means of the numbers and of their squares over shares of the tokens, `[N, shares, C]`."""
+        nodes = self._nodes
+        shares = share_out(nodes, features.tokens)
+        body = Body(features.tokens, "moments", [shares.tokens])
+        (tokens,) = body.inputs
+        first = nodes.int64([0])
+        means = [body.add("ReduceMean", x, first, keepdims=0) for x in (tokens, body.add("Mul", tokens, tokens))]
+        scanned = nodes.add_many("Scan", shares.tokens, outputs=2, body=body.graph(*means), num_scan_inputs=1)
+        by_sample = nodes.add("Concat", shares.batch, shares.count, [-1], axis=0)
+        return [nodes.add("Reshape", x, by_sample) for x in scanned]
 
     def _apply(self, node: ir.Node) -> None:
         """Convert a function of each number alone."""
@@ -328,7 +332,7 @@ class _Conversion:
         """Return `[C, 1, 1]` as `[C]`, `[N, C, 1, 1]` as `[N, 1, C]`; None for what is neither."""
         if value.is_initializer():
             shape = fixed_shape(value)
-            return self._shaped(value, shape[:1]) if shape[1:] == [1, 1] else None
+            return self._nodes.add("Reshape", value, shape[:1]) if shape[1:] == [1, 1] else None
         if len(value.shape or ()) == 4 and list(value.shape or ())[2:] == [1, 1]:
             return self._nodes.add("Reshape", value, [-1, 1, _channels(value)])
         return None
@@ -405,13 +409,6 @@ class _Conversion:
         if key not in self._made:
             self._made[key] = self._nodes.add(op_type, *inputs, domain="", **attributes)
         return self._made[key]
-
-    def _shaped(self, value: ir.Value, shape: list[int]) -> ir.Value:
-        """Return an initializer in another shape."""
-        assert value.const_value is not None  # noqa: S101 - it is an initializer
-        return constant(
-            self._model, f"{value.name}.{'x'.join(map(str, shape))}", value.const_value.numpy().reshape(shape)
-        )
 
 
 def _channels(value: ir.Value) -> int:

@@ -11,7 +11,8 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from pocket_export.rewrite.int8_weights import COLUMNS, add_int8
+from pocket_export.rewrite.initializers import layout_of, published_layout
+from pocket_export.rewrite.int8_weights import add_int8
 from pocket_export.rewrite.nodes import Nodes, constant
 from pocket_export.rewrite.sizes import fixed_shape
 
@@ -34,24 +35,20 @@ class Rounded(NamedTuple):
 
 
 def int8_products(model: ir.Model, form_of: Callable[[str], Form | None]) -> ir.Model:
-    """Multiply in 8 bits by every weight for whose name `form_of` has a form; other products stay in float32.
+    """Multiply in 8 bits by every weight for whose published name `form_of` has a form; others stay in float32.
 
-    Weights are `[inputs, outputs]`. A convolution's go by the name that they had before `channels_last`.
+    Weights are `[inputs, outputs]`.
     """
     products = _Products(model)
     for node in list(model.graph):
         weights = node.inputs[1] if node.op_type == "MatMul" else None
-        if weights is not None and weights.is_initializer():
-            form = form_of(stored_name(weights))
+        layout = None if weights is None else layout_of(weights)
+        if layout is not None:
+            form = form_of(layout.name)
             if form is not None:
                 products.replace(node, form)
     RemoveUnusedNodesPass()(model)
     return model
-
-
-def stored_name(weights: ir.Value) -> str:
-    """Return the name under which a product's weights are stored, without what tells their precision."""
-    return (weights.name or "").removesuffix(COLUMNS)
 
 
 class _Products:
@@ -64,8 +61,8 @@ class _Products:
 
     def replace(self, node: ir.Node, form: Form) -> None:
         x, weights = node.inputs[0], node.inputs[1]
-        assert x is not None and weights is not None and weights.const_value is not None  # noqa: S101 - the caller looked
-        stored = add_int8(self._model, stored_name(weights), weights.const_value, axis=1)
+        assert x is not None and weights is not None  # noqa: S101 - the caller looked
+        stored = add_int8(self._model, published_layout(weights), axis=1)
         bias, last = _bias_after(node)
         if form == "token":
             rounded, largest = self._round_by_token(x)

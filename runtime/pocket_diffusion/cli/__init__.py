@@ -9,6 +9,7 @@ import os
 import sys
 import warnings
 from importlib.metadata import entry_points
+from keyword import iskeyword
 
 import click
 
@@ -16,7 +17,7 @@ from pocket_diffusion.cli.text import one_line
 from pocket_diffusion.errors import PocketDiffusionError
 from pocket_diffusion.version import __version__
 
-_COMMANDS = ("generate", "samplers", "serve", "inspect", "verify", "doctor")
+_COMMANDS = ("generate", "import", "samplers", "serve", "inspect", "verify", "doctor")
 _DEBUG = "POCKET_DIFFUSION_DEBUG"
 _INTERRUPTED = 130  # what shells report for a process ended by Ctrl-C
 
@@ -31,8 +32,9 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import a command by its name."""
         if cmd_name in _COMMANDS:
-            module = importlib.import_module(f"pocket_diffusion.cli.{cmd_name}")
-            command: click.Command = getattr(module, cmd_name)
+            name = f"{cmd_name}_" if iskeyword(cmd_name) else cmd_name
+            module = importlib.import_module(f"pocket_diffusion.cli.{name}")
+            command: click.Command = getattr(module, name)
             return command
         plugin = _plugins().get(cmd_name)
         return plugin.load() if plugin else None

@@ -12,7 +12,7 @@ from typing import Any
 import click
 from PIL import Image
 
-from pocket_diffusion.cli.options import machine_options, model_option
+from pocket_diffusion.cli.options import folder_options, machine_options, model_option
 from pocket_diffusion.drawing.images import check_output_format, make_folder, save_picture
 from pocket_diffusion.errors import InvalidRequestError, OutputError
 from pocket_diffusion.order import Order
@@ -71,6 +71,22 @@ class Interval(click.ParamType[tuple[float, float]]):
 @click.option("--image", type=click.Path(path_type=Path), help="Picture to start from (image to image).")
 @click.option("--strength", type=float, help="How much to change the picture, 0 to 1.  [default: 0.8]")
 @click.option("--mask", type=click.Path(path_type=Path), help="With --image: white is repainted (inpainting).")
+@click.option(
+    "--lora",
+    "loras",
+    multiple=True,
+    metavar="FILE[:SCALE]",
+    help="LoRA to change the weights with; FILE:A:B has A for the U-Net, B for the text encoder. Repeatable.",
+)
+@click.option(
+    "--embedding",
+    "embeddings",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    metavar="FILE",
+    help="Textual inversion: its name is a word for the prompt. Repeatable.",
+)
+@folder_options
 @click.option("--preview-every", type=click.IntRange(1), metavar="N", help="Write a preview every N steps.")
 @machine_options
 @click.option("--verbose", is_flag=True, help="Say what was chosen and why, and how long each stage took.")
@@ -85,6 +101,10 @@ def generate(
     threads: int | None,
     memory: str,
     arithmetic: str,
+    loras: tuple[str, ...],
+    embeddings: tuple[Path, ...],
+    lora_folder: Path | None,
+    embedding_folder: Path | None,
     verbose: bool,
     quiet: bool,
     **options: Any,  # noqa: ANN401 - an order's fields
@@ -104,7 +124,17 @@ def generate(
         raise OutputError(f"{output} cannot be written: {error.strerror}; choose another place with -o") from None
 
     started = time.perf_counter()
-    pipeline = Pipeline.load(model, provider=provider, threads=threads, memory=memory, arithmetic=arithmetic)
+    pipeline = Pipeline.load(
+        model,
+        provider=provider,
+        threads=threads,
+        memory=memory,
+        arithmetic=arithmetic,
+        loras=loras,
+        embeddings=embeddings,
+        lora_folder=lora_folder,
+        embedding_folder=embedding_folder,
+    )
     with (
         _log_shown(hidden=not verbose),
         closing(pipeline.steps(order, previews=preview_every is not None)) as steps,

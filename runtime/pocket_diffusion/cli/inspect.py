@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from pocket_diffusion.bundle import COMPONENTS, Bundle
+from pocket_diffusion.bundle import COMPONENTS, CONCEPTS, Bundle, Manifest
 from pocket_diffusion.certificate import Certificate, Computation
 from pocket_diffusion.cli.text import one_line
 
@@ -44,9 +44,11 @@ def inspect(bundle: Path, *, as_json: bool) -> None:
             f"{f' ({defaults.scheduler})' if defaults.scheduler else ''}, "
             f"guidance {defaults.guidance_scale:g}",
         ),
+        ("can be given", ", ".join(_adapters(manifest)) or "neither LoRA nor embeddings; export the bundle again"),
         ("prediction", manifest.schedule.prediction_type),
         ("token limit", str(manifest.tokenizer.max_tokens)),
         ("source", source.source),
+        *(("chosen", note) for note in source.notes),
         ("license", source.license or "not stated by the source"),
         ("created", f"{source.created} with " + ", ".join(f"{k} {v}" for k, v in source.tools.items())),
     ]
@@ -63,6 +65,13 @@ def inspect(bundle: Path, *, as_json: bool) -> None:
         click.echo(f"\n{name} in 8 bits")
         for label, value in _figures(certificate):
             click.echo(f"  {label:<14} {one_line(value)}")
+
+
+def _adapters(manifest: Manifest) -> list[str]:
+    """Return what may change the bundle's weights or words when it is loaded."""
+    has_tables = all(manifest.component(name).layers for name in COMPONENTS)
+    takes = {"LoRA": has_tables, "embeddings": manifest.text_encoder.takes(CONCEPTS)}
+    return [name for name, taken in takes.items() if taken]
 
 
 def _figures(certificate: Certificate) -> list[tuple[str, str]]:

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 import click
 
+from pocket_diffusion.bundle import WeightStorage
+from pocket_diffusion.checkpoint.noise_schedule import Prediction
 from pocket_diffusion.machine.session import PROVIDERS
 from pocket_diffusion.model.arithmetic import ARITHMETICS
 from pocket_diffusion.model.budget import AUTO
@@ -38,6 +40,55 @@ def machine_options(command: Function) -> Function:
         click.option("--threads", type=int, help="CPU threads.  [default: one a core]"),
         click.option(
             "--provider", type=click.Choice(PROVIDERS), default="auto", show_default=True, help="What computes."
+        ),
+    ):  # the last one first, as decorators are
+        command = option(command)
+    return command
+
+
+def folder_options(command: Function) -> Function:
+    """Add where prompts find what they name: `lora_folder` and `embedding_folder`, as `Pipeline.load` takes them."""
+    for name, what in (
+        ("--embedding-folder", "Embeddings (textual inversion); prompts use them by their names."),
+        ("--lora-folder", "LoRAs, which prompts may name: <lora:name:0.8>."),
+    ):
+        command = click.option(name, type=click.Path(path_type=Path), metavar="DIR", help=what)(command)
+    return command
+
+
+def checkpoint_options(command: Function) -> Function:
+    """Add how a checkpoint becomes a bundle, as `export` and `import_checkpoint` take it, and `quiet`."""
+    for option in (
+        click.option("--quiet", is_flag=True, help="No progress."),
+        click.option("--force", is_flag=True, help="Replace an existing bundle."),
+        click.option(
+            "--lora",
+            "loras",
+            multiple=True,
+            metavar="FILE[:SCALE]",
+            help="LoRA to add to the weights for good; repeatable.",
+        ),
+        click.option(
+            "--prediction",
+            type=click.Choice(get_args(Prediction)),
+            help="What the model predicts.  [default: what SOURCE says]",
+        ),
+        click.option(
+            "--vae",
+            type=click.Path(path_type=Path, exists=True),
+            help="File or diffusers folder with a VAE, in place of SOURCE's.",
+        ),
+        click.option(
+            "--tokenizer",
+            type=click.Path(path_type=Path, exists=True, file_okay=False),
+            help="Folder with vocab.json and merges.txt.  [default: SOURCE's, or CLIP's]",
+        ),
+        click.option(
+            "--weights",
+            type=click.Choice(get_args(WeightStorage)),
+            default="fp16",
+            show_default=True,
+            help="How weights are stored.",
         ),
     ):  # the last one first, as decorators are
         command = option(command)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from pocket_diffusion.cli.options import machine_options, model_option
+from pocket_diffusion.cli.options import folder_options, machine_options, model_option
 from pocket_diffusion.errors import InvalidRequestError
 from pocket_diffusion.pipeline import Pipeline
 
@@ -28,6 +28,7 @@ _TOKEN_VARIABLE = "POCKET_DIFFUSION_TOKEN"  # noqa: S105 - a name, not a token
 @click.option(
     "--keep", type=click.IntRange(1, 100_000), help="How many pictures are kept to be fetched.  [default: 256]"
 )
+@folder_options
 @machine_options
 def serve(
     *,
@@ -43,6 +44,8 @@ def serve(
     threads: int | None,
     memory: str,
     arithmetic: str,
+    lora_folder: Path | None,
+    embedding_folder: Path | None,
 ) -> None:
     """Serve a page to draw on, and the APIs of OpenAI and AUTOMATIC1111.
 
@@ -53,7 +56,15 @@ def serve(
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     limits = {name: value for name, value in (("queue", queue), ("pictures", keep)) if value is not None}
-    pipeline = Pipeline.load(model, provider=provider, threads=threads, memory=memory, arithmetic=arithmetic)
+    pipeline = Pipeline.load(
+        model,
+        provider=provider,
+        threads=threads,
+        memory=memory,
+        arithmetic=arithmetic,
+        lora_folder=lora_folder,
+        embedding_folder=embedding_folder,
+    )
     with listen(host, port) as listener:
         if token is None and not insecure and not is_loopback(listener):
             raise InvalidRequestError(

@@ -75,11 +75,15 @@ class Conditioner:
     chunks, each chunk is encoded alone, and weights are applied to the text encoder's output.
     """
 
-    def __init__(self, tokenizer: ClipTokenizer, encode: Encode, *, max_chunks: int) -> None:
-        """Read at most `max_chunks` chunks of a prompt; the rest is dropped with a warning."""
+    def __init__(self, tokenizer: ClipTokenizer, encode: Encode, *, max_chunks: int, takes_loras: bool = False) -> None:
+        """Read at most `max_chunks` chunks of a prompt; the rest is dropped with a warning.
+
+        With `takes_loras`, prompts may name LoRAs, which whoever draws sees to.
+        """
         self._tokenizer = tokenizer
         self._encode = encode
         self._max_chunks = max_chunks
+        self._takes_loras = takes_loras
         self._encoded: dict[tuple[tuple[int, ...], int], Array] = {}
         """By tokens and clip skip, least recently used first."""
 
@@ -97,6 +101,10 @@ class Conditioner:
         contexts = [np.concatenate([weighted[chunk] for chunk in variant])[None] for variant in plan.variants]
         return Conditioning(tuple(contexts), plan.by_step)
 
+    def forget(self) -> None:
+        """Keep nothing of what the text encoder made: it has other weights now."""
+        self._encoded.clear()
+
     def warnings(self, text: str, steps: int, name: str = "prompt") -> list[PromptWarning]:
         """Return a warning of each part that is not drawn as it is written; nothing is encoded. Safe in any thread.
 
@@ -107,7 +115,7 @@ class Conditioner:
         return self._plan(text, steps, name).warnings
 
     def _plan(self, text: str, steps: int, name: str) -> _Plan:
-        prompt = read_prompt(text, steps, name)
+        prompt = read_prompt(text, steps, name, takes_loras=self._takes_loras)
         found: list[PromptWarning] = [PromptWarning(line) for line in prompt.warnings]
         indices: dict[Sections, int] = {}
         variants: list[_Chunks] = []
@@ -163,6 +171,7 @@ class Conditioner:
             chunks_left -= 1
             if chunks_left > 0 and end < len(tokens):  # the last chunk ends with what is dropped, so it is filled
                 end = self._behind_comma(tokens, start, end)
+            end = self._whole_words(tokens, start, end)
             yield start, end
             start = end
 
@@ -173,6 +182,15 @@ class Conditioner:
             return end
         nearby = range(end, max(start, end - _COMMA_BACKTRACK), -1)
         return next((i for i in nearby if tokens[i - 1].id == comma), end)
+
+    def _whole_words(self, tokens: Sequence[_Token], start: int, end: int) -> int:
+        """Return the end of a chunk, moved back to the beginning of a learned word that it would tear apart."""
+        whole = end
+        while start < whole < len(tokens) and tokens[whole].start == tokens[whole - 1].start:
+            if not self._tokenizer.is_learned(tokens[whole].id):
+                return end
+            whole -= 1
+        return whole if whole > start else end
 
     def _tokens(self, section: Iterable[Part]) -> list[_Token]:
         tokens: list[_Token] = []

@@ -2,13 +2,19 @@
 
 from typing import Any
 
+import msgspec
+
+from pocket_diffusion.drawing.adapters import NO_CHANGES, ModelChanges
 from pocket_diffusion.drawing.resolve import Drawing
 from pocket_diffusion.drawing.schedulers import SCHEDULERS
 from pocket_diffusion.model.arithmetic import EXACT
+from pocket_diffusion.order import LoraUse
 from pocket_diffusion.version import __version__
 
 
-def settings(drawing: Drawing, index: int, model: str, arithmetic: str = EXACT) -> dict[str, Any]:
+def settings(
+    drawing: Drawing, index: int, model: str, arithmetic: str = EXACT, changes: ModelChanges = NO_CHANGES
+) -> dict[str, Any]:
     """Return what a program needs to draw picture `index` again: an order's fields, and what drew it.
 
     The arithmetic is told where it is not exact, as it was for all pictures before there was another one.
@@ -17,16 +23,25 @@ def settings(drawing: Drawing, index: int, model: str, arithmetic: str = EXACT) 
     fields = {name: getattr(order, name) for name in order.__struct_fields__ if name != "count"}
     if drawing.image is None:
         del fields["strength"]
+    fields["loras"] = [_without_nulls(use) for use in (*changes.unnamed, *drawing.loras)] or None
     fields = {name: value for name, value in fields.items() if value is not None}
-    drawn_by = {"version": __version__, "model": model, "task": drawing.task}
+    drawn_by: dict[str, Any] = {"version": __version__, "model": model, "task": drawing.task}
+    for name, hashes in (
+        ("lora_sha256", {lora.file.name: lora.file.hash.sha256 for lora in changes.loras}),
+        ("embedding_sha256", {word: concept.hash.sha256 for word, concept in changes.concepts.items()}),
+    ):
+        if hashes:
+            drawn_by[name] = hashes
     if arithmetic != EXACT:
         drawn_by["arithmetic"] = arithmetic
     return {**drawn_by, **fields}
 
 
-def parameters_text(drawing: Drawing, index: int, model: str, arithmetic: str = EXACT) -> str:
+def parameters_text(
+    drawing: Drawing, index: int, model: str, arithmetic: str = EXACT, changes: ModelChanges = NO_CHANGES
+) -> str:
     """Return the same in the text form that AUTOMATIC1111's web UI writes and many tools read."""
-    lines = [drawing.prompt]
+    lines = [" ".join([drawing.prompt, *map(_tag, (*changes.unnamed, *drawing.loras))])]
     if drawing.negative_prompt:
         lines.append(f"Negative prompt: {drawing.negative_prompt}")
     facts: dict[str, object] = {
@@ -55,6 +70,23 @@ def parameters_text(drawing: Drawing, index: int, model: str, arithmetic: str = 
         facts["Guidance interval"] = f"{begin:g}-{end:g}"
     if arithmetic != EXACT:
         facts["Arithmetic"] = arithmetic
+    for name, hashes in (
+        ("Lora hashes", {lora.file.name: lora.file.hash.short for lora in changes.loras}),
+        ("TI hashes", {word: concept.hash.short for word, concept in changes.concepts.items()}),
+    ):
+        if hashes:
+            facts[name] = '"{}"'.format(", ".join(f"{each}: {short}" for each, short in hashes.items()))
     facts["Version"] = f"pocket-diffusion {__version__}"
     lines.append(", ".join(f"{key}: {value}" for key, value in facts.items()))
     return "\n".join(lines)
+
+
+def _tag(use: LoraUse) -> str:
+    """Return a LoRA as A1111's prompts name it: the text encoder's scale comes first."""
+    if use.text_encoder_scale in (None, use.scale):
+        return f"<lora:{use.name}:{use.scale:g}>"
+    return f"<lora:{use.name}:{use.text_encoder_scale:g}:{use.scale:g}>"
+
+
+def _without_nulls(use: LoraUse) -> dict[str, Any]:
+    return {name: value for name, value in msgspec.structs.asdict(use).items() if value is not None}

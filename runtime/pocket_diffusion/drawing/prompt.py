@@ -5,17 +5,14 @@ from bisect import bisect_right
 
 from pocket_diffusion.drawing.prompt_grammar import Sections, Syntax, parse, render
 from pocket_diffusion.errors import InvalidRequestError
+from pocket_diffusion.order import LoraUse
 
 MAX_CHARACTERS = 20_000
 MAX_WARNINGS = 10
 _SHOWN = 80
 
 _NETWORK = re.compile(r"<(lora|lyco|hypernet):([^<>]*)>", re.IGNORECASE)
-_NETWORK_KINDS = {
-    "lora": ("LoRA", "LoRAs"),
-    "lyco": ("LyCORIS network", "LyCORIS networks"),
-    "hypernet": ("hypernetwork", "hypernetworks"),
-}
+_LORA_KINDS = ("lora", "lyco")
 
 
 class PromptWarning(UserWarning):
@@ -66,8 +63,23 @@ def check_prompt(text: object, name: str = "prompt") -> None:
             raise InvalidRequestError(f"the {name} contains {what}, which is not text; remove it")
 
 
-def read_prompt(text: str, steps: int, name: str = "prompt") -> Prompt:
+def loras_in(text: str) -> tuple[LoraUse, ...]:
+    """Return the LoRAs that a prompt names, as A1111 reads them.
+
+    That is `<lora:name>`, `<lora:name:scale>` or `<lora:name:text encoder's scale:U-Net's scale>`; the scales may also
+    be given as `te=` and `unet=`.
+
+    Raises:
+        InvalidRequestError: a scale is no number.
+
+    """
+    return tuple(_lora(match[2], match[0]) for match in _NETWORK.finditer(text) if match[1].lower() in _LORA_KINDS)
+
+
+def read_prompt(text: str, steps: int, name: str = "prompt", *, takes_loras: bool = False) -> Prompt:
     """Parse a prompt in A1111's syntax; `prompt_grammar` describes it.
+
+    With `takes_loras`, nothing is said of those that it names: `loras_in` finds them.
 
     Raises:
         InvalidRequestError: see `check_prompt` and `prompt_grammar.parse`.
@@ -77,7 +89,7 @@ def read_prompt(text: str, steps: int, name: str = "prompt") -> Prompt:
     plain = _NETWORK.sub("", text)
     syntax = parse(plain, name)
     warnings = [
-        *_network_warnings(text, name),
+        *_network_warnings(text, name, takes_loras=takes_loras),
         *_bracket_warnings(plain, syntax.unmatched, name),
         *_schedule_warnings(syntax, steps, name),
     ]
@@ -91,14 +103,41 @@ def shorten(text: str) -> str:
     return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
 
 
-def _network_warnings(text: str, name: str) -> list[str]:
-    networks = {(match[1].lower(), match[2].split(":")[0].strip()): None for match in _NETWORK.finditer(text)}
-    return [
-        "{0} {2!r} is not loaded: {1} are not supported yet; the {3} is drawn without it".format(
-            *_NETWORK_KINDS[kind], shorten(network), name
+def _lora(body: str, source: str) -> LoraUse:
+    name, *given = (part.strip() for part in body.split(":"))
+    scales: dict[str, float] = {}
+    for place, value in zip(("te", "unet"), given, strict=False):
+        place, value = value.lower().split("=", 1) if "=" in value else (place, value)
+        try:
+            scales[place.strip()] = float(value)
+        except ValueError:
+            scales[""] = 0.0
+    if not name or len(given) > 2 or not scales.keys() <= {"te", "unet"}:
+        raise InvalidRequestError(
+            f"{shorten(source)!r} in the prompt is not understood; write <lora:name:0.8>, or "
+            "<lora:name:0.8:0.5> with a scale for the text encoder and one for the U-Net"
         )
-        for kind, network in networks
-    ]
+    text_encoder = scales.get("te", 1.0)
+    return LoraUse(name=name, scale=scales.get("unet", text_encoder), text_encoder_scale=text_encoder)
+
+
+def _network_warnings(text: str, name: str, *, takes_loras: bool) -> list[str]:
+    networks = {(match[1].lower(), match[2].split(":")[0].strip()): None for match in _NETWORK.finditer(text)}
+    found = []
+    for kind, network in networks:
+        if kind not in _LORA_KINDS:
+            found.append(
+                f"hypernetwork {shorten(network)!r} is not loaded: hypernetworks are not supported; "
+                f"the {name} is drawn without it"
+            )
+        elif name != "prompt":
+            found.append(f"LoRA {shorten(network)!r} is not loaded: name it in the prompt, not in the {name}")
+        elif not takes_loras:
+            found.append(
+                f"LoRA {shorten(network)!r} is not loaded: no folder of LoRAs was given; "
+                "the prompt is drawn without it; give --lora-folder"
+            )
+    return found
 
 
 def _bracket_warnings(text: str, unmatched: list[int], name: str) -> list[str]:

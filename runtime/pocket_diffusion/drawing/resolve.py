@@ -16,18 +16,20 @@ from pocket_diffusion.drawing.guidance import Guidance, is_guided
 from pocket_diffusion.drawing.images import fitting_size, open_picture
 from pocket_diffusion.drawing.levels import Levels
 from pocket_diffusion.drawing.noise import MAX_SEED
-from pocket_diffusion.drawing.prompt import check_prompt, read_prompt
+from pocket_diffusion.drawing.prompt import check_prompt, loras_in, read_prompt
 from pocket_diffusion.drawing.samplers import CHECKPOINT_SPACING, SAMPLERS, SamplerKind, find_sampler
 from pocket_diffusion.drawing.schedulers import find_scheduler, make_levels
 from pocket_diffusion.errors import InvalidRequestError
+from pocket_diffusion.model.lora import MAX_SCALE
 from pocket_diffusion.model.memory import Demand
-from pocket_diffusion.order import Order
+from pocket_diffusion.order import LoraUse, Order
 
 MIN_SIDE, MAX_SIDE = SIDES
 MAX_COUNT = 1000
 MAX_TOKEN_DOWNSAMPLING = 4
 MAX_GUIDANCE = 100.0
 MAX_S_NOISE = 10.0
+MAX_LORAS = 16
 AUTOMATIC = "automatic"
 """The scheduler that is the sampler's own, as A1111 calls it."""
 
@@ -53,6 +55,11 @@ class Drawing(Order, frozen=True, kw_only=True):
     def texts(self) -> tuple[tuple[str, str], ...]:
         """The two prompts, each with its name."""
         return (self.prompt, "prompt"), (self.negative_prompt, "negative prompt")
+
+    @property
+    def all_loras(self) -> tuple[LoraUse, ...]:
+        """Those of the order and those that its prompt names."""
+        return (*self.loras, *loras_in(self.prompt))
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -181,6 +188,7 @@ def resolve(order: Order, manifest: Manifest) -> Drawing:
         guidance_rescale=_real("guidance_rescale", order.guidance_rescale, 0.0, 1.0),
         guidance_interval=_interval(order.guidance_interval),
         clip_skip=_clip_skip(order.clip_skip, manifest),
+        loras=_loras(order.loras, order.prompt),
         token_downsampling=_token_downsampling(order.token_downsampling, manifest),
         seed=_whole("seed", seed, 0, last_seed),
         count=count,
@@ -271,6 +279,26 @@ def _interval(interval: object) -> tuple[float, float] | None:
             f"guidance_interval {begin:g}:{end:g} {why}; it begins before it ends, such as 0.2:0.8"
         )
     return begin, end
+
+
+def _loras(loras: object, prompt: str) -> tuple[LoraUse, ...]:
+    """Check the LoRAs of an order and those that its prompt names; return the former."""
+    if not isinstance(loras, Sequence) or not all(isinstance(use, LoraUse) for use in loras):
+        raise InvalidRequestError(f"loras must be a list of LoraUse, not {shown(loras)}")
+    checked = tuple(map(_lora, loras))
+    named = tuple(map(_lora, loras_in(prompt)))
+    if len(checked) + len(named) > MAX_LORAS:
+        raise InvalidRequestError(f"{len(checked) + len(named)} LoRAs are too many; at most {MAX_LORAS} are taken")
+    return checked
+
+
+def _lora(use: LoraUse) -> LoraUse:
+    if not isinstance(use.name, str) or not use.name:
+        raise InvalidRequestError(f"a LoRA's name must be text, not {shown(use.name)}")
+    scale = _real(f"the scale of LoRA {shown(use.name)}", use.scale, -MAX_SCALE, MAX_SCALE)
+    own = use.text_encoder_scale
+    own = None if own is None else _real(f"the scale of LoRA {shown(use.name)}", own, -MAX_SCALE, MAX_SCALE)
+    return LoraUse(name=use.name, scale=scale, text_encoder_scale=own)
 
 
 def _clip_skip(clip_skip: int, manifest: Manifest) -> int:

@@ -1,6 +1,7 @@
 """CLIP's byte-pair encoding: text to token ids."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ from pocket_diffusion.bundle import TokenizerSpec
 from pocket_diffusion.errors import BundleFormatError
 
 _WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+_NOT_BEHIND, _NOT_BEFORE = r"(?<![^\W_])", r"(?![^\W_])"
+"""Letters and digits around a learned word make another word of it."""
 _START, _END = _SPECIAL = ("<|startoftext|>", "<|endoftext|>")
 
 
@@ -21,6 +24,7 @@ class ClipTokenizer:
         """Read `vocab.json` and `merges.txt`; raises BundleFormatError where they are not CLIP's."""
         self.spec = spec
         self._tokenizer = _clip_bpe(vocab, merges)
+        self._learned: tuple[re.Pattern[str], Mapping[str, tuple[int, ...]]] | None = None
         self.comma_id: int | None = self._tokenizer.token_to_id(",</w>")
         """None where the vocabulary has no comma."""
         known = self._tokenizer.get_vocab_size(with_added_tokens=True)
@@ -37,9 +41,59 @@ class ClipTokenizer:
         return self.tokens_and_starts(text)[0]
 
     def tokens_and_starts(self, text: str) -> tuple[list[int], list[int]]:
-        """Return the ids of a text, unframed and of any length, and where in the text each begins."""
-        encoding = self._tokenizer.encode(text, add_special_tokens=False)
-        return encoding.ids, [start for start, _ in encoding.offsets]
+        """Return the ids of a text, unframed and of any length, and where in the text each begins.
+
+        The ids of a learned word all begin where the word does.
+        """
+        ids: list[int] = []
+        starts: list[int] = []
+
+        def read(begin: int, end: int) -> None:
+            encoding = self._tokenizer.encode(text[begin:end], add_special_tokens=False)
+            ids.extend(encoding.ids)
+            starts.extend(begin + start for start, _ in encoding.offsets)
+
+        end = 0
+        for begin, behind, learned in self._learned_words(text):
+            read(end, begin)
+            ids.extend(learned)
+            starts.extend([begin] * len(learned))
+            end = behind
+        read(end, len(text))
+        return ids, starts
+
+    def knows(self, word: str) -> bool:
+        """Tell whether a word is a single token of the vocabulary."""
+        ids: list[int] = self._tokenizer.encode(word, add_special_tokens=False).ids
+        return len(ids) == 1 and ids[0] != self._tokenizer.token_to_id(_END)
+
+    def learn(self, words: Mapping[str, tuple[int, ...]]) -> None:
+        """Read words, given in small letters, as these ids from now on, in whatever letters they are written."""
+        longest_first = sorted(words, key=len, reverse=True)
+        pattern = "|".join(
+            (_NOT_BEHIND if word[0].isalnum() else "") + re.escape(word) + (_NOT_BEFORE if word[-1].isalnum() else "")
+            for word in longest_first
+        )
+        self._learned = (re.compile(pattern, re.IGNORECASE), words) if words else None
+
+    def is_learned(self, token: int) -> bool:
+        """Tell whether an id is a learned word's."""
+        return self._learned is not None and any(token in ids for ids in self._learned[1].values())
+
+    def learned_in(self, text: str) -> list[str]:
+        """Return the learned words that a text has, in small letters."""
+        return list(dict.fromkeys(text[begin:end].lower() for begin, end, _ in self._learned_words(text)))
+
+    def _learned_words(self, text: str) -> Iterator[tuple[int, int, tuple[int, ...]]]:
+        """Yield where each begins and ends, and its ids."""
+        learned = self._learned  # another thread may give new ones
+        if learned is None:
+            return
+        pattern, words = learned
+        for match in pattern.finditer(text):
+            ids = words.get(match[0].lower())
+            if ids is not None:  # some letters have more than two cases
+                yield match.start(), match.end(), ids
 
     def frame(self, tokens: Sequence[int]) -> NDArray[np.int64]:
         """Return `[1, max_tokens]`: start, as many tokens as fit, end, padding."""

@@ -6,6 +6,7 @@ import os
 import re
 import reprlib
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -143,6 +144,7 @@ class GraphSession:
         *,
         expand_weights: bool = False,
         arena: Arena = "own",
+        replaced: Mapping[str, NDArray[Any]] | None = None,
         oldest_onnxruntime: str | None = None,
     ) -> None:
         """Load a component whose files are in `folder`.
@@ -151,6 +153,9 @@ class GraphSession:
         them as float32 in memory. An arena that is shared must be there: see `renew_shared_arena`. Without an arena,
         what is freed while running goes back to the system at once: with glibc by a setting of the whole process,
         which stays.
+
+        Arrays in `replaced` stand in for the initializers of these names, which lie in the weights file with the same
+        shapes and types.
 
         Raises:
             BundleDamagedError: ONNX Runtime cannot load the graph, or it is not the one that the manifest describes.
@@ -165,7 +170,7 @@ class GraphSession:
         options = _options(provider, threads, expand_weights=expand_weights, arena=arena)
         if arena == "none" and provider == "cpu":
             _have_process_give_back()
-        self._session: Any = _open(folder / component.graph, provider, options, oldest_onnxruntime)
+        self._session: Any = _open(folder / component.graph, provider, options, replaced or {}, oldest_onnxruntime)
         if provider == "cuda" and _CUDA not in self._session.get_providers():
             raise ProviderUnavailableError(
                 "CUDA was to be used, but ONNX Runtime fell back to the CPU (driver, CUDA or cuDNN missing or of "
@@ -237,8 +242,18 @@ def _options(provider: Provider, threads: int | None, *, expand_weights: bool, a
     return options
 
 
-def _open(graph: Path, provider: Provider, options: Any, oldest_onnxruntime: str | None) -> Any:  # noqa: ANN401 - as above
+def _open(
+    graph: Path,
+    provider: Provider,
+    options: Any,  # noqa: ANN401 - as above
+    replaced: Mapping[str, NDArray[Any]],
+    oldest_onnxruntime: str | None,
+) -> Any:  # noqa: ANN401 - as above
     ort = onnxruntime()
+    # `add_initializer` would not do: the old values are folded before it replaces them. These values are copied.
+    values = [ort.OrtValue.ortvalue_from_numpy(array) for array in replaced.values()]
+    if values:
+        options.add_external_initializers(list(replaced), values)
     if provider == "cuda" and hasattr(ort, "preload_dlls"):
         ort.preload_dlls()  # finds CUDA and cuDNN where pip put them
     providers = [_CUDA, _CPU] if provider == "cuda" else [_CPU]

@@ -66,6 +66,13 @@ class MemoryBudget:
             mode = next((MODES[name] for name, need in needs.items() if (need or 0) <= usable), MODES["low"])
         return MemoryChoice(self, manifest, demand, mode, needs, free, of_machine, own)
 
+    def has_room(self, more: int) -> bool:
+        """Tell whether so many bytes more can be had beside all that the process holds."""
+        if self.limit is not None and own_anonymous_memory() + more > self.limit:
+            return False
+        free = free_memory()
+        return free is None or more <= free * (1 - _RESERVE)
+
 
 @dataclass(frozen=True)
 class MemoryChoice:

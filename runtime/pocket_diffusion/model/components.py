@@ -2,8 +2,9 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,7 +14,10 @@ from pocket_diffusion.bundle import Bundle
 from pocket_diffusion.machine.session import GraphSession, Provider, renew_shared_arena
 from pocket_diffusion.model.arithmetic import ArithmeticChoice
 from pocket_diffusion.model.budget import MemoryBudget
+from pocket_diffusion.model.lora import COMPONENTS as CHANGEABLE
+from pocket_diffusion.model.lora import Lora
 from pocket_diffusion.model.memory import Demand, MemoryMode, needed_memory
+from pocket_diffusion.model.weights import changed_arrays, changed_bytes
 
 Arrays = dict[str, NDArray[np.float32]]
 
@@ -69,6 +73,10 @@ class Components:
         self.threads = threads
         self.mode: MemoryMode = budget.choose(self.bundle.manifest, Demand.usual(bundle.manifest), provider).mode
         self.seconds_loading = 0.0
+        self.loras: tuple[Lora, ...] = ()
+        """What changes the weights, in this order."""
+        self._changed: dict[str, int] = {}
+        """By role, the bytes of the weights that are changed."""
         self._budget = budget
         self._granted: int | None = None
         """Bytes that a picture may take while networks stay loaded: a picture of that size was found to fit."""
@@ -89,6 +97,25 @@ class Components:
             self._load(role)
         return self._loaded[role].run(**inputs)
 
+    def use_loras(self, loras: Sequence[Lora]) -> frozenset[str]:
+        """Have these LoRAs change the weights, and no others; return the roles of the networks that are affected.
+
+        Only those are closed; they are loaded again when they are needed.
+
+        Raises:
+            BundleFormatError, BundleDamagedError: see `Bundle.layers`.
+
+        """
+        affected = frozenset(role for role in CHANGEABLE if _effects(loras, role) != _effects(self.loras, role))
+        changed = self._changed | {role: changed_bytes(self.bundle, role, loras) for role in affected}
+        more = sum(changed.values()) - sum(self._changed.values())
+        for role in affected & self._loaded.keys():
+            self._loaded.pop(role).close()
+        if self._granted is not None:  # else the next picture is weighed with all its networks closed
+            self._granted = self._granted + more if more <= 0 or self._budget.has_room(more) else None
+        self.loras, self._changed = tuple(loras), changed
+        return affected
+
     @contextmanager
     def room_for(self, demand: Demand) -> Iterator[None]:
         """Settle the memory mode for a picture, and leave no more loaded afterwards than that mode keeps.
@@ -97,6 +124,7 @@ class Components:
             InvalidRequestError: the picture does not fit; names what would.
 
         """
+        demand = replace(demand, changed_weights=self._changed)
         need = self._need(demand)
         if self._granted is None or need > self._granted:
             self.close()  # what the loaded networks hold counts as free
@@ -138,6 +166,7 @@ class Components:
             self.threads,
             expand_weights=self.mode.expands(role),
             arena=self.mode.arena,
+            replaced=changed_arrays(self.bundle, role, self.loras),
             oldest_onnxruntime=manifest.onnxruntime,
         )
 
@@ -153,3 +182,8 @@ class Components:
         if self.provider == "cuda":
             return 0
         return needed_memory(self.bundle.manifest, self.mode, demand) or 0
+
+
+def _effects(loras: Sequence[Lora], role: str) -> list[tuple[str, float]]:
+    """Return what the weights of a network depend on."""
+    return [(lora.file.hash.sha256, lora.strength(role)) for lora in loras if lora.changes(role)]

@@ -1,7 +1,7 @@
 """Memory as a choice: what each mode trades for it, and what a picture needs in each."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 from pocket_diffusion.bundle import COMPONENTS, SIDES, Manifest
 from pocket_diffusion.machine.session import Arena
@@ -75,6 +75,8 @@ class Demand:
     guided: bool
     from_picture: bool
     count: int = 1
+    changed_weights: Mapping[str, int] = field(default_factory=dict)
+    """By component, the bytes of the weights that are not the file's: LoRAs change them."""
 
     @classmethod
     def usual(cls, manifest: Manifest) -> "Demand":
@@ -97,7 +99,8 @@ def needed_memory(manifest: Manifest, mode: MemoryMode, demand: Demand) -> int |
     """Return the bytes of anonymous memory that a picture takes at most, or None if the bundle has no figures.
 
     Each component's figures are the exporter's measurements (`ComponentMemory`). Components take turns. Where they stay
-    loaded, expanded weights stay too, and so does what of the arena that they share is of no use to the next.
+    loaded, expanded and changed weights stay too, and so does what of the arena that they share is of no use to the
+    next.
     """
     pixels = demand.width * demand.height
     height, width = (side // manifest.latents.downscale for side in (demand.height, demand.width))
@@ -115,7 +118,11 @@ def needed_memory(manifest: Manifest, mode: MemoryMode, demand: Demand) -> int |
             return None
         if name != "vae_encoder" or demand.from_picture:
             weights += memory.expanded_weights if mode.expands(name) else 0
-            turns.append(max(memory.least, memory.base + memory.per_pixel * at_once[name]))
+            changed = demand.changed_weights.get(name, 0)
+            weights += changed if mode.keep_sessions else 0
+            # Opening takes the changed weights twice: they are copied.
+            turn = max(memory.least, memory.base + memory.per_pixel * at_once[name], changed)
+            turns.append(turn if mode.keep_sessions else turn + changed)
     pictures = (_PICTURE_BYTES + _FINISHED_BYTES * (demand.count - 1)) * pixels
     most = max(turns)
     kept = _UNSHARED * (sum(turns) - most) if mode.keep_sessions else 0

@@ -173,6 +173,28 @@ async def png_info(request: Request) -> Response:
     return JSONResponse({"info": text, "items": items, "parameters": {}})
 
 
+async def loras(request: Request) -> Response:
+    """Name the LoRAs; where they lie is not told."""
+    library = request.app.state.queue.pipeline.adapters.library
+    return JSONResponse(
+        [{"name": name, "alias": name, "path": library.loras[name].name, "metadata": {}} for name in library.loras]
+    )
+
+
+async def embeddings(request: Request) -> Response:
+    """Tell the embeddings that are words, and those that cannot be."""
+    adapters = request.app.state.queue.pipeline.adapters
+    loaded = {word: _embedding(*concept.vectors.shape) for word, concept in adapters.concepts.items()}
+    return JSONResponse({"loaded": loaded, "skipped": {name: _embedding() for name in adapters.skipped}})
+
+
+async def refresh(request: Request) -> Response:
+    """Look for LoRAs and embeddings again."""
+    async with request.app.state.decoding:
+        await asyncio.to_thread(request.app.state.queue.pipeline.adapters.refresh)
+    return JSONResponse(None)
+
+
 def _empty(answer: object) -> Any:  # noqa: ANN401 - an endpoint
     async def nothing(_: Request) -> Response:
         """Name what there is of a kind that is not supported: nothing."""
@@ -183,11 +205,9 @@ def _empty(answer: object) -> Any:  # noqa: ANN401 - an endpoint
 
 _EMPTY = {
     "scripts": {"txt2img": [], "img2img": []},
-    "embeddings": {"loaded": {}, "skipped": {}},
     "upscalers": [],
     "latent-upscale-modes": [],
     "sd-vae": [],
-    "loras": [],
     "hypernetworks": [],
     "face-restorers": [],
     "realesrgan-models": [],
@@ -206,8 +226,16 @@ ROUTES = [
     Route("/sdapi/v1/sd-models", sd_models),
     Route("/sdapi/v1/options", options, methods=["GET", "POST"]),
     Route("/sdapi/v1/png-info", png_info, methods=["POST"]),
+    Route("/sdapi/v1/loras", loras),
+    Route("/sdapi/v1/embeddings", embeddings),
+    Route("/sdapi/v1/refresh-loras", refresh, methods=["POST"]),
+    Route("/sdapi/v1/refresh-embeddings", refresh, methods=["POST"]),
     *(Route(f"/sdapi/v1/{name}", _empty(answer)) for name, answer in _EMPTY.items()),
 ]
+
+
+def _embedding(vectors: int | None = None, width: int | None = None) -> dict[str, Any]:
+    return {"step": None, "sd_checkpoint": None, "sd_checkpoint_name": None, "shape": width, "vectors": vectors}
 
 
 async def _draw(request: Request, *, from_picture: bool) -> Response:

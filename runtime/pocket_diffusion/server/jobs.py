@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 from PIL import Image
 
+from pocket_diffusion.drawing.adapters import NO_CHANGES, ModelChanges
 from pocket_diffusion.drawing.metadata import parameters_text, settings
 from pocket_diffusion.drawing.resolve import Drawing
 from pocket_diffusion.errors import (
@@ -51,11 +52,13 @@ class State(StrEnum):
 class Job:
     """One drawing. Its fields are changed in the event loop's thread alone."""
 
-    def __init__(self, drawing: Drawing, model: str, arithmetic: str, warnings: Sequence[str] = ()) -> None:
+    def __init__(
+        self, drawing: Drawing, model: str, arithmetic: str, changes: ModelChanges, warnings: Sequence[str] = ()
+    ) -> None:
         self.id = secrets.token_urlsafe(16)
         self.drawing = drawing
         """Without its pictures once the job is over: they take memory."""
-        self.settings = [settings(drawing, index, model, arithmetic) for index in range(drawing.count)]
+        self.settings = [settings(drawing, index, model, arithmetic, changes) for index in range(drawing.count)]
         """How to draw each picture again."""
         self.steps = drawing.steps_to_take
         self.work = drawing.evaluations * drawing.count * drawing.width * drawing.height
@@ -75,7 +78,7 @@ class Job:
         self.followers = 0
         self.abandoning: asyncio.TimerHandle | None = None
         """Runs since the last follower left."""
-        self._drawn_by = model, arithmetic
+        self._drawn_by = model, arithmetic, changes
         self._changed = asyncio.Event()
 
     @property
@@ -134,8 +137,8 @@ class JobQueue:
 
     # What clients do.
 
-    def submit(self, drawing: Drawing, warnings: Sequence[str] = ()) -> Job:
-        """Queue a drawing.
+    def submit(self, drawing: Drawing, warnings: Sequence[str] = (), changes: ModelChanges = NO_CHANGES) -> Job:
+        """Queue a drawing, with what is to be said of its prompts and what it is drawn with beyond the bundle.
 
         Raises:
             BusyError: the queue is full, or the server is about to stop.
@@ -143,7 +146,7 @@ class JobQueue:
         """
         if self._closed:
             raise BusyError("the server is about to stop; try another one, or later")
-        job = Job(drawing, self.pipeline.name, self.pipeline.arithmetic, warnings)
+        job = Job(drawing, self.pipeline.name, self.pipeline.arithmetic, changes, warnings)
         pixels = sum(one.waiting_pixels for one in (job, *self._waiting)) if job.waiting_pixels else 0
         if len(self._waiting) >= self._limits.queue or pixels > self._limits.waiting_pixels:
             raise BusyError(f"{len(self._waiting)} drawings are waiting already, and no more can; try again later")

@@ -104,6 +104,15 @@ class Choices(msgspec.Struct, frozen=True, kw_only=True):
     schedulers: list[SchedulerView]
 
 
+class Adapters(msgspec.Struct, frozen=True, kw_only=True):
+    """What orders and prompts may name beside the model."""
+
+    loras: list[str]
+    """For an order's `loras`, and for prompts: `<lora:name:0.8>`."""
+    embeddings: list[str]
+    """Words that prompts may use (textual inversion)."""
+
+
 class Text(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A prompt, in the form of the original app."""
 
@@ -235,6 +244,18 @@ async def read_samplers(_: Request) -> Response:
     )
 
 
+async def read_adapters(request: Request) -> Response:
+    """Answer which LoRAs and embeddings there are."""
+    return _json(_adapters(request))
+
+
+async def refresh_adapters(request: Request) -> Response:
+    """Look for LoRAs and embeddings again, and answer which there are."""
+    async with request.app.state.decoding:
+        await asyncio.to_thread(request.app.state.queue.pipeline.adapters.refresh)
+    return _json(_adapters(request))
+
+
 async def read_picture(request: Request) -> Response:
     """Send a finished picture, with how it was made in its metadata."""
     content = await asyncio.to_thread(request.app.state.queue.pictures.read, request.path_params["name"])
@@ -261,6 +282,8 @@ _REFUSED = {
 OPERATIONS = [
     Operation("GET", "/api/model", read_model, answers={200: Model}),
     Operation("GET", "/api/samplers", read_samplers, answers={200: Choices}),
+    Operation("GET", "/api/adapters", read_adapters, answers={200: Adapters}),
+    Operation("POST", "/api/adapters/refresh", refresh_adapters, answers={200: Adapters}),
     Operation("POST", "/api/jobs", create_job, body=Order, answers={202: JobView, **_REFUSED}),
     Operation("GET", "/api/jobs/{id}", read_job, answers={200: JobView, **_NOT_FOUND}),
     Operation("DELETE", "/api/jobs/{id}", cancel_job, answers={202: JobView, **_NOT_FOUND}),
@@ -289,6 +312,11 @@ def _job(request: Request) -> Job:
     if job is None:
         raise HTTPException(404, "there is no such job (any more)")
     return job
+
+
+def _adapters(request: Request) -> Adapters:
+    adapters = request.app.state.queue.pipeline.adapters
+    return Adapters(loras=sorted(adapters.library.loras), embeddings=sorted(adapters.concepts))
 
 
 def _json(content: msgspec.Struct, status: int = 200) -> Response:

@@ -9,13 +9,23 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
+from pocket_export.rewrite.initializers import Layout, lay_out
+
 Run = Callable[[ir.Model, NDArray[np.float32]], NDArray[np.float32]]
 Build = Callable[..., ir.Model]
 
 
+def publish_weights(model: ir.Model) -> ir.Model:
+    """Give float32 initializers layouts, as the tracer does; numbers of other types are constants."""
+    for value in list(model.graph.initializers.values()):
+        if value.const_value is not None and value.const_value.dtype == ir.DataType.FLOAT:
+            lay_out(value, Layout(value.name or "", value.const_value.numpy()))
+    return model
+
+
 @pytest.fixture
 def build() -> Build:
-    """From nodes in ONNX's text form, `x` to `y`, and weights."""
+    """From nodes in ONNX's text form, `x` to `y`, and weights, which are published under their names."""
 
     def build(body: str, x: tuple[int, ...], **weights: NDArray[np.float32]) -> ir.Model:
         shape = ",".join(map(str, x))
@@ -25,7 +35,7 @@ def build() -> Build:
         for name, value in weights.items():
             model.graph.initializer.append(onnx.numpy_helper.from_array(value, name))
         onnx.checker.check_model(model)
-        return ir.from_proto(model)
+        return publish_weights(ir.from_proto(model))
 
     return build
 
@@ -37,7 +47,7 @@ def build_shaped(build: Build) -> Build:
     def build_shaped(body: str, x: tuple[int | str, ...], **weights: NDArray[np.float32]) -> ir.Model:
         proto = ir.to_proto(build(body, x, **weights))
         proto.graph.output[0].type.tensor_type.ClearField("shape")
-        model = ir.from_proto(onnx.shape_inference.infer_shapes(proto, strict_mode=True))
+        model = publish_weights(ir.from_proto(onnx.shape_inference.infer_shapes(proto, strict_mode=True)))
         model.meta["usual_sizes"] = {"batch": 2, "latent_height": 8, "latent_width": 8}
         return model
 

@@ -194,26 +194,13 @@ def test_a_flat_picture_is_normalised_to_the_bias() -> None:
         assert_same(run(rewritten("transformer", lambda _: True), inputs), run(traced("transformer"), inputs), 1e-3)
 
 
-@pytest.mark.parametrize("name", ["half the size and back", "twice the size"])
-@pytest.mark.parametrize("band_bytes", [5e3, 500])
-def test_bands_join_without_a_seam(name: str, band_bytes: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where there are more bands than windows, and where these do not share out evenly."""
-    whole = rewritten(name, lambda _: True)
-    monkeypatch.setitem(channels_last.__globals__, "BAND_BYTES", band_bytes)
+@pytest.mark.parametrize("name", MODULES)
+def test_large_feature_maps_in_shares_give_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(channels_last.__globals__, "LARGE_BYTES", 0)
     model = rewritten(name, lambda _: True)
-    assert operators(model).count("MatMul") > operators(whole).count("MatMul")
     for sizes in (*SIZES, (1, 3, 3)):
         inputs = example(name, *sizes)
         assert_same(run(model, inputs), run(traced(name), inputs))
-
-
-def test_the_columns_of_large_pictures_are_made_in_bands(build_shaped: Build) -> None:
-    """Nine times 2 x 256 x 256 pixels of 320 channels, a byte each, in pieces of 48 MB; smaller pictures at once."""
-    body, x = "y = Conv <pads = [1, 1, 1, 1]> (x, w)", ("batch", 320, "height", "width")
-    for side, bands in ((32, 1), (256, 8)):
-        model = build_shaped(body, x, w=np.zeros((8, 320, 3, 3), np.float32))
-        model.meta["usual_sizes"] = {"batch": 2, "latent_height": side, "latent_width": side}
-        assert operators(channels_last(model, lambda _: True)).count("MatMul") == bands
 
 
 def numbers(*values: int) -> NDArray[np.int64]:

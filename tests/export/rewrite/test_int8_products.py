@@ -14,6 +14,7 @@ from pocket_diffusion.bundle import TensorSpec
 from pocket_diffusion.machine.cpu import products_are_right
 from pocket_export.parts import Part
 from pocket_export.rewrite import channels_last, int8_products, split_geglu, store_int8
+from pocket_export.rewrite.initializers import with_layouts
 from pocket_export.rewrite.int8_products import Form
 from pocket_export.sensitivity import measure_rounding_errors
 
@@ -235,19 +236,6 @@ def test_convolutions_are_sums_of_whole_numbers_too(build_shaped: Build, run: Ru
     assert_same(run(model, x), theirs)
 
 
-@pytest.mark.parametrize("form", ["tensor", "two_terms"])
-def test_bands_without_windows_are_harmless(
-    build_shaped: Build, run: Run, form: Form, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A picture may be much smaller than the usual one, by which bands are counted."""
-    x, w, body = normal(1, 12, 2, 2), normal(20, 12, 3, 3), "y = Conv <pads = [1, 1, 1, 1]> (x, w)"
-    whole = int8_products(channels_last(build_shaped(body, x.shape, w=w), lambda _: True), of_all(form))
-    monkeypatch.setitem(channels_last.__globals__, "BAND_BYTES", 60)
-    model = int8_products(channels_last(build_shaped(body, x.shape, w=w), lambda _: True), of_all(form))
-    assert operators(model).count("MatMulIntegerToFloat") > 4
-    np.testing.assert_array_equal(run(model, x), run(whole, x))
-
-
 # What rounding does.
 
 
@@ -338,11 +326,9 @@ def test_no_stored_weight_is_minus_128(build_shaped: Build, form: Form) -> None:
     model = channels_last(model, lambda _: True)
     model = store_int8(int8_products(model, lambda weights: None if weights == "u" else form))
     stored = {
-        name: value.const_value.numpy()
-        for name, value in model.graph.initializers.items()
-        if value.const_value is not None and value.const_value.dtype == ir.DataType.INT8
+        layout.name: layout.tensor().numpy() for _, layout in with_layouts(model) if layout.form.storage == "int8"
     }
-    assert stored.keys() == {"u.int8", "v.int8", "w.int8"}
+    assert stored.keys() == {"u", "v", "w"}
     for weights in stored.values():
         assert weights.min() == -127
         assert (np.abs(weights.astype(int)).max(axis=0) == 127).all()
@@ -352,11 +338,10 @@ def test_a_convolution_is_stored_by_its_rows_columns_and_channels(build_shaped: 
     w = normal(64, 12, 3, 3)
     model = channels_last(build_shaped("y = Conv <pads = [1, 1, 1, 1]> (x, w)", (1, 12, 8, 8), w=w), lambda _: True)
     model = int8_products(model, lambda weights: "tensor" if weights == "w" else None)
-    stored = model.graph.initializers["w.int8"].const_value
-    assert stored is not None
+    (stored,) = (layout.tensor() for _, layout in with_layouts(model) if layout.form.storage == "int8")
     expected = rounded_weights(w.reshape(64, -1).T)[0].T.reshape(64, 12, 3, 3)
     np.testing.assert_array_equal(stored.numpy().reshape(3, 3, 12, 64), expected.transpose(2, 3, 1, 0))
-    assert not {"w", "w.columns"} & model.graph.initializers.keys()
+    assert sorted(layout.form.storage for _, layout in with_layouts(model)) == ["int8", "scale"]
 
 
 def test_other_products_stay_as_they_are(build: Build, run: Run) -> None:

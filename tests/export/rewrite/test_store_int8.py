@@ -7,7 +7,8 @@ import onnx_ir as ir
 import pytest
 from numpy.typing import NDArray
 
-from pocket_export.rewrite import store_int8, winograd
+from pocket_export.rewrite import split_geglu, store_int8, winograd
+from pocket_export.rewrite.initializers import with_layouts
 from pocket_export.rewrite.int8_weights import rounded_to_int8
 
 Build = Callable[..., ir.Model]
@@ -20,10 +21,9 @@ def normal(*shape: int) -> NDArray[np.float32]:
     return RANDOM.normal(size=shape).astype(np.float32)
 
 
-def stored(model: ir.Model) -> dict[str, ir.DataType]:
-    """The weights' types; shapes and counts are whole numbers."""
-    kinds = {name: value.const_value.dtype for name, value in model.graph.initializers.items()}  # type: ignore[union-attr]
-    return {name: kind for name, kind in kinds.items() if kind != ir.DataType.INT64}
+def stored(model: ir.Model) -> list[tuple[str, str]]:
+    """The weights' published names, and how they are stored."""
+    return sorted((layout.name, layout.form.storage) for _, layout in with_layouts(model))
 
 
 def rounded(weights: NDArray[np.float32], axis: int) -> NDArray[np.float64]:
@@ -50,7 +50,7 @@ def test_products_are_those_of_weights_rounded_by_output_channel(
 ) -> None:
     x = normal(3, 64)
     model = store_int8(build(body, x.shape, w=weights))
-    assert stored(model) == {"w.int8": ir.DataType.INT8, "w.scale": ir.DataType.FLOAT}
+    assert stored(model) == [("w", "int8"), ("w", "scale")]
     assert model.graph[0].op_type == "DequantizeLinear"
     matrix = rounded(weights, axis)
     theirs = x @ (matrix.T if "transB" in body else matrix)
@@ -68,7 +68,7 @@ def test_convolutions_are_those_of_weights_rounded_by_output_channel(build: Buil
     x, w = normal(1, 8, 9, 9), normal(64, 8, 3, 3) * SPREAD[:, None, None, None]
     body = "y = Conv <pads=[1,1,1,1]> (x, w)"
     model = store_int8(build(body, x.shape, w=w))
-    assert stored(model) == {"w.int8": ir.DataType.INT8, "w.scale": ir.DataType.FLOAT}
+    assert stored(model) == [("w", "int8"), ("w", "scale")]
     theirs = run(build(body, x.shape, w=rounded(w, 0).astype(np.float32)), x)
     error = np.abs(run(model, x) - theirs).max(axis=(0, 2, 3)) / np.abs(theirs).max(axis=(0, 2, 3))
     assert error.max() < 1e-5  # float32
@@ -89,9 +89,8 @@ def test_a_convolution_lies_in_the_file_as_a_product_takes_it(build: Build, run:
     """`[h·w·C, O]`, as 8-bit graphs read it. Turned back, each weight is the rounded one, bit for bit."""
     x, w = normal(1, 80, 9, 9), normal(64, 80, *kernel) * SPREAD[:, None, None, None]
     model = store_int8(build("y = Conv (x, w)", x.shape, w=w))
-    value = model.graph.initializers["w.int8"].const_value
-    assert value is not None
-    steps, scale = value.numpy(), np.abs(w).max(axis=(1, 2, 3)) / 127
+    (steps,) = (layout.tensor().numpy() for _, layout in with_layouts(model) if layout.form.storage == "int8")
+    scale = np.abs(w).max(axis=(1, 2, 3)) / 127
     assert steps.shape == (kernel[0] * kernel[1] * 80, 64)
     np.testing.assert_allclose(
         steps.reshape(*kernel, 80, 64) * scale, w.transpose(2, 3, 1, 0), atol=0.501 * float(scale.max())
@@ -108,12 +107,10 @@ def test_a_convolution_in_pieces_lies_in_the_file_whole(
     model = build("y = Conv <pads=[1,1,1,1]> (x, w)", ("batch", 80, "height", "width"), w=w)
     model.meta["usual_sizes"] = {"batch": 1, "height": 16, "width": 16}
     model = winograd(model, lambda _: 4)
-    pieces = [name for name in model.graph.initializers if name.startswith("w.")]
-    assert len(pieces) == 4
+    assert stored(model) == [("w", "float32")] * 4
     model = store_int8(model)
-    weights = {name: kind for name, kind in stored(model).items() if name.startswith("w.")}
-    assert weights == {"w.int8": ir.DataType.INT8, "w.scale": ir.DataType.FLOAT}
-    assert list(model.meta["int8_layers"]) == pieces
+    assert stored(model) == [("w", "int8"), ("w", "scale")]
+    assert list(model.meta["int8_layers"]) == ["w"]
     np.testing.assert_array_equal(np.concatenate(restored(model, run, x)), rounded_to_int8(w, axis=0))
 
 
@@ -135,11 +132,7 @@ def test_weights_that_are_not_multiplied_with_are_stored_as_float16(build: Build
     """Embeddings, and weights with a use that has no output channels."""
     x, w, v = normal(64, 64), normal(64, 64), normal(64, 64)
     model = store_int8(build("a = Add(x, w) y = MatMul(a, v)", x.shape, w=w, v=v))
-    assert stored(model) == {
-        "w.fp16": ir.DataType.FLOAT16,
-        "v.int8": ir.DataType.INT8,
-        "v.scale": ir.DataType.FLOAT,
-    }
+    assert stored(model) == [("v", "int8"), ("v", "scale"), ("w", "float16")]
     theirs = (x + w.astype(np.float16)) @ rounded(v, 1)
     np.testing.assert_allclose(run(model, x), theirs, rtol=1e-3, atol=1e-3)  # float32 sums of 64 terms
 
@@ -155,11 +148,7 @@ def test_dequantizers_and_casts_stand_first(build: Build) -> None:
 def test_a_sensitive_layer_stays_in_float16(build: Build) -> None:
     model = build("a = MatMul(x, v) y = MatMul(a, w)", (3, 64), v=normal(64, 64), w=normal(64, 64))
     model.meta["int8_errors"] = {"v": 0.011, "w": 0.009}
-    assert stored(store_int8(model)) == {
-        "v.fp16": ir.DataType.FLOAT16,
-        "w.int8": ir.DataType.INT8,
-        "w.scale": ir.DataType.FLOAT,
-    }
+    assert stored(store_int8(model)) == [("v", "float16"), ("w", "int8"), ("w", "scale")]
     assert model.meta["int8_layers"] == {
         "v": {"error": 0.011, "stored": "fp16"},
         "w": {"error": 0.009, "stored": "int8"},
@@ -167,13 +156,11 @@ def test_a_sensitive_layer_stays_in_float16(build: Build) -> None:
 
 
 def test_parts_of_a_weight_share_its_error(build: Build) -> None:
-    model = build("a = MatMul(x, v) y = MatMul(a, w)", (3, 64), **{"v": normal(64, 64), "w": normal(64, 64)})
-    for name in ("v", "w"):
-        value = model.graph.initializers[name]
-        value.name = f"layer.weight.transposed.{name}"
-    model.meta["int8_errors"] = {"layer.weight": 0.5, "layer.weigh": 0.0}
-    store_int8(model)
-    assert [layer["stored"] for layer in model.meta["int8_layers"].values()] == ["fp16", "fp16"]
+    body = "m = MatMul(x, w) a = Add(m, b) h, g = Split <axis = 1, num_outputs = 2> (a) y = Mul(h, g)"
+    model = split_geglu(build(body, (3, 64), w=normal(64, 128), b=normal(128)))
+    model.meta["int8_errors"] = {"w": 0.5}
+    assert stored(store_int8(model)) == [("b", "float32")] * 2 + [("w", "float16")] * 2
+    assert model.meta["int8_layers"] == {"w": {"error": 0.5, "stored": "fp16"}}
 
 
 def test_a_layer_that_was_not_measured_goes_by_its_weights(build: Build) -> None:

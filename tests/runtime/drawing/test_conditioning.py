@@ -318,3 +318,26 @@ def test_warnings_are_known_before_anything_is_encoded(encoder: Encoder) -> None
 
 def test_a_good_prompt_is_not_warned_about(conditioner: Conditioner) -> None:
     assert conditioner.warnings("a (lake:1.2), [hill:sky:0.5] BREAK [b|c] " + "a, " * 200, 20) == []
+
+
+@pytest.mark.parametrize("max_chunks", [1, MAX_CHUNKS])
+def test_a_learned_word_of_many_tokens_stays_in_one_chunk(encoder: Encoder, max_chunks: int) -> None:
+    tokenizer = ClipTokenizer(CLIP_FILES / "vocab.json", CLIP_FILES / "merges.txt", SPEC)
+    word = tuple(range(100, 110))
+    tokenizer.learn({"catstyle": word})
+    conditioner = Conditioner(tokenizer, encoder, max_chunks=max_chunks)
+    context = conditioner.condition("a " * 70 + "catstyle a", steps=1).at(0)
+    found = chunks(encoder, context)
+    assert found == [[A] * 70, [*word, A]][:max_chunks]
+    if max_chunks == 1:
+        (warning,) = conditioner.warnings("a " * 70 + "catstyle a", 1)
+        assert "dropped: 'catstyle a'" in str(warning)
+
+
+def test_what_was_encoded_is_forgotten_on_demand(conditioner: Conditioner, encoder: Encoder) -> None:
+    for _ in range(2):
+        conditioner.condition("a lake", steps=1)
+    assert len(encoder.batches) == 1
+    conditioner.forget()
+    conditioner.condition("a lake", steps=1)
+    assert len(encoder.batches) == 2

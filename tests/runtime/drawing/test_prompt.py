@@ -4,9 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pocket_diffusion.drawing.prompt import MAX_CHARACTERS, MAX_WARNINGS, check_prompt, read_prompt
+from pocket_diffusion.drawing.prompt import MAX_CHARACTERS, MAX_WARNINGS, check_prompt, loras_in, read_prompt
 from pocket_diffusion.drawing.prompt_grammar import Part
 from pocket_diffusion.errors import InvalidRequestError
+from pocket_diffusion.order import LoraUse
 
 
 @pytest.mark.parametrize(
@@ -81,15 +82,16 @@ def test_steps_that_read_the_same_are_read_once() -> None:
         ),
         (
             "a lake <lora:old film:0.8>",
-            "LoRA 'old film' is not loaded: LoRAs are not supported yet; the prompt is drawn without it",
+            "LoRA 'old film' is not loaded: no folder of LoRAs was given; the prompt is drawn without it; "
+            "give --lora-folder",
         ),
         (
             "<lyco:x>",
-            "LyCORIS network 'x' is not loaded: LyCORIS networks are not supported yet; the prompt is drawn without it",
+            "LoRA 'x' is not loaded: no folder of LoRAs was given; the prompt is drawn without it; give --lora-folder",
         ),
         (
             "<Hypernet:y:1>",
-            "hypernetwork 'y' is not loaded: hypernetworks are not supported yet; the prompt is drawn without it",
+            "hypernetwork 'y' is not loaded: hypernetworks are not supported; the prompt is drawn without it",
         ),
     ],
 )
@@ -106,6 +108,34 @@ def test_networks_are_taken_out_of_the_text() -> None:
     prompt = read_prompt("a (lake <lora:x:0.8:0.5>:1.2)<lora:x:1>, <lyco:(>", 20)
     assert prompt.at(0) == ((Part("a ", 1), Part("lake ", 1.2), Part(", ", 1)),)
     assert len(prompt.warnings) == 2  # x once, and the LyCORIS network; the bracket in its name is none
+
+
+def test_loras_in_the_prompt_are_not_warned_of_where_there_is_a_folder() -> None:
+    assert read_prompt("a <lora:x:0.8>", 20, takes_loras=True).warnings == []
+    (warning,) = read_prompt("a <lora:x:0.8>", 20, "negative prompt", takes_loras=True).warnings
+    assert warning == "LoRA 'x' is not loaded: name it in the prompt, not in the negative prompt"
+
+
+@pytest.mark.parametrize(
+    ("text", "scale", "text_encoder_scale"),
+    [  # modules of A1111: extra_networks_lora.py reads the text encoder's first
+        ("<lora:old film>", 1, 1),
+        ("a <lora:old film:0.8>, b", 0.8, 0.8),
+        ("<lora:old film:0.8:0.5>", 0.5, 0.8),
+        ("<LyCO: old film :-1.5e0>", -1.5, -1.5),
+        ("<lora:old film:unet=0.5>", 0.5, 1),
+        ("<lora:old film:te=0.25:unet=0.5>", 0.5, 0.25),
+    ],
+)
+def test_a_prompt_names_loras_as_a1111_reads_them(text: str, scale: float, text_encoder_scale: float) -> None:
+    assert loras_in(text) == (LoraUse(name="old film", scale=scale, text_encoder_scale=text_encoder_scale),)
+
+
+@pytest.mark.parametrize("text", ["<lora:>", "<lora:a:>", "<lora:a:b>", "<lora:a:1:1:1>", "<lora:a:dyn=4>"])
+def test_refuses_a_lora_that_is_not_understood(text: str) -> None:
+    with pytest.raises(InvalidRequestError, match=r"is not understood; write <lora:name:0\.8>") as refused:
+        loras_in(f"a lake {text}")
+    assert text in str(refused.value)
 
 
 def test_warnings_are_a_line_each_and_not_too_many_or_long() -> None:

@@ -114,3 +114,26 @@ def test_files_that_are_not_clips_are_refused(tmp_path: Path, vocab: str, merges
     with pytest.raises(BundleFormatError) as caught:
         ClipTokenizer(tmp_path / "vocab.json", tmp_path / "merges.txt", SPEC)
     assert why in str(caught.value)
+
+
+def test_learned_words_are_read_as_their_ids_wherever_they_stand() -> None:
+    tokenizer = ClipTokenizer(CLIP_FILES / "vocab.json", CLIP_FILES / "merges.txt", SPEC)
+    tokenizer.learn({"catstyle": (90000, 90001), "catstyle-2": (90002,), "<cat-toy>": (90003,)})
+    a, comma, lake = (TOKENIZER.tokens(text) for text in ("a", ",", "lake"))
+    for text, ids in (
+        ("a CatStyle, lake", [*a, 90000, 90001, *comma, *lake]),
+        ("catstyle-2", [90002]),
+        ("a<cat-toy>,lake", [*a, 90003, *comma, *lake]),
+    ):
+        assert tokenizer.tokens(text) == ids
+    for text in ("mycatstyle", "catstyles", "cat style", "catstyl"):  # are other words
+        assert tokenizer.tokens(text) == TOKENIZER.tokens(text)
+    assert tokenizer.tokens_and_starts("a  catstyle lake")[1] == [0, 3, 3, 12]
+    assert tokenizer.learned_in("CATSTYLE, a <cat-toy>, catstyle") == ["catstyle", "<cat-toy>"]
+    tokenizer.learn({})
+    assert tokenizer.tokens("a catstyle") == TOKENIZER.tokens("a catstyle")
+
+
+def test_knows_the_words_that_are_one_token() -> None:
+    assert TOKENIZER.knows("lake") and TOKENIZER.knows("Lake")
+    assert not TOKENIZER.knows("catstyle") and not TOKENIZER.knows("<lake>")

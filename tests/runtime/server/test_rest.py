@@ -256,8 +256,8 @@ def test_the_description_has_every_operation(client: TestClient) -> None:
     document = client.get("/openapi.json").json()
     assert document["openapi"] == "3.1.0"
     assert set(document["paths"]) == {
-        "/api/model", "/api/samplers", "/api/jobs", "/api/jobs/{id}", "/api/jobs/{id}/events", "/pictures/{name}",
-        "/generate",
+        "/api/model", "/api/samplers", "/api/adapters", "/api/adapters/refresh", "/api/jobs", "/api/jobs/{id}",
+        "/api/jobs/{id}/events", "/pictures/{name}", "/generate",
     }  # fmt: skip
     order = document["components"]["schemas"]["Order"]
     assert order["required"] == ["prompt"]

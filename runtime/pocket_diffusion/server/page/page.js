@@ -1,7 +1,7 @@
 // The page: a form becomes an order, the order a job, the job a picture, and the picture a place in the gallery.
 
 import { Gallery } from "./gallery.js";
-import { cancelJob, createJob, followJob, readModel, readSamplers } from "./server.js";
+import { cancelJob, createJob, followJob, readAdapters, readModel, readSamplers } from "./server.js";
 import { Source } from "./source.js";
 
 const JOB = "pocket-diffusion job";
@@ -10,7 +10,7 @@ const at = (id) => document.getElementById(id);
 const form = at("form");
 const NUMBERS = ["width", "height", "steps", "guidance_scale", "seed", "count"];
 const CHOICES = ["sampler", "scheduler"];
-const CARRIED = ["guidance_rescale", "guidance_interval", "clip_skip", "token_downsampling"]; // settings without a field, as a picture has them
+const CARRIED = ["guidance_rescale", "guidance_interval", "clip_skip", "token_downsampling", "loras"]; // settings without a field, as a picture has them
 const NOISE = ["eta", "s_noise"]; // likewise, of one sampler
 const REUSED = ["prompt", "negative_prompt", "strength", ...CHOICES, ...NUMBERS];
 
@@ -70,7 +70,7 @@ function tellStrength() {
 }
 
 async function introduce() {
-  const [model, choices] = await Promise.all([readModel(), readSamplers()]);
+  const [model, choices, adapters] = await Promise.all([readModel(), readSamplers(), readAdapters()]);
   at("model").textContent = `${model.name}, ${model.width}\u00a0×\u00a0${model.height}`;
   for (const name of ["width", "height", "steps", "guidance_scale"]) form[name].placeholder = model[name];
   form.steps.max = model.max_steps;
@@ -78,6 +78,30 @@ async function introduce() {
   for (const name of ["width", "height"]) form[name].step = form[name].min = model.multiple;
   form.width.min = form.height.min = Math.ceil(64 / model.multiple) * model.multiple;
   introduceSamplers(model, choices);
+  introduceWords(adapters);
+}
+
+/** Offer what the prompt may name: each button puts its text where the cursor is. */
+function introduceWords({ loras, embeddings }) {
+  const words = [...loras.map((name) => [name, `<lora:${name}:1>`]), ...embeddings.map((word) => [word, word])];
+  at("words").hidden = !words.length;
+  at("word-list").replaceChildren(...words.map(([name, text]) => {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.textContent = name;
+    button.title = text;
+    button.onclick = () => insert(text);
+    return button;
+  }));
+}
+
+/** Put a text into the prompt, with a space before it where there is none. */
+function insert(text) {
+  const { value, selectionStart: start, selectionEnd: end } = form.prompt;
+  const gap = start && !/\s$/.test(value.slice(0, start)) ? " " : "";
+  form.prompt.setRangeText(gap + text, start, end, "end");
+  form.prompt.focus();
+  keepForm();
 }
 
 /** Fill the lists of samplers and of the schedulers that go with the one that is chosen. */

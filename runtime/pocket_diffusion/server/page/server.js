@@ -15,6 +15,7 @@ async function ask(path, options = {}) {
 
 export const readModel = () => ask("api/model");
 export const readSamplers = () => ask("api/samplers");
+export const readAdapters = () => ask("api/adapters");
 export const cancelJob = (id) => ask(`api/jobs/${id}`, { method: "DELETE" });
 
 export const createJob = (order) =>

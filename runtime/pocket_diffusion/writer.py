@@ -3,12 +3,14 @@
 import fcntl
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 
 import msgspec
 
-from pocket_diffusion.bundle import MANIFEST_NAME, FileRecord, Manifest, read_manifest, sha256_of
+from pocket_diffusion.bundle import MANIFEST_NAME, FileRecord, Manifest, TokenizerSpec, read_manifest, sha256_of
+from pocket_diffusion.checkpoint.tokenizer_files import TokenizerFiles
 from pocket_diffusion.errors import (
     BundleFormatError,
     CheckpointError,
@@ -95,12 +97,26 @@ class BundleWriter:
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(content)
 
-    def records(self) -> dict[str, FileRecord]:
-        """Return the size and sha256 of every file written so far."""
-        files = sorted(path for path in self.folder.rglob("*") if path.is_file())
+    def write_tokenizer(self, files: TokenizerFiles, max_tokens: int) -> TokenizerSpec:
+        """Write a tokenizer's two files, and return how a text encoder that takes `max_tokens` is to use them."""
+        spec = TokenizerSpec(
+            vocab="tokenizer/vocab.json",
+            merges="tokenizer/merges.txt",
+            max_tokens=max_tokens,
+            start_id=files.start_id,
+            end_id=files.end_id,
+            pad_id=files.pad_id,
+        )
+        self.write(spec.vocab, files.vocab)
+        self.write(spec.merges, files.merges)
+        return spec
+
+    def records(self, known: Mapping[str, str] = MappingProxyType({})) -> dict[str, FileRecord]:
+        """Return the size and sha256 of every file written so far; `known` has those that need not be hashed again."""
+        names = {path.relative_to(self.folder).as_posix(): path for path in self.folder.rglob("*") if path.is_file()}
         return {
-            path.relative_to(self.folder).as_posix(): FileRecord(size=path.stat().st_size, sha256=sha256_of(path))
-            for path in files
+            name: FileRecord(size=path.stat().st_size, sha256=known.get(name) or sha256_of(path))
+            for name, path in sorted(names.items())
         }
 
     def publish(self, manifest: Manifest) -> None:

@@ -1,0 +1,60 @@
+"""The small files of a checkpoint: read up to a size that none exceeds, and blamed when they make no sense."""
+
+import contextlib
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pocket_diffusion.errors import CheckpointError, CheckpointNotFoundError
+
+_MOST_BYTES = 2**20  # Stable Diffusion's have 2 kB
+
+
+def read_json(path: Path, missing: str) -> dict[str, Any]:
+    """Return the object that a config file holds; `missing` says what it means that there is none.
+
+    Raises:
+        CheckpointNotFoundError: there is no such file.
+        CheckpointError: it is damaged, or far larger than any config.
+
+    """
+    try:
+        with path.open("rb") as file:
+            text = file.read(_MOST_BYTES + 1)
+        if len(text) > _MOST_BYTES:
+            raise ValueError(f"it has over {_MOST_BYTES >> 20} MB")
+        content = json.loads(text)
+    except OSError:
+        raise CheckpointNotFoundError(f"{missing}: there is no {path}") from None
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}; fetch it again") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} is damaged: it holds no object; fetch it again")
+    return content
+
+
+@contextlib.contextmanager
+def blamed_on(path: Path) -> Iterator[None]:
+    """Name the file when what it says makes no sense."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except KeyError as error:
+        raise CheckpointError(f"{path} is damaged: it does not say {error}; fetch it again") from None
+    except (AttributeError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be used: {error}; fetch it again") from None
+
+
+def read_license(card: Path) -> str | None:
+    """Return the license that a model card's front matter names."""
+    try:
+        with card.open(encoding="utf-8") as file:
+            text = file.read(_MOST_BYTES)
+    except (OSError, ValueError):
+        return None
+    front_matter = text.split("---")[1] if text.startswith("---") else ""
+    found = re.search(r"^license:\s*(\S+)\s*$", front_matter, re.MULTILINE)
+    return found[1] if found else None

@@ -1,0 +1,157 @@
+"""Names of parameters in checkpoints → names as diffusers and transformers publish them, as rules.
+
+A diffusers folder needs next to none. CompVis checkpoints number the U-Net's blocks in one row and the VAE's decoder
+from its end.
+"""
+
+import re
+from collections.abc import Callable, Iterable
+
+from pocket_diffusion.checkpoint.stored_tensor import StoredTensors
+from pocket_diffusion.errors import CheckpointError
+
+_SHOWN = 100  # how much of a name from the file an error shows
+
+UNET = "model.diffusion_model."
+VAE = "first_stage_model."
+TEXT_ENCODER = "cond_stage_model.transformer."
+"""What CompVis' names of a part begin with."""
+VAE_PARTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
+"""What the names of a VAE begin with; files of its training hold a discriminator beside it."""
+
+# What comes with text encoders and is no weight of theirs: a buffer that holds 0, 1, 2, …, and what compares prompts
+# with pictures.
+_IGNORED = re.compile(r"(^|\.)(position_ids|logit_scale|text_projection(\.weight)?)$")
+
+_UNET_RESNET = [
+    (r"\.in_layers\.0\.", ".norm1."),
+    (r"\.in_layers\.2\.", ".conv1."),
+    (r"\.emb_layers\.1\.", ".time_emb_proj."),
+    (r"\.out_layers\.0\.", ".norm2."),
+    (r"\.out_layers\.3\.", ".conv2."),
+    (r"\.skip_connection\.", ".conv_shortcut."),
+]
+_UNET_ENDS = [
+    (r"^time_embed\.0\.", "time_embedding.linear_1."),
+    (r"^time_embed\.2\.", "time_embedding.linear_2."),
+    (r"^input_blocks\.0\.0\.", "conv_in."),
+    (r"^middle_block\.0\.", "mid_block.resnets.0."),
+    (r"^middle_block\.1\.", "mid_block.attentions.0."),
+    (r"^middle_block\.2\.", "mid_block.resnets.1."),
+    (r"^out\.0\.", "conv_norm_out."),
+    (r"^out\.2\.", "conv_out."),
+]
+_VAE_NAMES = [
+    (r"^encoder\.down\.(\d+)\.block\.", r"encoder.down_blocks.\1.resnets."),
+    (r"^encoder\.down\.(\d+)\.downsample\.", r"encoder.down_blocks.\1.downsamplers.0."),
+    (r"^(decoder\.up\.\d+)\.block\.", r"\1.resnets."),
+    (r"^(decoder\.up\.\d+)\.upsample\.", r"\1.upsamplers.0."),
+    (r"\.mid\.block_1\.", ".mid_block.resnets.0."),
+    (r"\.mid\.block_2\.", ".mid_block.resnets.1."),
+    (r"\.mid\.attn_1\.", ".mid_block.attentions.0."),
+    (r"\.nin_shortcut\.", ".conv_shortcut."),
+    (r"\.norm_out\.", ".conv_norm_out."),
+]
+# CompVis' names of the VAE's attention, and those of diffusers before version 0.17.
+_VAE_ATTENTION = [
+    (r"(\.attentions\.0)\.norm\.", r"\1.group_norm."),
+    (r"(\.attentions\.0)\.(?:q|query)\.", r"\1.to_q."),
+    (r"(\.attentions\.0)\.(?:k|key)\.", r"\1.to_k."),
+    (r"(\.attentions\.0)\.(?:v|value)\.", r"\1.to_v."),
+    (r"(\.attentions\.0)\.(?:proj_out|proj_attn)\.", r"\1.to_out.0."),
+]
+
+
+def is_compvis(names: Iterable[str]) -> bool:
+    """Whether these are names of a CompVis checkpoint with a U-Net."""
+    return any(name.startswith(UNET) for name in names)
+
+
+def compvis_unet(tensors: StoredTensors) -> StoredTensors:
+    """Return the U-Net's tensors of a CompVis checkpoint under their published names."""
+    ours = below(UNET, tensors)
+    # A row of blocks: the first convolution, then for each level its layers and a downsampling.
+    downsamples = re.findall(r"^input_blocks\.([1-9]\d{,2})\.\d\.op\.", "\n".join(ours), re.MULTILINE)
+    first_downsample = min(map(int, downsamples), default=len(ours))
+    layers = first_downsample - 1
+
+    def rename(name: str) -> str:
+        name = _apply(_UNET_ENDS, name)
+        name = re.sub(r"^input_blocks\.(\d{1,3})\.(\d)\.", lambda m: _down_block(int(m[1]), int(m[2]), layers), name)
+        name = re.sub(
+            r"^output_blocks\.(\d{1,3})\.(\d)\.(conv\.)?",
+            lambda m: _up_block(int(m[1]), int(m[2]), layers, upsample=m[3] is not None),
+            name,
+        )
+        return _apply(_UNET_RESNET, name).replace("downsamplers.0.op.", "downsamplers.0.conv.")
+
+    return _rename(ours, rename)
+
+
+def compvis_vae(tensors: StoredTensors) -> StoredTensors:
+    """Return the VAE's tensors of a CompVis checkpoint under their published names."""
+    return single_vae(below(VAE, tensors))
+
+
+def single_vae(tensors: StoredTensors) -> StoredTensors:
+    """Return the tensors of a VAE in CompVis' or diffusers' form under their published names, and nothing else."""
+    ours = {name: tensor for name, tensor in tensors.items() if name.startswith(VAE_PARTS)}
+    levels = 1 + max(map(int, re.findall(r"^decoder\.up\.(\d{1,3})\.", "\n".join(ours), re.MULTILINE)), default=0)
+
+    def rename(name: str) -> str:
+        name = _apply(_VAE_NAMES, name)
+        return re.sub(r"^decoder\.up\.(\d{1,3})\.", lambda m: f"decoder.up_blocks.{levels - 1 - int(m[1])}.", name)
+
+    return published_vae(_rename(ours, rename))
+
+
+def compvis_text_encoder(tensors: StoredTensors) -> StoredTensors:
+    """Return the text encoder's tensors of a CompVis checkpoint under their published names."""
+    return published_text_encoder(below(TEXT_ENCODER, tensors))
+
+
+def published_vae(tensors: StoredTensors) -> StoredTensors:
+    """Return the VAE's tensors of a diffusers folder under today's names; 1x1 convolutions become linear layers."""
+    named = _rename(tensors, lambda name: _apply(_VAE_ATTENTION, name))
+    return {name: t.as_matrix() if ".attentions.0.to_" in name else t for name, t in named.items()}
+
+
+def published_text_encoder(tensors: StoredTensors) -> StoredTensors:
+    """Return the text encoder's tensors of a diffusers folder under their published names."""
+    ours = {name: tensor for name, tensor in tensors.items() if not _IGNORED.search(name)}
+    return _rename(ours, lambda name: name if name.startswith("text_model.") else f"text_model.{name}")
+
+
+def _down_block(number: int, part: int, layers: int) -> str:
+    level, layer = divmod(number - 1, layers + 1)
+    if layer == layers:
+        return f"down_blocks.{level}.downsamplers.0."
+    return f"down_blocks.{level}.{'attentions' if part else 'resnets'}.{layer}."
+
+
+def _up_block(number: int, part: int, layers: int, *, upsample: bool) -> str:
+    level, layer = divmod(number, layers + 1)
+    if upsample:
+        return f"up_blocks.{level}.upsamplers.0.conv."
+    return f"up_blocks.{level}.{'attentions' if part else 'resnets'}.{layer}."
+
+
+def below(prefix: str, tensors: StoredTensors) -> StoredTensors:
+    """Return the tensors whose names begin with a prefix, under the rest of their names."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _apply(rules: list[tuple[str, str]], name: str) -> str:
+    for pattern, replacement in rules:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def _rename(tensors: StoredTensors, rename: Callable[[str], str]) -> StoredTensors:
+    renamed: StoredTensors = {}
+    for name, tensor in tensors.items():
+        known = renamed.setdefault(rename(name), tensor)
+        if known is not tensor:
+            names = " and ".join(ascii(t.name[:_SHOWN]) for t in (known, tensor))
+            raise CheckpointError(f"{tensor.path} holds one tensor under two names, {names}; fetch it again")
+    return renamed

@@ -1,0 +1,122 @@
+"""CLIP's two tokenizer files, wherever a checkpoint keeps them; for those that have none, they come along."""
+
+import gzip
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pocket_diffusion.errors import CheckpointError, TokenizerNotFoundError
+
+_START, _END = "<|startoftext|>", "<|endoftext|>"
+_CLIP_MERGES = Path(__file__).parent / "clip" / "merges.txt.gz"
+_CLIP_TOKENS = 49408
+# What stands for each of the 256 bytes: printable characters of Latin-1 for themselves, then others for the rest.
+_BYTES = [chr(code) for code in (*range(33, 127), *range(161, 173), *range(174, 256), *range(256, 324))]
+_MOST_BYTES = 32 * 2**20  # CLIP's have 1 MB
+
+
+@dataclass(frozen=True)
+class TokenizerFiles:
+    """The contents of `vocab.json` and `merges.txt`, and the ids that frame a prompt."""
+
+    vocab: bytes
+    merges: bytes
+    size: int
+    """One more than the largest id."""
+    start_id: int
+    end_id: int
+    pad_id: int
+
+
+def find_tokenizer(given: Path | None, places: Iterable[Path], vocab_size: int) -> TokenizerFiles:
+    """Read the tokenizer from a folder that is given, or else from the first of some places that has one.
+
+    Where none has, CLIP's own stands in, if the text encoder has as many tokens.
+
+    Raises:
+        TokenizerNotFoundError: none has; says where it was looked for.
+        CheckpointError: files are there, but they are not CLIP's, or not those of a text encoder of `vocab_size`.
+
+    """
+    places = list(places) if given is None else [given]
+    found = next((files for place in places if (files := _read_place(place)) is not None), None)
+    if found is None and given is None and vocab_size == _CLIP_TOKENS:
+        found = _clip_files()
+    if found is None:
+        raise TokenizerNotFoundError(
+            f"no tokenizer (vocab.json and merges.txt) in {', '.join(map(str, places))}; "
+            "name the folder that has them with --tokenizer"
+        )
+    if found.size > vocab_size:
+        raise CheckpointError(
+            f"the tokenizer has {found.size} tokens, the text encoder knows {vocab_size}; name the tokenizer that "
+            "belongs to it with --tokenizer"
+        )
+    return found
+
+
+def _clip_files() -> TokenizerFiles:
+    """Return CLIP's files: two tokens a byte, within a word and at its end, one a merge, and the two that frame."""
+    merges = gzip.decompress(_CLIP_MERGES.read_bytes())
+    pairs = merges.decode().splitlines()[1:]
+    tokens = [*_BYTES, *(byte + "</w>" for byte in _BYTES), *(pair.replace(" ", "") for pair in pairs), _START, _END]
+    vocab = json.dumps({token: number for number, token in enumerate(tokens)}, ensure_ascii=False)
+    return TokenizerFiles(vocab.encode(), merges, _CLIP_TOKENS, _CLIP_TOKENS - 2, _CLIP_TOKENS - 1, _CLIP_TOKENS - 1)
+
+
+def _read_place(place: Path) -> TokenizerFiles | None:
+    if (place / "vocab.json").is_file() and (place / "merges.txt").is_file():
+        return _check(place, _read(place / "vocab.json"), _read(place / "merges.txt"))
+    if (place / "tokenizer.json").is_file():
+        return _check(place, *_split_tokenizer_json(place / "tokenizer.json"))
+    return None
+
+
+def _check(place: Path, vocab: bytes, merges: bytes) -> TokenizerFiles:
+    try:
+        ids = json.loads(vocab)
+        size = 1 + max(ids.values())
+        start, end = ids[_START], ids[_END]
+        merges.decode()
+        pad = ids.get(_pad_token(place), end)
+    except (ValueError, AttributeError, TypeError, KeyError, RecursionError) as error:
+        raise CheckpointError(
+            f"{place}: vocab.json or merges.txt is not CLIP's ({error!r}); fetch them again"
+        ) from None
+    return TokenizerFiles(vocab, merges, size, start, end, pad)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise CheckpointError(f"{path} is no file of CLIP's tokenizer: it has over {_MOST_BYTES >> 20} MB")
+        return path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _split_tokenizer_json(path: Path) -> tuple[bytes, bytes]:
+    """Return the two files' contents from the one that transformers 5 writes in their place."""
+    try:
+        model = json.loads(_read(path))["model"]
+        pairs = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+        vocab = json.dumps(model["vocab"], ensure_ascii=False)
+        return vocab.encode(), "\n".join(["#version: 0.2", *pairs, ""]).encode()
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"{path} is not a byte-pair tokenizer ({error!r}); fetch it again") from None
+
+
+def _pad_token(place: Path) -> str:
+    """Return what a prompt is filled up with; Stable Diffusion 1.x takes the end token."""
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        try:
+            token: Any = json.loads((place / name).read_bytes()).get("pad_token")
+        except (OSError, ValueError, AttributeError):
+            continue
+        if token is not None:
+            return str(token.get("content", _END) if isinstance(token, dict) else token)
+    return _END

@@ -1,0 +1,161 @@
+"""What a pipeline draws with beyond its bundle: LoRAs, which change weights, and embeddings, which are new words."""
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocket_diffusion.bundle import CONCEPTS
+from pocket_diffusion.drawing.conditioning import Conditioner
+from pocket_diffusion.drawing.resolve import Drawing
+from pocket_diffusion.drawing.tokenizer import ClipTokenizer
+from pocket_diffusion.errors import InvalidRequestError
+from pocket_diffusion.model.components import Components
+from pocket_diffusion.model.concepts import Concept, Concepts, read_concept
+from pocket_diffusion.model.library import Library
+from pocket_diffusion.model.lora import COMPONENTS, Lora, LoraSpec, read_lora
+from pocket_diffusion.order import LoraUse
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ModelChanges:
+    """What a picture was drawn with beyond the bundle."""
+
+    loras: tuple[Lora, ...] = ()
+    """All that changed the weights."""
+    unnamed: tuple[LoraUse, ...] = ()
+    """Those of them that the order does not name."""
+    concepts: Mapping[str, Concept] = field(default_factory=dict)
+    """The embeddings that the prompts use, by word."""
+
+
+NO_CHANGES = ModelChanges()
+
+
+class Adapters:
+    """The LoRAs and embeddings of a pipeline, for one thread at a time unless stated otherwise."""
+
+    def __init__(
+        self, components: Components, tokenizer: ClipTokenizer, conditioner: Conditioner, library: Library
+    ) -> None:
+        """Learn the library's embeddings; those that cannot be used are skipped, and the log says why.
+
+        Raises:
+            BundleFormatError, InvalidRequestError: the library has files, and the bundle was exported before it could
+                take them.
+
+        """
+        self.library = library
+        self.loras: tuple[Lora, ...] = ()
+        """Those that change every picture."""
+        self._components = components
+        self._bundle = components.bundle
+        self._tokenizer = tokenizer
+        self._conditioner = conditioner
+        self._concepts: Concepts | None = None
+        self.skipped: tuple[str, ...] = ()
+        """The embeddings of the library that cannot be used."""
+        if library.loras:
+            for component in COMPONENTS:
+                self._bundle.layers(component)
+        self._learn_library()
+
+    @property
+    def concepts(self) -> Mapping[str, Concept]:
+        """The embeddings by word."""
+        return {} if self._concepts is None else self._concepts.known
+
+    def set_loras(self, loras: Iterable[str | PathLike[str] | LoraSpec]) -> None:
+        """See `Pipeline.set_loras`."""
+        specs = [LoraSpec.of(each) for each in loras]
+        files = [read_lora(spec.path, self._bundle) for spec in specs]
+        self.loras = tuple(
+            Lora(file, spec.scale, spec.text_encoder_scale) for file, spec in zip(files, specs, strict=True)
+        )
+        self.use(self.loras)
+
+    def add_embeddings(self, embeddings: Iterable[str | PathLike[str]]) -> None:
+        """See `Pipeline.load`."""
+        self._learn(self._new_words(read_concept(Path(path), self._bundle)) for path in embeddings)
+
+    def refresh(self) -> None:
+        """Look into the library's folders again; safe in any thread. Words that are known stay known."""
+        self.library.refresh()
+        self._learn_library()
+
+    def changes(self, drawing: Drawing) -> ModelChanges:
+        """Return what a drawing is to be drawn with; safe in any thread.
+
+        Without a folder of LoRAs, those that its prompt names do nothing.
+
+        Raises:
+            InvalidRequestError: a LoRA is unknown, cannot be read, or does not fit.
+
+        """
+        uses = drawing.all_loras if self.library.has_loras else drawing.loras
+        named = [Lora(self.library.lora(use.name, self._bundle), use.scale, use.text_encoder_scale) for use in uses]
+        own = ((lora.file.name, lora.scale, lora.text_encoder_scale) for lora in self.loras)
+        words = [word for text, _ in drawing.texts for word in self._tokenizer.learned_in(text)]
+        return ModelChanges(
+            (*self.loras, *named),
+            tuple(LoraUse(name=name, scale=scale, text_encoder_scale=other) for name, scale, other in own),
+            {word: self.concepts[word] for word in words},
+        )
+
+    def use(self, loras: tuple[Lora, ...]) -> None:
+        """Have the weights changed by these LoRAs, and by no others."""
+        if "text_encoder" in self._components.use_loras(loras):
+            self._conditioner.forget()
+
+    def inputs(self, ids: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+        """Return what the text encoder is given to read these ids: with them, the vectors of learned words."""
+        if self._concepts is None or not self._concepts.are_in(ids):
+            return {"ids": ids}
+        return {"ids": ids, CONCEPTS: self._concepts.vectors}
+
+    def _learn_library(self) -> None:
+        if self.library.embeddings and self._concepts is None:
+            self._concepts = Concepts(self._bundle)
+        known = {concept.hash for concept in self.concepts.values()}
+        found, skipped = [], []
+        for name in self.library.embeddings:
+            try:
+                concept = self.library.embedding(name, self._bundle)
+                if concept.hash not in known:
+                    found.append(self._new_words(concept))
+            except InvalidRequestError as error:
+                _log.warning("embedding %s is skipped: %s", name, error)
+                skipped.append(name)
+        self.skipped = tuple(skipped)
+        self._learn(found)
+
+    def _learn(self, concepts: Iterable[Concept]) -> None:
+        concepts = list(concepts)
+        if not concepts:
+            return
+        if self._concepts is None:
+            self._concepts = Concepts(self._bundle)
+        self._concepts.add(concepts)
+        self._tokenizer.learn(self._concepts.ids)
+
+    def _new_words(self, concept: Concept) -> Concept:
+        """Return a concept under those of its words that are not in the vocabulary.
+
+        Raises:
+            InvalidRequestError: all of them are.
+
+        """
+        words = tuple(word for word in concept.words if not self._tokenizer.knows(word))
+        if not words:
+            raise InvalidRequestError(
+                f"embedding {concept.words[0]}: this word is in the vocabulary already, and would lose its meaning; "
+                "rename the file"
+            )
+        return Concept(words, concept.vectors, concept.hash)

@@ -1,0 +1,141 @@
+"""A checkpoint to a bundle without PyTorch: read → find the template → place the weights → check → publish.
+
+All checkpoints of one architecture have the same graphs. The exporter has traced them once, and its layer tables say
+where each published weight lies: the two make a template. So a bundle is made by copying numbers.
+"""
+
+import datetime
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import msgspec
+
+from pocket_diffusion.bundle import Bundle, LatentSpec, Manifest, Provenance, WeightStorage
+from pocket_diffusion.checkpoint.noise_schedule import Prediction
+from pocket_diffusion.checkpoint.source import Source, read_source
+from pocket_diffusion.drawing.defaults import with_our_names
+from pocket_diffusion.errors import CheckpointNotFoundError
+from pocket_diffusion.importing.checking import certify, check_evaluations
+from pocket_diffusion.importing.placing import place_weights
+from pocket_diffusion.importing.templates import Template, find_template
+from pocket_diffusion.machine.session import onnxruntime
+from pocket_diffusion.model.lora import Lora, LoraSpec, read_lora
+from pocket_diffusion.version import __version__
+from pocket_diffusion.writer import BundleWriter
+
+OnProgress = Callable[[str, float], None]
+"""Called with what is being done and the share of the work that is done, 0…1."""
+
+_PLACED = {True: 0.5, False: 0.85}
+"""The share of the work that is done when the weights are placed, by whether 8-bit graphs are to be measured then."""
+
+
+def import_checkpoint(
+    source: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    weights: WeightStorage = "fp16",
+    tokenizer: str | os.PathLike[str] | None = None,
+    vae: str | os.PathLike[str] | None = None,
+    prediction: Prediction | None = None,
+    loras: Iterable[str | os.PathLike[str] | LoraSpec] = (),
+    force: bool = False,
+    on_progress: OnProgress | None = None,
+) -> Bundle:
+    """Turn a checkpoint into a bundle for CPUs; it appears at `output` complete and checked, or not at all.
+
+    Args:
+        source: a .ckpt, a .safetensors or a diffusers folder.
+        output: the folder that the bundle becomes.
+        weights: how weights are stored.
+        tokenizer: a folder with vocab.json and merges.txt, in place of the source's or CLIP's.
+        vae: a file or folder that has a VAE, in place of the source's.
+        prediction: what the model predicts, in place of what the source says.
+        loras: what is added to the weights for good; each is `FILE`, `FILE:SCALE` or a `LoraSpec`.
+        force: replace a bundle that is there.
+        on_progress: is told what is being done, and the share of the work that is done.
+
+    Raises:
+        CheckpointError: the source cannot be read, or there is no template of its architecture; see those below it.
+        InvalidRequestError: a LoRA does not fit.
+        OutputExistsError, OutputError: the output is taken or cannot be written.
+        BundleFormatError: the templates belong to another version.
+        RuntimeUnavailableError, OperatorUnavailableError: ONNX Runtime is missing, or too old for the graphs.
+
+    """
+    report = on_progress or (lambda _what, _done: None)
+    onnxruntime()  # needed for the check at the end; better missed now than then
+    with BundleWriter(Path(output), force=force) as writer:
+        if not Path(source).exists():
+            raise CheckpointNotFoundError(f"there is no {source}; give a .ckpt, a .safetensors or a diffusers folder")
+        checkpoint = read_source(
+            Path(source),
+            tokenizer=_path(tokenizer),
+            vae=_path(vae),
+            prediction=prediction,
+            check_defaults=with_our_names,
+        )
+        template = find_template(checkpoint, weights)
+        writer.require_space(template.size)
+        for note in checkpoint.notes:
+            report(f"{checkpoint.name}: {note}", 0.0)
+        for name, content in template.files.items():
+            writer.write(name, content)
+        manifest = _manifest(checkpoint, template, writer)
+        used = [_use(LoraSpec.of(given), Bundle(writer.folder, manifest)) for given in loras]
+
+        share = _PLACED[bool(manifest.int8_graphs)]
+        hashes = place_weights(checkpoint, template, used, writer.folder, lambda what, done: report(what, share * done))
+        manifest = _with_provenance(manifest, checkpoint, used, hashes.of_sources)
+        manifest = msgspec.structs.replace(manifest, files=writer.records(hashes.of_files))
+        report("computing once with each network", share)
+        check_evaluations(Bundle(writer.folder, manifest), checkpoint.name)
+        if manifest.int8_graphs:
+            report("comparing 8-bit with exact arithmetic on a picture", share + 0.1)
+            certify(Bundle(writer.folder, manifest))
+        report("making sure that all is on the disk", 0.95)
+        writer.publish(msgspec.structs.replace(manifest, files=writer.records(hashes.of_files)))
+    report("done", 1.0)
+    return Bundle.open(output)
+
+
+def _path(given: str | os.PathLike[str] | None) -> Path | None:
+    return None if given is None else Path(given)
+
+
+def _use(spec: LoraSpec, bundle: Bundle) -> Lora:
+    return Lora(read_lora(spec.path, bundle), spec.scale, spec.text_encoder_scale)
+
+
+def _manifest(checkpoint: Source, template: Template, writer: BundleWriter) -> Manifest:
+    """Return the template's manifest with what the checkpoint says of itself."""
+    vae = checkpoint.vae.spec
+    return msgspec.structs.replace(
+        template.manifest,
+        tokenizer=writer.write_tokenizer(checkpoint.tokenizer, checkpoint.text_encoder.spec.max_position_embeddings),
+        schedule=checkpoint.schedule,
+        latents=LatentSpec(
+            channels=checkpoint.unet.spec.in_channels, downscale=vae.downscale, scaling_factor=vae.scaling_factor
+        ),
+        defaults=checkpoint.defaults,
+    )
+
+
+def _with_provenance(
+    manifest: Manifest, checkpoint: Source, loras: Iterable[Lora], source_sha256: dict[str, str]
+) -> Manifest:
+    made_by = manifest.provenance.tools
+    inherited = (
+        f"imported into graphs that pocket-diffusion {made_by['pocket-diffusion']} traced with torch "
+        f"{made_by['torch']}; parity and memory were measured then, on random weights of this architecture"
+    )
+    provenance = Provenance(
+        source=checkpoint.name,
+        source_sha256=source_sha256,
+        license=checkpoint.license,
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        tools=made_by | {"pocket-diffusion": __version__},
+        notes=(*checkpoint.notes, *map(str, loras), inherited),
+    )
+    return msgspec.structs.replace(manifest, provenance=provenance)
