@@ -17,6 +17,7 @@ from pocket_diffusion.drawing.defaults import with_our_names
 from pocket_diffusion.errors import CheckpointNotFoundError
 from pocket_diffusion.layers import Layer, LayerTable
 from pocket_diffusion.model.lora import Lora, LoraSpec, read_lora_for
+from pocket_diffusion.model.weights import with_loras
 from pocket_export.hub import fetch, is_hub_id
 from pocket_export.mapped_tensors import Tensors, map_tensors
 from pocket_models import TextEncoderConfig, UNetConfig, VAEConfig
@@ -83,10 +84,9 @@ def _with_lora(checkpoint: Checkpoint, spec: LoraSpec) -> Checkpoint:
     }
     lora = Lora(read_lora_for(spec.path, tables), spec.scale, spec.text_encoder_scale)
     for component, tensors in networks.items():
-        changed = {
-            name: torch.from_numpy(change.apply(tensors[name].float().numpy(), lora.strength(component)))
-            for name, change in lora.changes(component).items()
+        networks[component] = tensors | {
+            name: torch.from_numpy(with_loras(component, name, tensors[name].float().numpy(), [lora]))
+            for name in lora.changes(component)
         }
-        networks[component] = tensors | changed
     source = replace(checkpoint.source, notes=(*checkpoint.source.notes, str(lora)))
     return replace(checkpoint, source=source, text_encoder=networks["text_encoder"], unet=networks["unet"])

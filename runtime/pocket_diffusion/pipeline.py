@@ -192,6 +192,7 @@ class Pipeline(Stages):
             _log.info("provider %s, threads %s", self.provider, self.threads or "one a core")
             _log.info("arithmetic %s", self.components.arithmetic)
             _log.info("%s, %s, %d steps", drawing.kind.label, drawing.scheduler, drawing.steps_to_take)
+            self.components.expect("unet")
             with watch.timed("encode"):
                 levels = drawing.levels(manifest)
                 denoiser = self.denoiser(drawing, levels)

@@ -16,6 +16,7 @@ from pocket_diffusion.errors import InvalidRequestError, TensorMismatchError
 from pocket_diffusion.importing.templates import Template
 from pocket_diffusion.layers import Layer, LayerTable, store
 from pocket_diffusion.model.lora import Lora
+from pocket_diffusion.model.weights import with_loras
 
 _WORKERS = min(os.cpu_count() or 1, 4)
 """NumPy and hashing leave Python's lock. More workers would hold more tensors in memory at once."""
@@ -112,13 +113,7 @@ class _Placing:
             numbers: NDArray[np.float32] = self.tensors[name].read().astype(np.float32, copy=False)
         if not (np.isfinite(numbers.min()) and np.isfinite(numbers.max())):  # a NaN anywhere becomes both
             raise TensorMismatchError(f"{self.source}: {name} holds NaN or infinity; fetch it again")
-        for lora in self._loras:
-            change = lora.changes(self._component).get(name)
-            if change is not None:
-                numbers = change.apply(numbers, lora.strength(self._component))
-                if not (np.isfinite(numbers.min()) and np.isfinite(numbers.max())):
-                    raise InvalidRequestError(f"LoRA {lora.file.name}: {name} is not finite any more; lower the scale")
-        return numbers
+        return with_loras(self._component, name, numbers, self._loras)
 
 
 def _write_all(descriptor: int, array: NDArray[np.generic], offset: int) -> int:

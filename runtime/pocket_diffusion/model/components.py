@@ -3,7 +3,8 @@
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocket_diffusion.bundle import Bundle
+from pocket_diffusion.errors import PocketDiffusionError
 from pocket_diffusion.machine.session import GraphSession, Provider, renew_shared_arena
 from pocket_diffusion.model.arithmetic import ArithmeticChoice
 from pocket_diffusion.model.budget import MemoryBudget
@@ -82,6 +84,8 @@ class Components:
         """Bytes that a picture may take while networks stay loaded: a picture of that size was found to fit."""
         self._open = open_network or self.open_session
         self._loaded: dict[str, Network] = {}
+        self._coming: dict[str, Future[Network]] = {}
+        """Networks that are being loaded in a thread."""
         self._shares_arena = False
 
     def run(self, role: str, **inputs: NDArray[Any]) -> Arrays:
@@ -97,6 +101,17 @@ class Components:
             self._load(role)
         return self._loaded[role].run(**inputs)
 
+    def expect(self, role: str) -> None:
+        """Begin to load a network that will be needed soon, beside what is computed until then.
+
+        Only where networks stay loaded; elsewhere, the memory is for one stage at a time.
+        """
+        if self.mode.keep_sessions and role not in self._loaded and role not in self._coming:
+            self._prepare_arena()  # for this network and those that are loaded beside it
+            loader = ThreadPoolExecutor(1, "loading")
+            self._coming[role] = loader.submit(self._open, role)
+            loader.shutdown(wait=False)
+
     def use_loras(self, loras: Sequence[Lora]) -> frozenset[str]:
         """Have these LoRAs change the weights, and no others; return the roles of the networks that are affected.
 
@@ -109,6 +124,8 @@ class Components:
         affected = frozenset(role for role in CHANGEABLE if _effects(loras, role) != _effects(self.loras, role))
         changed = self._changed | {role: changed_bytes(self.bundle, role, loras) for role in affected}
         more = sum(changed.values()) - sum(self._changed.values())
+        for role in affected:
+            self._settle(role)
         for role in affected & self._loaded.keys():
             self._loaded.pop(role).close()
         if self._granted is not None:  # else the next picture is weighed with all its networks closed
@@ -142,6 +159,9 @@ class Components:
     def close(self) -> None:
         """Give back the memory of all loaded networks; they are loaded again when they are needed."""
         self._granted = None
+        for role in list(self._coming):
+            with suppress(PocketDiffusionError):  # what is not needed any more need not load
+                self._settle(role)
         if not self._loaded:
             return
         while self._loaded:
@@ -155,9 +175,7 @@ class Components:
         manifest = self.bundle.manifest
         component = manifest.component(role)
         self.bundle.check_files(component.graph, component.weights)
-        if self.mode.arena == "shared" and self.provider == "cpu" and not self._shares_arena:
-            renew_shared_arena()  # for these networks alone
-            self._shares_arena = True
+        self._prepare_arena()
         return GraphSession(
             self.bundle.root,
             role,
@@ -174,8 +192,23 @@ class Components:
         if not self.mode.keep_sessions and any(_STAGES[other] != _STAGES[role] for other in self._loaded):
             self.close()
         start = time.perf_counter()
-        self._loaded[role] = self._open(role)
+        if role in self._coming:
+            self._settle(role)
+        else:
+            self._loaded[role] = self._open(role)
         self.seconds_loading += time.perf_counter() - start
+
+    def _settle(self, role: str) -> None:
+        """Wait for a network that is being loaded, if it is."""
+        coming = self._coming.pop(role, None)
+        if coming is not None:
+            self._loaded[role] = coming.result()
+
+    def _prepare_arena(self) -> None:
+        """Give the networks that share an arena one of their own."""
+        if self.mode.arena == "shared" and self.provider == "cpu" and not self._shares_arena:
+            renew_shared_arena()
+            self._shares_arena = True
 
     def _need(self, demand: Demand) -> int:
         """Return the bytes that are weighed: none of a graphics card's."""

@@ -1,6 +1,8 @@
 """Weights as a graph is to have them: the bundle's, changed by LoRAs, in the form that lies in its file."""
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -14,11 +16,14 @@ from pocket_diffusion.model.lora import Lora
 
 Arrays = dict[str, NDArray[Any]]
 
+_WORKERS = min(os.cpu_count() or 1, 4)
+"""NumPy leaves Python's lock. More workers would hold more layers in float32 at once."""
+
 
 def changed_arrays(bundle: Bundle, component: str, loras: Sequence[Lora]) -> Arrays:
     """Return the arrays of a component's weights file that LoRAs change, by initializer.
 
-    Layers are changed one after another, in float32: the memory is that of the result and of the largest layer. Int8
+    A few layers are changed at a time, in float32: the memory is that of the result and of the largest layers. Int8
     weights are rounded anew, by new scales.
 
     Raises:
@@ -34,21 +39,39 @@ def changed_arrays(bundle: Bundle, component: str, loras: Sequence[Lora]) -> Arr
     weights_file = bundle.manifest.component(component).weights
     bundle.check_files(weights_file)  # a mapped file that has become shorter would end the process
     weights = np.memmap(bundle.path(weights_file), np.uint8, "r")
-    arrays: Arrays = {}
-    for name, users in names.items():
-        layer = table.layers[name]
-        changed = restore(layer, partial(array_in, weights, layer))
+
+    def change(name: str) -> Arrays:
+        layer, users = table.layers[name], names[name]
+        changed = with_loras(component, name, restore(layer, partial(array_in, weights, layer)), users)
         try:
-            with np.errstate(over="ignore", invalid="ignore"):  # which the next lines tell better
-                for lora in users:
-                    changed = lora.changes(component)[name].apply(changed, lora.strength(component))
-            if not np.isfinite(changed).all():
-                raise InvalidRequestError("weights are not finite any more")
-            arrays.update((stored.initializer, store(stored, changed)) for stored in layer.stored)
+            return {stored.initializer: store(stored, changed) for stored in layer.stored}
         except InvalidRequestError as error:
-            used = ", ".join(lora.file.name for lora in users)
-            raise InvalidRequestError(f"LoRA {used}: in {name}, {error}; lower the scale") from None
-    return arrays
+            raise _refused(users, name, error) from None
+
+    with ThreadPoolExecutor(_WORKERS) as pool:
+        return {initializer: array for arrays in pool.map(change, names) for initializer, array in arrays.items()}
+
+
+def with_loras(component: str, name: str, weights: NDArray[np.float32], loras: Iterable[Lora]) -> NDArray[np.float32]:
+    """Return a published weight of a component, changed by LoRAs in their order; it may be the array that was given.
+
+    Raises:
+        InvalidRequestError: it is not finite any more.
+        CheckpointError: a LoRA's file is not what it was.
+
+    """
+    users = [lora for lora in loras if name in lora.changes(component)]
+    with np.errstate(over="ignore", invalid="ignore"):  # which the next lines tell better
+        for lora in users:
+            weights = lora.changes(component)[name].apply(weights, lora.strength(component))
+    if users and not np.isfinite(weights).all():
+        raise _refused(users, name, "weights are not finite any more")
+    return weights
+
+
+def _refused(loras: Iterable[Lora], name: str, why: object) -> InvalidRequestError:
+    used = ", ".join(lora.file.name for lora in loras)
+    return InvalidRequestError(f"LoRA {used}: in {name}, {why}; lower the scale")
 
 
 def changed_bytes(bundle: Bundle, component: str, loras: Sequence[Lora]) -> int:

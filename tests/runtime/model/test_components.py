@@ -1,10 +1,14 @@
 """Networks by role and stage, and the seam through which other networks take their place."""
 
+import threading
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 
 from pocket_diffusion import Pipeline
 from pocket_diffusion.bundle import Bundle
+from pocket_diffusion.errors import BundleDamagedError
 from pocket_diffusion.model import components as module
 from pocket_diffusion.model.budget import MemoryBudget
 from pocket_diffusion.model.components import Arrays, Components, OpenNetwork
@@ -92,3 +96,45 @@ def test_loading_is_timed(pipeline: Pipeline) -> None:
     assert loading > 0
     components.run("text_encoder", ids=pipeline.tokenizer.frame([]))
     assert components.seconds_loading == loading
+
+
+def test_what_is_expected_is_loaded_beside_the_work() -> None:
+    """And is there once, whoever asks first."""
+    open_now: list[str] = []
+    may_load = threading.Event()
+
+    def open_network(role: str) -> FakeNetwork:
+        if role == "unet":
+            assert may_load.wait(60)
+        return FakeNetwork(role, open_now)
+
+    components = make("fast", open_network)
+    components.expect("unet")
+    components.expect("unet")
+    components.run("text_encoder")
+    assert open_now == ["text_encoder"]
+    may_load.set()
+    components.run("unet")
+    components.expect("unet")
+    components.expect("vae_decoder")
+    components.close()
+    assert open_now == []
+
+
+def test_where_one_stage_is_kept_nothing_is_loaded_before_it_is_needed() -> None:
+    open_now: list[str] = []
+    components = make("balanced", lambda role: FakeNetwork(role, open_now))
+    components.expect("unet")
+    components.run("text_encoder")
+    assert open_now == ["text_encoder"]
+
+
+def test_what_cannot_be_loaded_is_told_when_it_is_needed() -> None:
+    def open_network(role: str) -> FakeNetwork:
+        raise BundleDamagedError(f"{role} is damaged")
+
+    components = make("fast", open_network)
+    for use in (lambda: components.run("unet"), components.close):
+        components.expect("unet")
+        with pytest.raises(BundleDamagedError, match="unet is damaged") if use != components.close else nullcontext():
+            use()
