@@ -8,16 +8,23 @@ LIGHT := build/light
 
 PACKAGES := $(shell find runtime export models -type f -not -name '*.pyc')
 
-.PHONY: demo test lint emulate clean
+.PHONY: demo test test-light test-dev lint emulate clean
 
 demo: $(LIGHT)/installed
 	$(LIGHT)/bin/pocket-diffusion generate "a lake under snowy mountains at sunset" --seed 1 -o demo.png
 
+# The two run side by side, since each has a core to spare much of the time.
 test: $(DEV)/installed $(LIGHT)/installed
+	$(MAKE) -j2 test-light test-dev
+
+test-light: $(LIGHT)/installed
 	$(LIGHT)/bin/python -c "import importlib.util as u; assert not (u.find_spec('torch') or u.find_spec('onnx'))"
 	$(LIGHT)/bin/python -m pytest -q tests/runtime
+
+# Of the runtime's tests, those rooms that have comparisons with PyTorch and its company.
+test-dev: $(DEV)/installed
 	$(DEV)/bin/python -m pytest -q --ignore tests/runtime
-	$(DEV)/bin/python -m pytest -q tests/runtime
+	$(DEV)/bin/python -m pytest -q tests/runtime/drawing tests/runtime/machine
 
 lint: $(DEV)/installed
 	$(DEV)/bin/ruff check .
