@@ -21,7 +21,7 @@ from fresh_process import StageError, run_script
 from machine import machine_facts
 from peak_memory import AnonymousMemoryWatch, peaks
 from pocket_diffusion.bundle import Bundle
-from pocket_diffusion.model.lora import COMPONENTS
+from pocket_diffusion.model.lora import CHANGEABLE
 from pocket_diffusion.model.memory import MODES
 from report import headline, markdown_table, positive, progress, publish, seconds_text, workload_parser
 from stages import Workload, parse_workload
@@ -35,7 +35,7 @@ STEPS = 3
 def write_lora(bundle: Bundle, rank: int, path: Path) -> int:
     """Write a LoRA in kohya's style, as float16, of every attention layer; return how many layers there are."""
     generator, tensors = np.random.default_rng(0), {}
-    for component in COMPONENTS:
+    for component in CHANGEABLE:
         for name, layer in bundle.layers(component).layers.items():
             module = name.removesuffix(".weight")
             if module.endswith(ATTENTION) and module != name:

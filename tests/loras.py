@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pocket_diffusion.bundle import Bundle
 from pocket_diffusion.layers import Layer, LayerTable, Stored
-from pocket_diffusion.model.lora import COMPONENTS
+from pocket_diffusion.model.lora import CHANGEABLE
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def write_safetensors(
 
 
 def random_lora(
-    bundle: Bundle, seed: int = 0, components: Iterable[str] = COMPONENTS
+    bundle: Bundle, seed: int = 0, components: Iterable[str] = CHANGEABLE
 ) -> dict[str, NDArray[np.float32]]:
     """Return a LoRA of rank 2, in kohya's style, of each attention layer of some networks of a bundle."""
     generator = np.random.default_rng(seed)

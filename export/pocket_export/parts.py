@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pocket_diffusion.bundle import TensorSpec
+from pocket_diffusion.checkpoint.fitting import check_fit
 from pocket_diffusion.errors import TensorMismatchError
 from pocket_export.checkpoint import Checkpoint
 from pocket_export.mapped_tensors import Tensors
@@ -16,9 +17,6 @@ from pocket_export.progress import PartSize
 from pocket_models import VAE, TextEncoder, UNet
 
 Network = TypeVar("Network", bound=nn.Module)
-
-_NAMED = 3  # how many tensors an error names
-_SHOWN = 100  # and how much of a name that is not ours
 
 
 class PromptEncoder(nn.Module):
@@ -181,21 +179,25 @@ def check_tensors(checkpoint: Checkpoint) -> None:
     """Compare a checkpoint's tensors with what its configs ask for, all of them before the long work.
 
     Raises:
-        TensorMismatchError: with the first few faults, by the tensors' names.
+        TensorMismatchError: they do not fit, see `check_fit`; or one holds NaN or infinity.
 
     """
     source = checkpoint.source
     try:
         with torch.device("meta"):
             networks = (
-                (TextEncoder(checkpoint.text_encoder_config), checkpoint.text_encoder, source.text_encoder.name),
-                (VAE(checkpoint.vae_config), checkpoint.vae, source.vae.name),
-                (UNet(checkpoint.unet_config), checkpoint.unet, source.unet.name),
+                (TextEncoder(checkpoint.text_encoder_config), source.text_encoder),
+                (VAE(checkpoint.vae_config), source.vae),
+                (UNet(checkpoint.unet_config), source.unet),
             )
     except (ValueError, ArithmeticError) as error:
         raise TensorMismatchError(f"{source.name} has sizes that make no network: {error}; fetch it again") from None
-    for network, tensors, name in networks:
-        _check_fit(network, tensors, name)
+    for network, read in networks:
+        shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+        check_fit(read.name, type(network).__name__, read.tensors, shapes)
+    _check_finite(checkpoint.text_encoder, source.text_encoder.name)
+    _check_finite(checkpoint.vae, source.vae.name)
+    _check_finite(checkpoint.unet, source.unet.name)
 
 
 def _usual_sizes(checkpoint: Checkpoint, batch: int = 1) -> dict[str, int]:
@@ -222,21 +224,7 @@ def _build(make: Callable[[], Network], tensors: Tensors) -> Network:
     return network.eval().requires_grad_(requires_grad=False)
 
 
-def _check_fit(network: nn.Module, tensors: Tensors, source: str) -> None:
-    expected = network.state_dict()
-    faults = [f"{name} is missing" for name in expected.keys() - tensors.keys()]
-    faults += [f"{name[:_SHOWN]!r} belongs nowhere" for name in tensors.keys() - expected.keys()]
-    for name in expected.keys() & tensors.keys():
-        found, wanted = list(tensors[name].shape), list(expected[name].shape)
-        if found != wanted:
-            faults.append(f"{name} is {found}, not {wanted}")
-        elif not tensors[name].is_floating_point():
-            faults.append(f"{name} holds {tensors[name].dtype}, not floating-point numbers")
-        elif not all(math.isfinite(end) for end in torch.aminmax(tensors[name])):  # a NaN anywhere becomes both
-            faults.append(f"{name} holds NaN or infinity")
-    if faults:
-        faults.sort()
-        more = f" and {len(faults) - _NAMED} more" if len(faults) > _NAMED else ""
-        raise TensorMismatchError(
-            f"{source} does not fit {type(network).__name__}: {'; '.join(faults[:_NAMED])}{more}; fetch it again"
-        )
+def _check_finite(tensors: Tensors, source: str) -> None:
+    for name, tensor in tensors.items():
+        if not all(math.isfinite(end) for end in torch.aminmax(tensor)):  # a NaN anywhere becomes both
+            raise TensorMismatchError(f"{source}: {name} holds NaN or infinity; fetch it again")

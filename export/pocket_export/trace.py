@@ -58,10 +58,14 @@ def trace(part: Part, dtype: torch.dtype, *, fuse_attention: bool = True) -> ir.
     products and a softmax.
 
     Raises:
-        ExportError: a weight is in the graph in some form that layouts do not have, or not at all.
+        ExportError: a weight holds NaN or infinity, or is in the graph in some form that layouts do not have, or not
+            at all.
 
     """
     published = {name: weight.detach().float().numpy() for name, weight in part.module.named_parameters()}
+    for name, numbers in published.items():  # NaN equals nothing, so that no steps would be found that lead to it
+        if not (np.isfinite(numbers.min()) and np.isfinite(numbers.max())):  # a NaN anywhere becomes both
+            raise ExportError(f"{part.name}: {name} holds NaN or infinity; fetch the checkpoint again")
     example = tuple(x if x.dtype == torch.int64 else x.to(dtype) for x in part.example(_TRACED_SIZES))
     attention = _fused_attention(part.module) if fuse_attention else contextlib.nullcontext()
     with attention, _computing_in(part.module, dtype), _told_apart(part.module), _quiet():

@@ -21,7 +21,8 @@ class LayerFigure(Strict, frozen=True):
     stored: Storage
     computed: Computation
     storage_error: float | None
-    """The relative change of the layer's output that rounding the weights makes; None where it was not measured."""
+    """The relative change of the layer's output that rounding the weights makes; in an imported bundle, of the weights
+    themselves; None where it was not measured."""
     error: float | None
     """The relative change that computing it so makes, on real activations; None where it is not in 8 bits, or was not
     measured."""

@@ -187,7 +187,7 @@ class Pipeline(Stages):
         """Walk all pictures through the noise levels together; each is predicted alone, which needs least memory."""
         manifest, watch = self.bundle.manifest, Stopwatch(self.components)
         changes = self.adapters.changes(drawing)
-        self.adapters.use(changes.loras)
+        self.adapters.use(changes.loras)  # now, so that the memory of their weights is counted
         with self.components.room_for(drawing.demand):
             _log.info("provider %s, threads %s", self.provider, self.threads or "one a core")
             _log.info("arithmetic %s", self.components.arithmetic)
@@ -195,7 +195,7 @@ class Pipeline(Stages):
             self.components.expect("unet")
             with watch.timed("encode"):
                 levels = drawing.levels(manifest)
-                denoiser = self.denoiser(drawing, levels)
+                denoiser = self.denoiser(drawing, levels, changes.loras)
                 samplers = [drawing.kind.sampler(levels, drawing.eta, drawing.s_noise) for _ in drawing.seeds]
                 generators = [NoiseGenerator(seed) for seed in drawing.seeds]
                 shape = drawing.latent_shape(manifest)

@@ -20,7 +20,7 @@ from pocket_diffusion.drawing.tokenizer import ClipTokenizer
 from pocket_diffusion.errors import InvalidRequestError
 from pocket_diffusion.model.components import Components
 from pocket_diffusion.model.library import Library
-from pocket_diffusion.model.lora import LoraSpec
+from pocket_diffusion.model.lora import Lora, LoraSpec
 from pocket_diffusion.model.vae import VAE
 
 Array = NDArray[np.float32]
@@ -28,7 +28,11 @@ Latents = NDArray[np.float32]
 
 
 class Stages:
-    """The stages on the way from a prompt to a picture, for one thread at a time."""
+    """The stages on the way from a prompt to a picture, for one thread at a time.
+
+    Called by themselves, they compute with the weights that `set_loras` has asked for, whatever LoRAs a drawing names
+    before or around them.
+    """
 
     def __init__(self, components: Components, library: Library | None = None) -> None:
         """Run these networks, which `Pipeline.load` makes of a bundle; drawings may name what the library has."""
@@ -94,6 +98,7 @@ class Stages:
         """Return the context `[1, 77 · chunks, dim]` of a text, as the first of its steps has it."""
         for warning in self.conditioner.warnings(text, 1):
             warnings.warn(warning, stacklevel=2)
+        self.adapters.use(self.adapters.loras)
         return self.conditioner.condition(text, steps=1, clip_skip=clip_skip).at(0)
 
     def predict_noise(
@@ -114,9 +119,8 @@ class Stages:
                 f"latents must be [1, 4, h, w], or as many as there are contexts, not {list(latents.shape)} "
                 f"with a context of {list(context.shape)}"
             )
-        timesteps = np.full(len(latents), timestep, np.float32)
-        more = {} if token_downsampling == 1 else {TOKEN_DOWNSAMPLING: np.array([token_downsampling])}
-        return self.components.run("unet", latents=latents, timestep=timesteps, context=context, **more)["noise"]
+        self.adapters.use(self.adapters.loras)
+        return self._predict(latents, timestep, context, token_downsampling)
 
     def encode_image(self, picture: Array, *, noise: Latents | None = None) -> Latents:
         """Return scaled latents of pictures; see `VAE.encode`."""
@@ -132,11 +136,20 @@ class Stages:
             for warning in self.conditioner.warnings(text, drawing.steps, name):
                 warnings.warn(warning, stacklevel=3)
 
-    def denoiser(self, drawing: Drawing, levels: Levels) -> Denoiser:
-        """Return the U-Net as a drawing asks for it: under its prompts and its guidance."""
+    def denoiser(self, drawing: Drawing, levels: Levels, loras: tuple[Lora, ...]) -> Denoiser:
+        """Return the U-Net as a drawing asks for it: under its prompts and its guidance, changed by these LoRAs.
+
+        Others may be used between its predictions.
+        """
+
+        def predict(latents: Latents, timestep: float, context: Array) -> Latents:
+            self.adapters.use(loras)
+            return self._predict(latents, timestep, context, drawing.token_downsampling)
+
+        self.adapters.use(loras)
         condition = partial(self.conditioner.condition, steps=drawing.steps, clip_skip=drawing.clip_skip)
         return Denoiser(
-            partial(self.predict_noise, token_downsampling=drawing.token_downsampling),
+            predict,
             self.bundle.manifest.schedule,
             levels,
             condition(drawing.prompt),
@@ -144,6 +157,12 @@ class Stages:
             drawing.guidance,
             together=self.components.mode.guide_together,
         )
+
+    def _predict(self, latents: Latents, timestep: float, context: Array, token_downsampling: int) -> Latents:
+        """Return what `predict_noise` does, with the weights as they are."""
+        timesteps = np.full(len(latents), timestep, np.float32)
+        more = {} if token_downsampling == 1 else {TOKEN_DOWNSAMPLING: np.array([token_downsampling])}
+        return self.components.run("unet", latents=latents, timestep=timesteps, context=context, **more)["noise"]
 
     def _encode_ids(self, ids: NDArray[np.int64], clip_skip: int) -> Array:
         """Return the contexts `[n, 77, dim]` of framed tokens `[n, 77]`, by the last layer but `clip_skip` - 1."""

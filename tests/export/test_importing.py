@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from pocket_diffusion import Pipeline
 from pocket_diffusion.bundle import MANIFEST_NAME, Bundle, WeightStorage, sha256_of
+from pocket_diffusion.calibration import Calibration
 from pocket_diffusion.checkpoint.stored_tensor import StoredTensor
 from pocket_diffusion.errors import (
     BundleFormatError,
@@ -24,9 +26,12 @@ from pocket_diffusion.errors import (
     TensorMismatchError,
     UnsupportedModelError,
 )
-from pocket_diffusion.importing import import_checkpoint, placing, templates
+from pocket_diffusion.importing import checking, import_checkpoint, placing, templates
 from pocket_diffusion.importing.templates import ENDING, SPECS_NAME, Specs
+from pocket_export import templates as writing
 from pocket_export.checkpoint import read_checkpoint
+from pocket_export.export import export
+from pocket_export.sensitivity import RoundingErrors
 from pocket_export.templates import pack, template_files
 
 STORAGES = ("fp32", "fp16", "int8")
@@ -102,6 +107,44 @@ def test_8_bit_graphs_are_measured_on_the_checkpoint_itself(
         assert 0 < certificate.relative_error < 10 * theirs.relative_error
         assert [layer.computed for layer in certificate.layers] == [layer.computed for layer in theirs.layers]
         assert all(layer.error is None for layer in certificate.layers)
+        # Of normally distributed weights, whose largest is four times their deviation.
+        assert all(1e-3 < (layer.storage_error or 0) < 0.05 for layer in certificate.layers if layer.stored == "int8")
+
+
+@pytest.mark.usefixtures("template")
+def test_where_bytes_are_multiplied_wrong_the_templates_figures_stay(
+    exported: dict[str, Path], tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checking, "products_are_right", lambda: False)
+    bundle = import_checkpoint(tiny_folder, tmp_path / "bundle", weights="int8")
+    for role in bundle.manifest.int8_graphs:
+        ours, theirs = bundle.certificate(role), Bundle.open(exported["int8"]).certificate(role)
+        assert ours.relative_error == theirs.relative_error
+        assert "of random weights: the CPU that imported it multiplies bytes wrong" in ours.what
+
+
+@pytest.mark.usefixtures("template")
+def test_a_picture_of_no_numbers_is_no_certificate(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Calibration, "errors", lambda *_: [0.01, np.nan])
+    with pytest.raises(CheckpointError, match="gives NaN or infinity"):
+        import_checkpoint(tiny_folder, tmp_path / "bundle", weights="int8")
+
+
+@pytest.mark.usefixtures("template")
+def test_another_checkpoint_of_the_architecture_is_what_its_own_export_is(folder: Path, tmp_path: Path) -> None:
+    """The template is not its."""
+
+    def other(tensors: dict[str, torch.Tensor]) -> None:
+        for i, tensor in enumerate(tensors.values()):
+            tensor.copy_(torch.randn(tensor.shape, generator=torch.Generator().manual_seed(i)) / 20)
+
+    change(folder, other)
+    theirs = export(folder, tmp_path / "exported")
+    ours = import_checkpoint(folder, tmp_path / "imported")
+    for name in theirs.manifest.files:
+        assert ours.path(name).read_bytes() == theirs.path(name).read_bytes(), name
 
 
 # A checkpoint's own words
@@ -256,9 +299,64 @@ def test_an_interrupt_ends_the_work_and_leaves_nothing(tiny_folder: Path, tmp_pa
 
 
 @pytest.mark.usefixtures("template")
+def test_what_a_killed_import_left_is_removed_by_the_next(tiny_folder: Path, tmp_path: Path) -> None:
+    child = os.fork()
+    if child == 0:  # pragma: no cover - it is killed
+        import_checkpoint(tiny_folder, tmp_path / "bundle", on_progress=lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert [path.name for path in tmp_path.glob("*bundle*")] == [".bundle.partial"]
+    import_checkpoint(tiny_folder, tmp_path / "bundle")
+    assert [path.name for path in tmp_path.glob("*bundle*")] == ["bundle"]
+
+
+@pytest.mark.usefixtures("template")
 def test_progress_rises_to_the_end(tiny_folder: Path, tmp_path: Path) -> None:
     shares: list[float] = []
     import_checkpoint(tiny_folder, tmp_path / "bundle", on_progress=lambda _, done: shares.append(done))
     assert shares == sorted(shares)
     assert (shares[0], shares[-1]) == (0.0, 1.0)
     assert len(set(shares)) > 20
+
+
+# Templates
+
+
+def test_a_template_is_written_of_three_exports(
+    exported: dict[str, Path], tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = {}
+
+    def exporting(source: Path, output: Path, *, weights: str, first_forms: object, on_progress: object) -> Bundle:
+        asked[weights] = (source, first_forms, on_progress)
+        return Bundle.open(exported[weights])
+
+    monkeypatch.setattr(writing, "export", exporting)
+    monkeypatch.setattr(templates, "FOLDER", tmp_path)
+    writing.write_template(tiny_folder, tmp_path / f"tiny{ENDING}")
+    assert asked == dict.fromkeys(STORAGES, (tiny_folder, writing.form_for_all, None))
+    import_checkpoint(tiny_folder, tmp_path / "bundle", weights="fp32")
+
+
+def test_of_what_nobody_has_measured_products_have_one_scale_a_token() -> None:
+    """Convolutions cannot."""
+    forms = [writing.form_for_all(RoundingErrors(0.1, token, 0.001)) for token in (0.1, None)]
+    assert forms == ["token", "tensor"]
+
+
+def test_archives_of_the_same_files_are_the_same() -> None:
+    files = {"b": b"1" * 100, "a/c": b""}
+    assert pack(files) == pack(dict(reversed(files.items())))
+
+
+def test_what_comes_along_is_small_and_of_this_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of the 1 MB that the package may grow by."""
+    paths = list(templates.FOLDER.glob(f"*{ENDING}"))
+    assert [path.name for path in paths] == [f"stable-diffusion-1{ENDING}"]
+    assert sum(path.stat().st_size for path in paths) < 500_000
+    files = templates.read_template_files(paths[0])
+    for storage in STORAGES:
+        template = templates.template_of(paths[0], files, storage)
+        for component, table in template.tables.items():
+            table.check(template.manifest.files[template.manifest.component(component).weights].size)
+        assert template.manifest.unet.parameters == 859_520_964

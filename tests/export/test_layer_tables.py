@@ -194,6 +194,14 @@ def test_weights_that_a_table_cannot_describe_are_refused(*, together: bool, why
         trace(part_of(Folded(together=together)), torch.float32)
 
 
+def test_a_weight_that_is_no_number_is_what_is_blamed() -> None:
+    """Not the versions of PyTorch and onnxscript, because nothing equals it when it is folded."""
+    module = Gated().requires_grad_(requires_grad=False)
+    module.gate.weight[3, 5] = torch.nan
+    with pytest.raises(ExportError, match=r"unet: gate\.weight holds NaN or infinity; fetch the checkpoint again"):
+        trace(part_of(module), torch.float32)
+
+
 def test_a_layout_says_what_the_rewrites_have_made_of_a_weight(tmp_path: Path) -> None:
     """A gated layer's halves, turned by the tracer; a convolution for Winograd's form; a norm's shape."""
     model = trace(part_of(Gated()), torch.float32)

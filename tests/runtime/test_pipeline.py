@@ -126,10 +126,8 @@ def test_guidance_of_one_skips_the_unconditional_prediction(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, scale: float, contexts: int
 ) -> None:
     seen = []
-    predict = pipeline.predict_noise
-    monkeypatch.setattr(
-        pipeline, "predict_noise", lambda *inputs, **more: seen.append(len(inputs[2])) or predict(*inputs, **more)
-    )
+    predict = pipeline._predict
+    monkeypatch.setattr(pipeline, "_predict", lambda *inputs: seen.append(len(inputs[2])) or predict(*inputs))
     pipeline.generate("a lake", **{**SMALL, "guidance_scale": scale})
     assert seen == [contexts, contexts]
 

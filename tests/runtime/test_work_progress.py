@@ -33,6 +33,21 @@ def test_a_log_gets_a_line_for_each_thing_with_the_time_left(
     ]
 
 
+def test_a_log_gets_no_line_for_how_far_a_thing_is(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
+    with WorkProgress(hidden=False) as progress:
+        progress("model.ckpt: 4 M parameters", 0.0)
+        progress("model.ckpt: prediction type epsilon", 0.0)
+        clock[0] = 102.0
+        for what, done in (("placing: 1 of 2 MB", 0.01), ("placing: 2 of 2 MB", 0.02), ("hashing", 0.03)):
+            progress(what, done)
+    assert capsys.readouterr().err.splitlines() == [
+        "  0%      0 s  model.ckpt: 4 M parameters",
+        "  0%      0 s  model.ckpt: prediction type epsilon",
+        "  1%      2 s  placing: 1 of 2 MB",
+        "  3%      2 s  hashing",
+    ]
+
+
 def test_a_terminal_keeps_what_is_said_before_the_work(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:

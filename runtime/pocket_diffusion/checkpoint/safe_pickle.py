@@ -1,6 +1,7 @@
 """Pickles, read without trusting them: an unpickler that can describe tensors and containers, nothing else.
 
-Nor can a small pickle take much memory or time: nothing that it names copies what it is given, and no tuple is a key.
+Nor can a small pickle take much memory or time: nothing that it names copies much of what it is given, and it cannot
+choose the hashes of keys.
 """
 
 import io
@@ -13,6 +14,7 @@ from pocket_diffusion.checkpoint.stored_tensor import MOST_SIDES
 from pocket_diffusion.errors import UnsafeCheckpointError, UnsupportedModelError
 
 _SHOWN = 100  # how much of a name from the file an error shows
+_MOST_ARGUMENTS = 32  # of a call; tensors have 7
 
 # Training frameworks leave their own objects beside the weights. They are replaced by empty ones.
 _LEFTOVER_PACKAGES = (
@@ -77,13 +79,6 @@ class ParameterDict:
             self.parameters = state.get("_parameters")
 
 
-class _Tuple(tuple[Any, ...]):
-    """Stands for every tuple. It is no key: the hash of a tuple that holds another twice, and so on, takes for ever."""
-
-    __slots__ = ()
-    __hash__ = None  # type: ignore[assignment] # this is how Python marks it
-
-
 class _Size:
     """Stands for `torch.Size`."""
 
@@ -92,7 +87,7 @@ class _Size:
     def __call__(self, sides: tuple[int, ...]) -> tuple[int, ...]:
         if len(sides) > MOST_SIDES:
             raise ValueError("a shape of too many sides")
-        return _Tuple(sides)
+        return tuple(sides)
 
 
 class _StorageType(NamedTuple):
@@ -171,40 +166,76 @@ def unpickle(content: bytes, path: Path) -> Any:  # noqa: ANN401 - whatever cont
     return _TensorUnpickler(content, path).load()
 
 
-def _without_hash(load: Callable[[Any], None], stand_in: type) -> Callable[[Any], None]:
-    """Have an opcode leave something on the stack that cannot be a key."""
+def _as_key(key: object) -> object:
+    """Return what stands for a key of a dictionary or an item of a set.
+
+    Numbers become text. Python's hash of a text cannot be foreseen, but numbers can be chosen whose hashes collide, so
+    that each takes as long as all before it. The hash of a tuple that holds another twice, and so on, takes for ever.
+    """
+    if isinstance(key, int):
+        return str(key)
+    if isinstance(key, str | Leftover) or key is Leftover:
+        return key
+    raise ValueError(f"a key that is neither text nor a whole number, but a {type(key).__name__}")
+
+
+def _as_arguments(arguments: Any) -> Any:  # noqa: ANN401 - whatever lies on the stack
+    """Refuse many arguments: each call copies them."""
+    if len(arguments) > _MOST_ARGUMENTS:
+        raise ValueError(f"a call with {len(arguments)} arguments")
+    return arguments
+
+
+def _checked(load: Callable[[Any], None], check: Callable[[Any], object], where: slice) -> Callable[[Any], None]:
+    """Have an opcode check a part of the stack before it takes it."""
 
     def loader(unpickler: Any) -> None:  # noqa: ANN401 - typeshed does not know its stack
+        unpickler.stack[where] = [check(item) for item in unpickler.stack[where]]
         load(unpickler)
-        unpickler.stack[-1] = stand_in(unpickler.stack[-1])
 
     return loader
+
+
+_CHECKS: dict[bytes, tuple[Callable[[Any], object], slice]] = {
+    pickle.SETITEM: (_as_key, slice(-2, -1)),
+    pickle.SETITEMS: (_as_key, slice(0, None, 2)),
+    pickle.DICT: (_as_key, slice(0, None, 2)),
+    pickle.ADDITEMS: (_as_key, slice(None)),
+    pickle.FROZENSET: (_as_key, slice(None)),
+    pickle.REDUCE: (_as_arguments, slice(-1, None)),
+    pickle.NEWOBJ: (_as_arguments, slice(-1, None)),
+    pickle.NEWOBJ_EX: (_as_arguments, slice(-2, None)),
+}
+
+
+class _Memo(dict[str, Any]):
+    """The objects that a pickle has numbered, by their numbers as text; see `_as_key`."""
+
+    def __getitem__(self, number: object) -> Any:  # noqa: ANN401
+        return super().__getitem__(str(number))
+
+    def __setitem__(self, number: object, value: Any) -> None:  # noqa: ANN401
+        super().__setitem__(str(number), value)
 
 
 class _TensorUnpickler(pickle._Unpickler):
     """Knows tensors and containers by name; replaces known leftovers; refuses everything else.
 
     It is Python's unpickler in Python. The one in C makes room for as many objects as a pickle of a few bytes says it
-    will number.
+    will number. Nor does this one know bytearrays: it would make room for as many bytes as a pickle says.
     """
 
     dispatch = {  # noqa: RUF012 - as in the class above
-        **pickle._Unpickler.dispatch,
+        **{code: load for code, load in pickle._Unpickler.dispatch.items() if code != pickle.BYTEARRAY8[0]},
         **{
-            opcode[0]: _without_hash(pickle._Unpickler.dispatch[opcode[0]], stand_in)
-            for opcode, stand_in in (
-                (pickle.EMPTY_TUPLE, _Tuple),
-                (pickle.TUPLE, _Tuple),
-                (pickle.TUPLE1, _Tuple),
-                (pickle.TUPLE2, _Tuple),
-                (pickle.TUPLE3, _Tuple),
-                (pickle.FROZENSET, set),
-            )
+            opcode[0]: _checked(pickle._Unpickler.dispatch[opcode[0]], check, where)
+            for opcode, (check, where) in _CHECKS.items()
         },
     }
 
     def __init__(self, content: bytes, path: Path) -> None:
         super().__init__(io.BytesIO(content))
+        self.memo: dict[str, Any] = _Memo()
         self._path = path
 
     def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401

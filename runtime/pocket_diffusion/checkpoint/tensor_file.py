@@ -1,6 +1,6 @@
 """One weights file to tensors by name: what it is is decided by its content, and a wrong ending is refused."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +12,8 @@ from pocket_diffusion.errors import CheckpointError, CheckpointNotFoundError, Un
 
 _TORCH_ENDINGS = (".ckpt", ".bin", ".pt", ".pth")
 WEIGHT_ENDINGS = (".safetensors", *_TORCH_ENDINGS)
+_MOST_VALUES = 100_000  # Stable Diffusion 1.5 has 1,100 tensors, and as many averages
+_LONGEST_NAME = 256  # SD 1.5's longest has 84 letters
 _PICKLE_PROTOCOLS = (b"\x02", b"\x03", b"\x04", b"\x05")
 
 
@@ -84,9 +86,21 @@ def _flatten(path: Path, content: Any) -> StoredTensors:  # noqa: ANN401 - whate
     if isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
     tensors: StoredTensors = {}
-    for name, value in content.items():
+    for count, (name, value) in enumerate(_named_values(content)):
+        if count == _MOST_VALUES or len(name) > _LONGEST_NAME:
+            raise CheckpointError(
+                f"{path} holds over {_MOST_VALUES:,} values, or one whose name has over {_LONGEST_NAME} letters; no "
+                "checkpoint needs that"
+            )
         if isinstance(value, StoredTensor):
-            tensors[str(name)] = value
-        elif isinstance(value, Mapping):
-            tensors |= {f"{name}.{inner}": t for inner, t in value.items() if isinstance(t, StoredTensor)}
+            tensors[name] = value
     return tensors
+
+
+def _named_values(content: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield what lies in a dictionary and in those in it; one of these may have many names, and costs as many times."""
+    for name, value in content.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{name}.{inner}", value) for inner, value in value.items())
+        else:
+            yield str(name), value

@@ -114,8 +114,8 @@ def _pad_token(place: Path) -> str:
     """Return what a prompt is filled up with; Stable Diffusion 1.x takes the end token."""
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         try:
-            token: Any = json.loads((place / name).read_bytes()).get("pad_token")
-        except (OSError, ValueError, AttributeError):
+            token: Any = json.loads(_read(place / name)).get("pad_token")
+        except (ValueError, AttributeError, RecursionError):  # missing or damaged, it says nothing
             continue
         if token is not None:
             return str(token.get("content", _END) if isinstance(token, dict) else token)

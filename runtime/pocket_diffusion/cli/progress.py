@@ -14,13 +14,15 @@ _BAR_STEPS = 1000
 class WorkProgress:
     """A bar with an estimate of the time left; in a log, where a bar is noise, a line for each thing that is done.
 
-    What is said before the work has begun stays to be read in both.
+    What follows a colon is how far that thing is, and gets no line of its own. What is said before the work has begun
+    stays to be read in both.
     """
 
     def __init__(self, *, hidden: bool) -> None:
         self._hidden = hidden
         self._started = time.perf_counter()
         self._bar: Any = None
+        self._doing = ""
 
     def __enter__(self) -> "WorkProgress":
         return self
@@ -40,6 +42,9 @@ class WorkProgress:
                 )
             text = what + self._left(done)
             self._bar.update(round(done * _BAR_STEPS) - self._bar.pos, text)
+            return
+        before, self._doing = self._doing, what.partition(":")[0]
+        if done > 0 and self._doing == before:
             return
         passed = time.perf_counter() - self._started
         click.echo(f"{done:4.0%} {passed:6.0f} s  {what}{self._left(done)}", err=True)

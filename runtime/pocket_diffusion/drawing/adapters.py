@@ -1,7 +1,7 @@
 """What a pipeline draws with beyond its bundle: LoRAs, which change weights, and embeddings, which are new words."""
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -18,7 +18,7 @@ from pocket_diffusion.errors import InvalidRequestError
 from pocket_diffusion.model.components import Components
 from pocket_diffusion.model.concepts import Concept, Concepts, read_concept
 from pocket_diffusion.model.library import Library
-from pocket_diffusion.model.lora import COMPONENTS, Lora, LoraSpec, read_lora
+from pocket_diffusion.model.lora import CHANGEABLE, Lora, LoraSpec, read_lora
 from pocket_diffusion.order import LoraUse
 
 _log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ class ModelChanges:
     loras: tuple[Lora, ...] = ()
     """All that changed the weights."""
     unnamed: tuple[LoraUse, ...] = ()
-    """Those of them that the order does not name."""
+    """Those of them that the order does not name: the pipeline's own, which come first."""
     concepts: Mapping[str, Concept] = field(default_factory=dict)
     """The embeddings that the prompts use, by word."""
 
@@ -60,10 +60,12 @@ class Adapters:
         self._tokenizer = tokenizer
         self._conditioner = conditioner
         self._concepts: Concepts | None = None
+        self._given: set[str] = set()
+        """The words of embeddings that are not the library's, in small letters."""
         self.skipped: tuple[str, ...] = ()
         """The embeddings of the library that cannot be used."""
         if library.loras:
-            for component in COMPONENTS:
+            for component in CHANGEABLE:
                 self._bundle.layers(component)
         self._learn_library()
 
@@ -83,10 +85,19 @@ class Adapters:
 
     def add_embeddings(self, embeddings: Iterable[str | PathLike[str]]) -> None:
         """See `Pipeline.load`."""
-        self._learn(self._new_words(read_concept(Path(path), self._bundle)) for path in embeddings)
+        concepts = [self._new_words(read_concept(Path(path), self._bundle)) for path in embeddings]
+        self._given.update(word.lower() for concept in concepts for word in concept.words)
+        self._learn(concepts)
 
     def refresh(self) -> None:
-        """Look into the library's folders again; safe in any thread. Words that are known stay known."""
+        """Look into the library's folders again; safe in any thread.
+
+        Words that are known stay known; those of a file that was overwritten get its new vectors.
+
+        Raises:
+            BundleFormatError, InvalidRequestError: there are embeddings now, which the bundle cannot take.
+
+        """
         self.library.refresh()
         self._learn_library()
 
@@ -123,16 +134,20 @@ class Adapters:
     def _learn_library(self) -> None:
         if self.library.embeddings and self._concepts is None:
             self._concepts = Concepts(self._bundle)
-        known = {concept.hash for concept in self.concepts.values()}
+        hashes = {word: concept.hash for word, concept in self.concepts.items()}
+        taken = set(self._given)
         found, skipped = [], []
-        for name in self.library.embeddings:
+        for name in self.library.embeddings:  # in the order of their paths: the first that has a word keeps it
             try:
-                concept = self.library.embedding(name, self._bundle)
-                if concept.hash not in known:
-                    found.append(self._new_words(concept))
+                concept = self._new_words(self.library.embedding(name, self._bundle), taken)
             except InvalidRequestError as error:
                 _log.warning("embedding %s is skipped: %s", name, error)
                 skipped.append(name)
+                continue
+            words = {word.lower() for word in concept.words}
+            taken |= words
+            if any(hashes.get(word) != concept.hash for word in words):
+                found.append(concept)
         self.skipped = tuple(skipped)
         self._learn(found)
 
@@ -145,14 +160,17 @@ class Adapters:
         self._concepts.add(concepts)
         self._tokenizer.learn(self._concepts.ids)
 
-    def _new_words(self, concept: Concept) -> Concept:
-        """Return a concept under those of its words that are not in the vocabulary.
+    def _new_words(self, concept: Concept, taken: Collection[str] = ()) -> Concept:
+        """Return a concept under those of its words that are neither in the vocabulary nor another embedding's.
 
         Raises:
-            InvalidRequestError: all of them are.
+            InvalidRequestError: it has no such word.
 
         """
-        words = tuple(word for word in concept.words if not self._tokenizer.knows(word))
+        free = [word for word in concept.words if word.lower() not in taken]
+        if not free:
+            raise InvalidRequestError(f"embedding {concept.words[0]}: another one has this word; rename the file")
+        words = tuple(word for word in free if not self._tokenizer.knows(word))
         if not words:
             raise InvalidRequestError(
                 f"embedding {concept.words[0]}: this word is in the vocabulary already, and would lose its meaning; "

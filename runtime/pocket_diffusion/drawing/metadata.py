@@ -17,13 +17,16 @@ def settings(
 ) -> dict[str, Any]:
     """Return what a program needs to draw picture `index` again: an order's fields, and what drew it.
 
+    `loras` are the order's. Those that the pipeline had by itself, first of all, are in `pipeline_loras`: whoever draws
+    again gives them to the pipeline.
+
     The arithmetic is told where it is not exact, as it was for all pictures before there was another one.
     """
     order = drawing.order(index)
     fields = {name: getattr(order, name) for name in order.__struct_fields__ if name != "count"}
     if drawing.image is None:
         del fields["strength"]
-    fields["loras"] = [_without_nulls(use) for use in (*changes.unnamed, *drawing.loras)] or None
+    fields["loras"] = [_without_nulls(use) for use in drawing.loras] or None
     fields = {name: value for name, value in fields.items() if value is not None}
     drawn_by: dict[str, Any] = {"version": __version__, "model": model, "task": drawing.task}
     for name, hashes in (
@@ -32,6 +35,8 @@ def settings(
     ):
         if hashes:
             drawn_by[name] = hashes
+    if changes.unnamed:
+        drawn_by["pipeline_loras"] = [_without_nulls(use) for use in changes.unnamed]
     if arithmetic != EXACT:
         drawn_by["arithmetic"] = arithmetic
     return {**drawn_by, **fields}
@@ -40,7 +45,10 @@ def settings(
 def parameters_text(
     drawing: Drawing, index: int, model: str, arithmetic: str = EXACT, changes: ModelChanges = NO_CHANGES
 ) -> str:
-    """Return the same in the text form that AUTOMATIC1111's web UI writes and many tools read."""
+    """Return the same in the text form that AUTOMATIC1111's web UI writes and many tools read.
+
+    All LoRAs are tags of the prompt there, since those tools know no others.
+    """
     lines = [" ".join([drawing.prompt, *map(_tag, (*changes.unnamed, *drawing.loras))])]
     if drawing.negative_prompt:
         lines.append(f"Negative prompt: {drawing.negative_prompt}")

@@ -17,7 +17,7 @@ from pocket_diffusion.checkpoint.source import Source, read_source
 from pocket_diffusion.drawing.defaults import with_our_names
 from pocket_diffusion.errors import CheckpointNotFoundError
 from pocket_diffusion.importing.checking import certify, check_evaluations
-from pocket_diffusion.importing.placing import place_weights
+from pocket_diffusion.importing.placing import Placed, place_weights
 from pocket_diffusion.importing.templates import Template, find_template
 from pocket_diffusion.machine.session import onnxruntime
 from pocket_diffusion.model.lora import Lora, LoraSpec, read_lora
@@ -86,16 +86,16 @@ def import_checkpoint(
         used = [_use(LoraSpec.of(given), Bundle(writer.folder, manifest)) for given in loras]
 
         share = _PLACED[bool(manifest.int8_graphs)]
-        hashes = place_weights(checkpoint, template, used, writer.folder, lambda what, done: report(what, share * done))
-        manifest = _with_provenance(manifest, checkpoint, used, hashes.of_sources)
-        manifest = msgspec.structs.replace(manifest, files=writer.records(hashes.of_files))
+        placed = place_weights(checkpoint, template, used, writer.folder, lambda what, done: report(what, share * done))
+        manifest = _with_provenance(manifest, checkpoint, used, placed)
+        manifest = msgspec.structs.replace(manifest, files=writer.records(placed.files_sha256))
         report("computing once with each network", share)
         check_evaluations(Bundle(writer.folder, manifest), checkpoint.name)
         if manifest.int8_graphs:
             report("comparing 8-bit with exact arithmetic on a picture", share + 0.1)
-            certify(Bundle(writer.folder, manifest))
+            certify(Bundle(writer.folder, manifest), placed.int8_errors, checkpoint.name)
         report("making sure that all is on the disk", 0.95)
-        writer.publish(msgspec.structs.replace(manifest, files=writer.records(hashes.of_files)))
+        writer.publish(msgspec.structs.replace(manifest, files=writer.records(placed.files_sha256)))
     report("done", 1.0)
     return Bundle.open(output)
 
@@ -122,9 +122,7 @@ def _manifest(checkpoint: Source, template: Template, writer: BundleWriter) -> M
     )
 
 
-def _with_provenance(
-    manifest: Manifest, checkpoint: Source, loras: Iterable[Lora], source_sha256: dict[str, str]
-) -> Manifest:
+def _with_provenance(manifest: Manifest, checkpoint: Source, loras: Iterable[Lora], placed: Placed) -> Manifest:
     made_by = manifest.provenance.tools
     inherited = (
         f"imported into graphs that pocket-diffusion {made_by['pocket-diffusion']} traced with torch "
@@ -132,7 +130,7 @@ def _with_provenance(
     )
     provenance = Provenance(
         source=checkpoint.name,
-        source_sha256=source_sha256,
+        source_sha256=placed.sources_sha256,
         license=checkpoint.license,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         tools=made_by | {"pocket-diffusion": __version__},

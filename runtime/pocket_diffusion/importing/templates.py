@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from pocket_diffusion.bundle import COMPONENTS, FORMAT_VERSION, MANIFEST_NAME, Manifest, WeightStorage
-from pocket_diffusion.checkpoint.architecture import TextEncoderSpec, UNetSpec, VAESpec
+from pocket_diffusion.checkpoint.architecture import SCALING_FACTOR, TextEncoderSpec, UNetSpec, VAESpec
 from pocket_diffusion.checkpoint.source import Source
 from pocket_diffusion.errors import BundleFormatError, UnsupportedModelError
 from pocket_diffusion.layers import LayerTable
@@ -32,7 +32,7 @@ class Specs(Strict, frozen=True):
     @classmethod
     def of(cls, checkpoint: Source) -> "Specs":
         """Describe a checkpoint; what does not change its graphs is left at its default."""
-        vae = msgspec.structs.replace(checkpoint.vae.spec, scaling_factor=VAESpec.__struct_defaults__[-1])
+        vae = msgspec.structs.replace(checkpoint.vae.spec, scaling_factor=SCALING_FACTOR)
         return cls(text_encoder=checkpoint.text_encoder.spec, unet=checkpoint.unet.spec, vae=vae)
 
 
@@ -72,10 +72,10 @@ def find_template(checkpoint: Source, weights: WeightStorage) -> Template:
     wanted = Specs.of(checkpoint)
     known = []
     for path in sorted(FOLDER.glob(f"*{ENDING}")):
-        files = _read(path)
+        files = read_template_files(path)
         specs = msgspec.json.decode(files[SPECS_NAME], type=Specs)
         if specs == wanted:
-            return _template(path, files, weights)
+            return template_of(path, files, weights)
         known.append(specs)
     raise UnsupportedModelError(
         f"{checkpoint.name} has an architecture without a template: {_difference(wanted, known)}; export it with "
@@ -83,14 +83,21 @@ def find_template(checkpoint: Source, weights: WeightStorage) -> Template:
     )
 
 
-def _read(path: Path) -> dict[str, bytes]:
+def read_template_files(path: Path) -> dict[str, bytes]:
+    """Return all files of an archive, by name."""
     content = io.BytesIO(lzma.decompress(path.read_bytes()))
     with tarfile.open(fileobj=content) as archive:
         members = ((member.name, archive.extractfile(member)) for member in archive)
         return {name: file.read() for name, file in members if file is not None}
 
 
-def _template(path: Path, files: dict[str, bytes], weights: WeightStorage) -> Template:
+def template_of(path: Path, files: dict[str, bytes], weights: WeightStorage) -> Template:
+    """Return the template of one storage out of an archive's files; `path` is blamed.
+
+    Raises:
+        BundleFormatError: it belongs to another version of this program.
+
+    """
     own = {name.removeprefix(f"{weights}/"): file for name, file in files.items() if name.startswith(f"{weights}/")}
     try:
         manifest = msgspec.json.decode(own.pop(MANIFEST_NAME), type=Manifest)
@@ -109,7 +116,7 @@ def _template(path: Path, files: dict[str, bytes], weights: WeightStorage) -> Te
 def _difference(wanted: Specs, known: list[Specs]) -> str:
     """Return where the most similar architecture differs."""
     differences = sorted((list(_differences(wanted, specs)) for specs in known), key=len)
-    return "; ".join(differences[0]) if differences else "none comes along"
+    return "; ".join(differences[0]) if differences else "this installation has none"
 
 
 def _differences(wanted: Specs, known: Specs) -> Iterator[str]:

@@ -12,14 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocket_diffusion.bundle import Bundle
-from pocket_diffusion.errors import PocketDiffusionError
 from pocket_diffusion.machine.session import GraphSession, Provider, renew_shared_arena
 from pocket_diffusion.model.arithmetic import ArithmeticChoice
 from pocket_diffusion.model.budget import MemoryBudget
-from pocket_diffusion.model.lora import COMPONENTS as CHANGEABLE
-from pocket_diffusion.model.lora import Lora
-from pocket_diffusion.model.memory import Demand, MemoryMode, needed_memory
-from pocket_diffusion.model.weights import changed_arrays, changed_bytes
+from pocket_diffusion.model.lora import CHANGEABLE, Lora
+from pocket_diffusion.model.memory import ChangedWeights, Demand, MemoryMode, needed_memory
+from pocket_diffusion.model.weights import changed_arrays, changed_memory
 
 Arrays = dict[str, NDArray[np.float32]]
 
@@ -77,8 +75,8 @@ class Components:
         self.seconds_loading = 0.0
         self.loras: tuple[Lora, ...] = ()
         """What changes the weights, in this order."""
-        self._changed: dict[str, int] = {}
-        """By role, the bytes of the weights that are changed."""
+        self._changed: dict[str, ChangedWeights] = {}
+        """By role, the memory of the weights that are changed."""
         self._budget = budget
         self._granted: int | None = None
         """Bytes that a picture may take while networks stay loaded: a picture of that size was found to fit."""
@@ -122,14 +120,15 @@ class Components:
 
         """
         affected = frozenset(role for role in CHANGEABLE if _effects(loras, role) != _effects(self.loras, role))
-        changed = self._changed | {role: changed_bytes(self.bundle, role, loras) for role in affected}
-        more = sum(changed.values()) - sum(self._changed.values())
+        changed = self._changed | {role: changed_memory(self.bundle, role, loras) for role in affected}
+        more = sum(one.size for one in changed.values()) - sum(one.size for one in self._changed.values())
         for role in affected:
-            self._settle(role)
+            self._give_up(role)
+        if self._granted is not None:  # else the next picture is weighed with all its networks closed
+            # Asked before the networks are closed, since they take what they hold again when they are loaded.
+            self._granted = self._granted + more if more <= 0 or self._budget.has_room(more) else None
         for role in affected & self._loaded.keys():
             self._loaded.pop(role).close()
-        if self._granted is not None:  # else the next picture is weighed with all its networks closed
-            self._granted = self._granted + more if more <= 0 or self._budget.has_room(more) else None
         self.loras, self._changed = tuple(loras), changed
         return affected
 
@@ -160,8 +159,7 @@ class Components:
         """Give back the memory of all loaded networks; they are loaded again when they are needed."""
         self._granted = None
         for role in list(self._coming):
-            with suppress(PocketDiffusionError):  # what is not needed any more need not load
-                self._settle(role)
+            self._give_up(role)
         if not self._loaded:
             return
         while self._loaded:
@@ -203,6 +201,11 @@ class Components:
         coming = self._coming.pop(role, None)
         if coming is not None:
             self._loaded[role] = coming.result()
+
+    def _give_up(self, role: str) -> None:
+        """Wait for a network that is being loaded, if it is, and is not needed as it is: it need not load."""
+        with suppress(Exception):
+            self._settle(role)
 
     def _prepare_arena(self) -> None:
         """Give the networks that share an arena one of their own."""

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pocket_diffusion.bundle import CONCEPTS, Bundle
 from pocket_diffusion.checkpoint.tensor_file import read_tensor_file
-from pocket_diffusion.errors import InvalidRequestError
+from pocket_diffusion.errors import BundleFormatError, InvalidRequestError
 from pocket_diffusion.model.file_hash import FileHash
 
 Vectors = NDArray[np.float32]
@@ -48,6 +48,7 @@ def read_concept(path: Path, bundle: Bundle) -> Concept:
     Raises:
         CheckpointError: the file is not there, or cannot be read; see `read_tensor_file`.
         InvalidRequestError: it holds no vectors, or too many, or such as do not fit; or the bundle takes none.
+        BundleFormatError: see `embedding_width`.
 
     """
     width = embedding_width(bundle)
@@ -70,10 +71,13 @@ def read_concept(path: Path, bundle: Bundle) -> Concept:
     if shape[1] != width:
         if shape[1] in _FOREIGN:
             raise refuse(_made_for(_FOREIGN[shape[1]]))
-        raise refuse(f"its vectors have {shape[1]} numbers, and this text encoder's {width}; get one made for it")
+        raise refuse(
+            f"its vectors have {shape[1]} numbers, and this text encoder's {width}; choose one made for this model"
+        )
     if shape[0] > MAX_VECTORS:
         raise refuse(f"it has {shape[0]} vectors, and a word at most {MAX_VECTORS}; get a smaller one")
-    vectors = np.asarray(tensor.read(), np.float32).reshape(shape)
+    with np.errstate(over="ignore"):  # a float64 that float32 cannot hold becomes infinity, which is found here
+        vectors = np.asarray(tensor.read(), np.float32).reshape(shape)
     if not np.isfinite(vectors).all():
         raise refuse("it holds NaN or infinity; its training failed, or the file is damaged")
     words = (word,) if _UNNAMED.fullmatch(name) else (word, name)
@@ -88,15 +92,21 @@ def embedding_width(bundle: Bundle) -> int:
 
     Raises:
         InvalidRequestError: the bundle was exported before its text encoder took any.
+        BundleFormatError: the manifest describes that input otherwise than as `[vectors, width]`.
 
     """
     spec = next((spec for spec in bundle.manifest.text_encoder.options if spec.name == CONCEPTS), None)
     if spec is None:
         raise InvalidRequestError(
-            f"{bundle.root}: this bundle's text encoder takes no embeddings: it was made before there were any; "
+            "this bundle's text encoder takes no embeddings: it was made before there were any; export the bundle again"
+        )
+    width = spec.shape[-1] if len(spec.shape) == 2 else None
+    if not isinstance(width, int):
+        raise BundleFormatError(
+            f"{bundle.root}: the input {CONCEPTS} of the text encoder is {list(spec.shape)}, not [vectors, width]; "
             "export the bundle again"
         )
-    return int(spec.shape[1])
+    return width
 
 
 class Concepts:
@@ -110,16 +120,24 @@ class Concepts:
 
         Raises:
             InvalidRequestError: the bundle takes none.
-            BundleFormatError, BundleDamagedError: see `Bundle.layers`.
+            BundleFormatError: the bundle's vocabulary is not where a text encoder has it; see also `Bundle.layers`.
+            BundleDamagedError: see there.
 
         """
-        self.vectors: Vectors = np.zeros((0, embedding_width(bundle)), np.float32)
+        width = embedding_width(bundle)
+        vocabulary = bundle.layers("text_encoder").layers.get(_VOCABULARY)
+        if vocabulary is None or len(vocabulary.shape) != 2 or vocabulary.shape[1] != width:
+            found = "is missing" if vocabulary is None else f"is {list(vocabulary.shape)}"
+            raise BundleFormatError(
+                f"{bundle.root}: {_VOCABULARY} {found}, not [words, {width}]; export the bundle again"
+            )
+        self.vectors: Vectors = np.zeros((0, width), np.float32)
         """`[vectors, width]`, by id."""
         self.ids: Mapping[str, tuple[int, ...]] = {}
         """By word, in small letters, as the tokenizer reads all text."""
         self.known: Mapping[str, Concept] = {}
         """Likewise."""
-        self._first_id = bundle.layers("text_encoder").layers[_VOCABULARY].shape[0]
+        self._first_id = vocabulary.shape[0]
 
     def are_in(self, ids: NDArray[np.int64]) -> bool:
         """Tell whether some ids are of such words."""
@@ -138,4 +156,4 @@ class Concepts:
 
 
 def _made_for(model: str) -> str:
-    return f"it was made for {model}, and this is Stable Diffusion 1; get one made for that"
+    return f"it was made for {model}, and this is Stable Diffusion 1; choose one made for this model"

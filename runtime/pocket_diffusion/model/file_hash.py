@@ -1,10 +1,31 @@
-"""By what a file of weights is known."""
+"""By what a file of weights is known, and whether it is still the one that was read."""
 
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 _BLOCK = 2**20
+
+
+class FileState(NamedTuple):
+    """What changes when a file is overwritten, and costs nothing to look at."""
+
+    size: int
+    """In bytes."""
+    modified: int
+    """In nanoseconds since 1970."""
+
+    @classmethod
+    def of(cls, path: Path) -> "FileState":
+        """Look at a file.
+
+        Raises:
+            OSError: it is not there.
+
+        """
+        status = path.stat()
+        return cls(status.st_size, status.st_mtime_ns)
 
 
 @dataclass(frozen=True)

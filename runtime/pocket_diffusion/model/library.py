@@ -10,6 +10,7 @@ from pocket_diffusion.bundle import Bundle
 from pocket_diffusion.checkpoint.tensor_file import WEIGHT_ENDINGS
 from pocket_diffusion.errors import CheckpointError, InvalidRequestError
 from pocket_diffusion.model.concepts import Concept, read_concept
+from pocket_diffusion.model.file_hash import FileState
 from pocket_diffusion.model.lora import LoraFile, read_lora
 
 _REMEMBERED = 32
@@ -39,8 +40,8 @@ class Library:
         self._embedding_folder = _folder(embeddings, "embedding")
         self.loras: Mapping[str, Path] = {}
         self.embeddings: Mapping[str, Path] = {}
-        self._read: dict[str, tuple[tuple[int, int], LoraFile]] = {}
-        """By name, with the file's size and time, least recently used first."""
+        self._read: dict[str, LoraFile] = {}
+        """By name, least recently used first."""
         self.refresh()
 
     @property
@@ -53,20 +54,22 @@ class Library:
         self.loras = _files(self._lora_folder)
         self.embeddings = _files(self._embedding_folder)
 
-    def check_lora(self, name: str) -> None:
-        """Refuse a name that is not in the table.
+    def find_lora(self, name: str) -> Path:
+        """Return where a LoRA lies.
 
         Raises:
-            InvalidRequestError: with the names that are most like it.
+            InvalidRequestError: the name is not in the table; tells those that are most like it.
 
         """
-        if name in self.loras:
-            return
+        loras = self.loras  # another thread may take stock anew
+        path = loras.get(name)
+        if path is not None:
+            return path
         shown = ascii(name[:_SHOWN])
         if self._lora_folder is None:
             raise InvalidRequestError(f"LoRA {shown} cannot be had: no folder of LoRAs was given (--lora-folder)")
-        near = difflib.get_close_matches(name, self.loras, _SUGGESTED) or sorted(self.loras)[:_SUGGESTED]
-        there = f"there are {len(self.loras)}, such as {', '.join(near)}" if near else "the folder of LoRAs has none"
+        near = difflib.get_close_matches(name, loras, _SUGGESTED) or sorted(loras)[:_SUGGESTED]
+        there = f"there are {len(loras)}, such as {', '.join(near)}" if near else "the folder of LoRAs has none"
         raise InvalidRequestError(f"LoRA {shown} is not known; {there}")
 
     def lora(self, name: str, bundle: Bundle) -> LoraFile:
@@ -77,17 +80,15 @@ class Library:
             BundleFormatError: the bundle does not tell where its weights lie.
 
         """
-        self.check_lora(name)
-        path = self.loras[name]
+        path = self.find_lora(name)
         try:
-            status = path.stat()
-            state = status.st_size, status.st_mtime_ns
             known = self._read.pop(name, None)
-            lora = known[1] if known is not None and known[0] == state else read_lora(path, bundle)
+            is_current = known is not None and (known.path, known.state) == (path, FileState.of(path))
+            lora = known if known is not None and is_current else read_lora(path, bundle)
         except (OSError, CheckpointError) as error:
             _log.warning("LoRA %s: %s", name, error)
             raise InvalidRequestError(f"LoRA {name!a} cannot be read; the log says why") from None
-        self._read[name] = state, lora
+        self._read[name] = lora
         for oldest in list(self._read)[:-_REMEMBERED]:
             self._read.pop(oldest, None)  # another thread may have done so
         return lora
@@ -96,11 +97,15 @@ class Library:
         """Read an embedding.
 
         Raises:
-            InvalidRequestError: it does not fit, or cannot be read.
+            InvalidRequestError: the name is unknown, or the file does not fit, or cannot be read.
+            BundleFormatError: see `embedding_width`.
 
         """
+        path = self.embeddings.get(name)
+        if path is None:
+            raise InvalidRequestError(f"embedding {name[:_SHOWN]!a} is not in the folder")
         try:
-            return read_concept(self.embeddings[name], bundle)
+            return read_concept(path, bundle)
         except (OSError, CheckpointError) as error:
             raise InvalidRequestError(f"embedding {name!a} cannot be read: {error}") from None
 

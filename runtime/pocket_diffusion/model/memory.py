@@ -67,6 +67,16 @@ MODES = {
 
 
 @dataclass(frozen=True, kw_only=True)
+class ChangedWeights:
+    """The bytes that a component's weights take where they are not the file's: LoRAs change them."""
+
+    size: int = 0
+    """As long as the network is loaded."""
+    working: int = 0
+    """Beside that, while they are made."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Demand:
     """What a picture's need of memory depends on."""
 
@@ -75,8 +85,8 @@ class Demand:
     guided: bool
     from_picture: bool
     count: int = 1
-    changed_weights: Mapping[str, int] = field(default_factory=dict)
-    """By component, the bytes of the weights that are not the file's: LoRAs change them."""
+    changed_weights: Mapping[str, ChangedWeights] = field(default_factory=dict)
+    """By component."""
 
     @classmethod
     def usual(cls, manifest: Manifest) -> "Demand":
@@ -93,6 +103,9 @@ class Demand:
                 max(n * side // longest // multiple * multiple, SIDES[0]) for n in (self.width, self.height)
             )
             yield replace(self, width=width, height=height)
+
+
+_UNCHANGED = ChangedWeights()
 
 
 def needed_memory(manifest: Manifest, mode: MemoryMode, demand: Demand) -> int | None:
@@ -118,11 +131,12 @@ def needed_memory(manifest: Manifest, mode: MemoryMode, demand: Demand) -> int |
             return None
         if name != "vae_encoder" or demand.from_picture:
             weights += memory.expanded_weights if mode.expands(name) else 0
-            changed = demand.changed_weights.get(name, 0)
-            weights += changed if mode.keep_sessions else 0
-            # Opening takes the changed weights twice: they are copied.
-            turn = max(memory.least, memory.base + memory.per_pixel * at_once[name], changed)
-            turns.append(turn if mode.keep_sessions else turn + changed)
+            changed = demand.changed_weights.get(name, _UNCHANGED)
+            weights += changed.size if mode.keep_sessions else 0
+            # Opening takes the changed weights twice: they are made, which takes more for a while, and then copied.
+            running = max(memory.least, memory.base + memory.per_pixel * at_once[name])
+            turn = max(running, changed.size, changed.working)
+            turns.append(turn if mode.keep_sessions else turn + changed.size)
     pictures = (_PICTURE_BYTES + _FINISHED_BYTES * (demand.count - 1)) * pixels
     most = max(turns)
     kept = _UNSHARED * (sum(turns) - most) if mode.keep_sessions else 0

@@ -1,8 +1,11 @@
 """Weights as a graph is to have them: the bundle's, changed by LoRAs, in the form that lies in its file."""
 
+import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -11,20 +14,26 @@ from numpy.typing import NDArray
 
 from pocket_diffusion.bundle import Bundle
 from pocket_diffusion.errors import InvalidRequestError
-from pocket_diffusion.layers import array_in, restore, store
+from pocket_diffusion.layers import Layer, array_in, restore, store
 from pocket_diffusion.model.lora import Lora
+from pocket_diffusion.model.memory import ChangedWeights
 
 Arrays = dict[str, NDArray[Any]]
 
-_WORKERS = min(os.cpu_count() or 1, 4)
-"""NumPy leaves Python's lock. More workers would hold more layers in float32 at once."""
+WORKERS = min(os.cpu_count() or 1, 4)
+"""Threads that work on weights, which is worth while because NumPy leaves Python's lock."""
+_COPIES = 3
+"""So often a layer is in memory in float32 while it is changed: what it was, the change, and a factor of the change or
+what is rounded."""
+_ROOM = 2**27
+"""Bytes that the workers together may take for that. A layer that takes more is changed alone."""
 
 
 def changed_arrays(bundle: Bundle, component: str, loras: Sequence[Lora]) -> Arrays:
     """Return the arrays of a component's weights file that LoRAs change, by initializer.
 
-    A few layers are changed at a time, in float32: the memory is that of the result and of the largest layers. Int8
-    weights are rounded anew, by new scales.
+    A few layers are changed at a time, in float32, within the memory that `changed_memory` tells. Int8 weights are
+    rounded anew, by new scales.
 
     Raises:
         InvalidRequestError: a changed weight is not finite, or more than its storage holds.
@@ -39,16 +48,18 @@ def changed_arrays(bundle: Bundle, component: str, loras: Sequence[Lora]) -> Arr
     weights_file = bundle.manifest.component(component).weights
     bundle.check_files(weights_file)  # a mapped file that has become shorter would end the process
     weights = np.memmap(bundle.path(weights_file), np.uint8, "r")
+    room = _Room(_room_for(table.layers[name] for name in names))
 
     def change(name: str) -> Arrays:
         layer, users = table.layers[name], names[name]
-        changed = with_loras(component, name, restore(layer, partial(array_in, weights, layer)), users)
-        try:
-            return {stored.initializer: store(stored, changed) for stored in layer.stored}
-        except InvalidRequestError as error:
-            raise _refused(users, name, error) from None
+        with room.taken(_working_bytes(layer)):
+            changed = with_loras(component, name, restore(layer, partial(array_in, weights, layer)), users)
+            try:
+                return {stored.initializer: store(stored, changed) for stored in layer.stored}
+            except InvalidRequestError as error:
+                raise _refused(users, name, error) from None
 
-    with ThreadPoolExecutor(_WORKERS) as pool:
+    with ThreadPoolExecutor(WORKERS) as pool:
         return {initializer: array for arrays in pool.map(change, names) for initializer, array in arrays.items()}
 
 
@@ -64,6 +75,7 @@ def with_loras(component: str, name: str, weights: NDArray[np.float32], loras: I
     with np.errstate(over="ignore", invalid="ignore"):  # which the next lines tell better
         for lora in users:
             weights = lora.changes(component)[name].apply(weights, lora.strength(component))
+            lora.file.check_unchanged()  # of what was read just now, too
     if users and not np.isfinite(weights).all():
         raise _refused(users, name, "weights are not finite any more")
     return weights
@@ -74,13 +86,52 @@ def _refused(loras: Iterable[Lora], name: str, why: object) -> InvalidRequestErr
     return InvalidRequestError(f"LoRA {used}: in {name}, {why}; lower the scale")
 
 
-def changed_bytes(bundle: Bundle, component: str, loras: Sequence[Lora]) -> int:
-    """Return the size of those arrays."""
+def changed_memory(bundle: Bundle, component: str, loras: Sequence[Lora]) -> ChangedWeights:
+    """Return the memory of those arrays.
+
+    Raises:
+        BundleFormatError, BundleDamagedError: see `Bundle.layers`.
+
+    """
     names = _changed(component, loras)
     if not names:
-        return 0
-    layers = bundle.layers(component).layers
-    return sum(layers[name].bytes_of(stored) for name in names for stored in layers[name].stored)
+        return ChangedWeights()
+    table = bundle.layers(component).layers
+    layers = [table[name] for name in names]
+    return ChangedWeights(
+        size=sum(layer.bytes_of(stored) for layer in layers for stored in layer.stored),
+        working=min(_room_for(layers), sum(map(_working_bytes, layers))),
+    )
+
+
+def _working_bytes(layer: Layer) -> int:
+    return _COPIES * 4 * math.prod(layer.shape)
+
+
+def _room_for(layers: Iterable[Layer]) -> int:
+    """Return the bytes that layers may take at once while they are changed: the largest has to fit."""
+    return max(_ROOM, *map(_working_bytes, layers))
+
+
+class _Room:
+    """Memory that threads share: who wants more than is left waits."""
+
+    def __init__(self, size: int) -> None:
+        self._left = size
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def taken(self, size: int) -> Iterator[None]:
+        """Take so many bytes, no more than there are in all, and give them back."""
+        with self._changed:
+            self._changed.wait_for(lambda: size <= self._left)
+            self._left -= size
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._left += size
+                self._changed.notify_all()
 
 
 def _changed(component: str, loras: Sequence[Lora]) -> Mapping[str, list[Lora]]:

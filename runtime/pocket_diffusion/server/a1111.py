@@ -177,7 +177,7 @@ async def loras(request: Request) -> Response:
     """Name the LoRAs; where they lie is not told."""
     library = request.app.state.queue.pipeline.adapters.library
     return JSONResponse(
-        [{"name": name, "alias": name, "path": library.loras[name].name, "metadata": {}} for name in library.loras]
+        [{"name": name, "alias": name, "path": path.name, "metadata": {}} for name, path in library.loras.items()]
     )
 
 

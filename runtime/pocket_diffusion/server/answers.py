@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import logging
 from collections.abc import Iterable
 from typing import TypeVar
 
@@ -14,7 +15,7 @@ from starlette.responses import JSONResponse, Response
 from pocket_diffusion.drawing.adapters import ModelChanges
 from pocket_diffusion.drawing.images import png_bytes
 from pocket_diffusion.drawing.resolve import Drawing
-from pocket_diffusion.errors import BusyError, Cancelled, InvalidRequestError, PocketDiffusionError
+from pocket_diffusion.errors import BusyError, Cancelled, InferenceError, InvalidRequestError, PocketDiffusionError
 from pocket_diffusion.order import Order
 from pocket_diffusion.pipeline import Pipeline
 from pocket_diffusion.server.jobs import Job, JobQueue
@@ -29,6 +30,7 @@ RELEASE_BODY = "release_body"
 """In a request's state: says that its body is no longer in memory."""
 _RETRY_SECONDS = "10"
 _FAILED = "the server failed; its log says why"
+_log = logging.getLogger(__name__)
 
 
 def refusal(status: int, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
@@ -55,7 +57,11 @@ async def on_error(request: Request, error: Exception) -> Response:
         return refusal(400, f"the request's body is not JSON: {error}")
     if isinstance(error, ClientDisconnect):
         return refusal(400, "the request ended early")
-    return refusal(500, str(error) if isinstance(error, PocketDiffusionError) else _FAILED)
+    if isinstance(error, InferenceError):
+        return refusal(500, str(error))
+    if isinstance(error, PocketDiffusionError):  # others' messages may have paths; Starlette logs what is not ours
+        _log.error("%s %s failed: %s", request.method, request.url.path, error)
+    return refusal(500, _FAILED)
 
 
 async def read_json(request: Request, kind: type[Body]) -> Body:

@@ -58,3 +58,18 @@ def test_refuses_files_that_are_none(tmp_path: Path) -> None:
         file.truncate(2**35)  # sparse
     with pytest.raises(CheckpointError, match="is no file of CLIP's tokenizer: it has over 32 MB"):
         find_tokenizer(place, [], CLIP_TOKENS)
+
+
+@pytest.mark.parametrize("name", ["special_tokens_map.json", "tokenizer_config.json"])
+def test_what_a_prompt_is_filled_up_with_is_read_from_either_file(tmp_path: Path, name: str) -> None:
+    place = write_tokenizer(tmp_path / "place")
+    (place / name).write_text(json.dumps({"pad_token": {"content": "<|startoftext|>"}}))
+    assert find_tokenizer(place, [], CLIP_TOKENS).pad_id == 49406
+
+
+def test_a_hostile_file_says_nothing_of_it(tmp_path: Path) -> None:
+    place = write_tokenizer(tmp_path / "place")
+    (place / "special_tokens_map.json").write_text("[" * 100_000)
+    with (place / "tokenizer_config.json").open("wb") as file:
+        file.truncate(2**35)  # sparse
+    assert find_tokenizer(place, [], CLIP_TOKENS).pad_id == 49407

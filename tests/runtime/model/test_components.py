@@ -2,16 +2,22 @@
 
 import threading
 from contextlib import nullcontext
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from loras import random_lora, write_safetensors
 from pocket_diffusion import Pipeline
 from pocket_diffusion.bundle import Bundle
 from pocket_diffusion.errors import BundleDamagedError
+from pocket_diffusion.model import budget as budgets
 from pocket_diffusion.model import components as module
 from pocket_diffusion.model.budget import MemoryBudget
 from pocket_diffusion.model.components import Arrays, Components, OpenNetwork
+from pocket_diffusion.model.lora import CHANGEABLE, Lora, read_lora
+from pocket_diffusion.model.memory import Demand
+from pocket_diffusion.model.weights import changed_memory
 from pocket_diffusion.pipeline import DEFAULT_BUNDLE
 
 SMALL = {"width": 64, "height": 64, "steps": 2, "seed": 7, "sampler": "ddpm"}
@@ -138,3 +144,55 @@ def test_what_cannot_be_loaded_is_told_when_it_is_needed() -> None:
         components.expect("unet")
         with pytest.raises(BundleDamagedError, match="unet is damaged") if use != components.close else nullcontext():
             use()
+
+
+@pytest.fixture
+def lora(tmp_path: Path) -> Lora:
+    bundle = Bundle.open(DEFAULT_BUNDLE)
+    return Lora(read_lora(write_safetensors(tmp_path / "style.safetensors", random_lora(bundle)), bundle))
+
+
+@pytest.mark.parametrize("error", [BundleDamagedError("with the LoRA"), OSError("the disk failed"), MemoryError()])
+def test_what_a_lora_breaks_does_not_break_what_comes_after_it(lora: Lora, error: Exception) -> None:
+    open_now: list[str] = []
+
+    def open_network(role: str) -> FakeNetwork:
+        if components.loras and role in CHANGEABLE:
+            raise error
+        return FakeNetwork(role, open_now)
+
+    components = make("fast", open_network)
+    components.use_loras([lora])
+    components.expect("unet")
+    with pytest.raises(type(error)):
+        components.run("text_encoder")  # fails first, so that nobody asks for the U-Net
+    components.use_loras([])
+    components.run("unet")
+    assert open_now == ["unet"]
+    components.use_loras([lora])
+    components.expect("unet")
+    components.run("vae_decoder")
+    components.close()
+    assert open_now == []
+
+
+@pytest.mark.parametrize(("left", "stays"), [(2, True), (0.5, False)])
+def test_networks_stay_loaded_where_changed_weights_fit_beside_them(
+    monkeypatch: pytest.MonkeyPatch, lora: Lora, left: float, stays: bool
+) -> None:
+    """What the networks hold that are loaded anew is no room: they take it again."""
+    open_now: list[str] = []
+    components = make("10GB", lambda role: FakeNetwork(role, open_now))
+    demand = Demand.usual(components.bundle.manifest)
+    monkeypatch.setattr(budgets, "free_memory", lambda: None)
+    monkeypatch.setattr(budgets, "own_anonymous_memory", lambda: 0)
+    with components.room_for(demand):
+        for role in ("text_encoder", "unet", "vae_decoder"):
+            components.run(role)
+    more = sum(changed_memory(components.bundle, role, [lora]).size for role in CHANGEABLE)
+    limit = 10**10
+    monkeypatch.setattr(budgets, "own_anonymous_memory", lambda: int(limit - left * more) if "unet" in open_now else 0)
+    components.use_loras([lora])
+    assert open_now == ["vae_decoder"]  # the others have other weights now
+    with components.room_for(demand):
+        assert open_now == (["vae_decoder"] if stays else [])

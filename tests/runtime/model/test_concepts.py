@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from loras import write_safetensors
+from loras import table, write_safetensors
 from pocket_diffusion.bundle import CONCEPTS, Bundle, Manifest, TensorSpec
-from pocket_diffusion.errors import InvalidRequestError, PocketDiffusionError
-from pocket_diffusion.model.concepts import read_concept
+from pocket_diffusion.errors import BundleFormatError, InvalidRequestError, PocketDiffusionError
+from pocket_diffusion.layers import LayerTable
+from pocket_diffusion.model.concepts import Concepts, read_concept
 from pocket_diffusion.pipeline import DEFAULT_BUNDLE
 
 WIDTH = 768
@@ -61,17 +62,18 @@ def test_reads_words_and_vectors(
     [
         (
             {"clip_l": vectors(1, WIDTH), "clip_g": vectors(1, 1280)},
-            "it was made for Stable Diffusion XL, and this is Stable Diffusion 1; get one made for that",
+            "it was made for Stable Diffusion XL, and this is Stable Diffusion 1; choose one made for this model",
         ),
         (
             {"emb_params": vectors(2, 1024)},
-            "it was made for Stable Diffusion 2, and this is Stable Diffusion 1; get one made for that",
+            "it was made for Stable Diffusion 2, and this is Stable Diffusion 1; choose one made for this model",
         ),
         (
             {"emb_params": vectors(2, 1280)},
-            "it was made for Stable Diffusion XL, and this is Stable Diffusion 1; get one made for that",
+            "it was made for Stable Diffusion XL, and this is Stable Diffusion 1; choose one made for this model",
         ),
-        ({"emb_params": vectors(2, 5)}, "its vectors have 5 numbers, and this text encoder's 768; get one made for it"),
+        ({"emb_params": vectors(2, 5)},
+         "its vectors have 5 numbers, and this text encoder's 768; choose one made for this model"),
         ({"emb_params": vectors(76, WIDTH)}, "it has 76 vectors, and a word at most 75; get a smaller one"),
         ({"emb_params": np.zeros((0, WIDTH), np.float32)},
          "it holds float32 [0, 768], but vectors are float [768] or [n, 768]"),
@@ -80,6 +82,10 @@ def test_reads_words_and_vectors(
         ({"emb_params": vectors(1, 1, WIDTH)}, "it holds float32 [1, 1, 768], but vectors are float [768] or [n, 768]"),
         (
             {"emb_params": np.full((1, WIDTH), np.inf, np.float32)},
+            "it holds NaN or infinity; its training failed, or the file is damaged",
+        ),
+        (
+            {"emb_params": np.full((1, WIDTH), 1e300)},
             "it holds NaN or infinity; its training failed, or the file is damaged",
         ),
         (
@@ -102,6 +108,31 @@ def test_refuses_a_bundle_without_that_input(manifest: Manifest, tmp_path: Path)
     path = write_safetensors(tmp_path / "style.safetensors", {"emb_params": vectors(1, WIDTH)})
     with pytest.raises(InvalidRequestError, match=r"takes no embeddings.*export the bundle again"):
         read_concept(path, _with(manifest, ()))
+
+
+@pytest.mark.parametrize("shape", [(), (CONCEPTS,), (CONCEPTS, "width"), (CONCEPTS, 1, WIDTH)])
+def test_refuses_a_bundle_that_describes_that_input_otherwise(
+    manifest: Manifest, tmp_path: Path, shape: tuple[int | str, ...]
+) -> None:
+    path = write_safetensors(tmp_path / "style.safetensors", {"emb_params": vectors(1, WIDTH)})
+    with pytest.raises(BundleFormatError, match=r"not \[vectors, width\]; export the bundle again"):
+        read_concept(path, _with(manifest, (TensorSpec(name=CONCEPTS, dtype="float32", shape=shape),)))
+
+
+@pytest.mark.parametrize(
+    ("layers", "why"),
+    [
+        (table(conv_in__weight=(4, 4)), "is missing, not"),
+        (table(text_model__embeddings__token_embedding__weight=(9, WIDTH + 1)), r"is \[9, 769\], not"),
+        (table(text_model__embeddings__token_embedding__weight=(9,)), r"is \[9\], not"),
+    ],
+)
+def test_refuses_a_bundle_whose_vocabulary_is_elsewhere(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, layers: LayerTable, why: str
+) -> None:
+    monkeypatch.setattr(Bundle, "layers", lambda _bundle, _name: layers)
+    with pytest.raises(BundleFormatError, match=rf"token_embedding\.weight {why} \[words, 768\]; export"):
+        Concepts(bundle)
 
 
 class _Runs:

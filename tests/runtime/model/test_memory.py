@@ -317,10 +317,8 @@ def test_fast_keeps_its_graphs_until_it_is_closed() -> None:
 @pytest.mark.parametrize(("mode", "batches"), [("balanced", [2, 2]), ("low", [1, 1, 1, 1])])
 def test_low_guides_in_two_runs(monkeypatch: pytest.MonkeyPatch, mode: str, batches: list[int]) -> None:
     pipeline = Pipeline.load(provider="cpu", memory=mode, arithmetic="exact")
-    seen, predict = [], pipeline.predict_noise
-    monkeypatch.setattr(
-        pipeline, "predict_noise", lambda *inputs, **more: (seen.append(len(inputs[2])), predict(*inputs, **more))[1]
-    )
+    seen, predict = [], pipeline._predict
+    monkeypatch.setattr(pipeline, "_predict", lambda *inputs: (seen.append(len(inputs[2])), predict(*inputs))[1])
     pipeline.generate("a lake", **SMALL)
     assert seen == batches
 

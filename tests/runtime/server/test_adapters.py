@@ -2,6 +2,7 @@
 
 import base64
 import json
+import shutil
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
@@ -126,6 +127,24 @@ def test_a_file_that_cannot_be_read_is_refused_without_its_path(client: TestClie
     (folder / "loras/style.safetensors").write_bytes(b"{}")
     answer = client.post("/api/jobs", json={**SMALL, "prompt": "<lora:style:1> a"})
     assert (answer.status_code, answer.json()["detail"]) == (422, "LoRA 'style' cannot be read; the log says why")
+
+
+def test_a_bundle_of_old_is_told_of_without_its_path(
+    bundle_of_format_2: Path, tmp_path: Path, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folders = {"lora_folder": tmp_path / "later/loras", "embedding_folder": tmp_path / "later/embeddings"}
+    for each in folders.values():
+        each.mkdir(parents=True)
+    pipeline = Pipeline.load(bundle_of_format_2, provider="cpu", arithmetic="exact", **folders)
+    with TestClient(create_app(pipeline, limits=LIMITS)) as client:
+        for kind in ("loras", "embeddings"):
+            shutil.copytree(folder / kind, tmp_path / "later" / kind, dirs_exist_ok=True)
+        answer = client.post("/api/adapters/refresh")
+        assert answer.status_code == 422
+        assert answer.json()["detail"].startswith("this bundle's text encoder takes no embeddings")
+        answer = client.post("/api/jobs", json={**SMALL, "prompt": "a <lora:style:1>"})
+        assert (answer.status_code, answer.json()["detail"]) == (500, "the server failed; its log says why")
+    assert f"{bundle_of_format_2} is of format version 2" in caplog.text
 
 
 def test_openai_prompts_may_name_them_too(client: TestClient) -> None:

@@ -10,14 +10,14 @@ import msgspec
 
 from pocket_diffusion.bundle import Bundle
 from pocket_diffusion.checkpoint.tensor_file import read_tensor_file
-from pocket_diffusion.errors import InvalidRequestError
+from pocket_diffusion.errors import CheckpointError, InvalidRequestError
 from pocket_diffusion.layers import LayerTable
-from pocket_diffusion.model.file_hash import FileHash
+from pocket_diffusion.model.file_hash import FileHash, FileState
 from pocket_diffusion.model.lora.adapter_settings import AdapterSettings, settings_of_diffusers, settings_of_peft
 from pocket_diffusion.model.lora.changes import Change
 from pocket_diffusion.model.lora.fitting import Changes, read_changes
 
-COMPONENTS = ("text_encoder", "unet")
+CHANGEABLE = ("text_encoder", "unet")
 """The networks that LoRAs change."""
 MAX_SCALE = 100.0
 _SETTINGS_NAME, _LARGEST_SETTINGS = "adapter_config.json", 2**20
@@ -72,8 +72,25 @@ class LoraFile:
 
     name: str
     """The file's name, without its ending."""
+    path: Path
+    state: FileState
+    """From before its numbers were checked."""
     hash: FileHash
     changes: Changes
+
+    def check_unchanged(self) -> None:
+        """Refuse a file that was overwritten since it was checked: its numbers were not, and its hash is another.
+
+        Raises:
+            CheckpointError: that is so, or the file is gone.
+
+        """
+        try:
+            unchanged = FileState.of(self.path) == self.state
+        except OSError:
+            unchanged = False
+        if not unchanged:
+            raise CheckpointError(f"LoRA {self.name}: the file has changed since it was read; give it once more")
 
 
 @dataclass(frozen=True)
@@ -107,7 +124,7 @@ def read_lora(path: Path, bundle: Bundle) -> LoraFile:
         BundleFormatError: the bundle does not tell where its weights lie.
 
     """
-    return read_lora_for(path, {component: bundle.layers(component) for component in COMPONENTS})
+    return read_lora_for(path, {component: bundle.layers(component) for component in CHANGEABLE})
 
 
 def read_lora_for(path: Path, tables: Mapping[str, LayerTable]) -> LoraFile:
@@ -119,15 +136,17 @@ def read_lora_for(path: Path, tables: Mapping[str, LayerTable]) -> LoraFile:
 
     """
     read = read_tensor_file(path)
+    state = FileState.of(path)
     try:
         settings = settings_of_diffusers(read.metadata)
         if not settings and any(key.startswith("base_model.model.") for key in read.tensors):
             settings = _settings_beside(path)
     except (msgspec.DecodeError, msgspec.ValidationError) as error:
         raise InvalidRequestError(
-            f"LoRA {path.stem}: what says how strong it is, is not understood ({error}); fetch it again"
+            f"LoRA {path.stem}: its settings, which hold alpha, are not understood ({error}); fetch it again"
         ) from None
-    return LoraFile(path.stem, FileHash.of(path), read_changes(path.stem, read.tensors, tables, settings))
+    changes = read_changes(path.stem, read.tensors, tables, settings)
+    return LoraFile(path.stem, path, state, FileHash.of(path), changes)
 
 
 def _settings_beside(path: Path) -> dict[str, AdapterSettings]:
@@ -137,4 +156,4 @@ def _settings_beside(path: Path) -> dict[str, AdapterSettings]:
             settings = settings_of_peft(file.read(_LARGEST_SETTINGS))
     except OSError:
         return {}
-    return dict.fromkeys(COMPONENTS, settings)
+    return dict.fromkeys(CHANGEABLE, settings)

@@ -10,6 +10,7 @@ m · V / ‖V‖, where V = W + ΔW.
 """
 
 import math
+import string
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -76,9 +77,13 @@ class Change:
             return delta
         wanted = as_float32(self.magnitudes).reshape(magnitude_shape(self.magnitudes.shape, self.shape))
         others = tuple(axis for axis, size in enumerate(wanted.shape) if size == 1)
-        norms = np.sqrt(np.square(delta, dtype=np.float64).sum(axis=others, keepdims=True))
-        delta *= wanted / np.maximum(norms, _TINY).astype(np.float32)
-        return delta if strength == 1 else weight + np.float32(strength) * (delta - weight)
+        sizes: Array = np.maximum(_norms(delta, others), _TINY).astype(np.float32)
+        delta *= wanted / sizes
+        if strength != 1:
+            delta -= weight
+            delta *= np.float32(strength)
+            delta += weight
+        return delta
 
 
 def as_float32(tensor: Tensor) -> Array:
@@ -86,14 +91,42 @@ def as_float32(tensor: Tensor) -> Array:
     return np.asarray(tensor.read(), np.float32)
 
 
+@dataclass(frozen=True)
+class OutputMagnitudes:
+    """PEFT's magnitudes for DoRA: one an output, `[outputs]` for a matrix and `[1, outputs, 1, 1]` for a convolution.
+
+    Other trainers' `[1, n, 1, 1]` has one an input.
+    """
+
+    tensor: Tensor
+
+    @property
+    def shape(self) -> Shape:
+        """One axis."""
+        return (math.prod(self.tensor.shape),)
+
+    def read(self) -> NDArray[Any]:
+        """Return them along that axis."""
+        return self.tensor.read().reshape(-1)
+
+
 def magnitude_shape(magnitudes: Shape, layer: Shape) -> Shape:
     """Return DoRA's magnitudes' shape with all axes of the layer; ValueError where they do not fit it."""
-    if len(magnitudes) == 1:  # PEFT's: one an output
-        magnitudes = (*magnitudes, *(1,) * (len(layer) - 1))
+    if len(magnitudes) == 1 and magnitudes != layer[:1]:
+        raise ValueError(f"{magnitudes[0]} magnitudes for {layer[0]} outputs")
     magnitudes = (*magnitudes, *(1,) * (len(layer) - len(magnitudes)))
     if len(magnitudes) != len(layer) or any(m not in (1, size) for m, size in zip(magnitudes, layer, strict=True)):
         raise ValueError(f"magnitudes {list(magnitudes)} for a layer {list(layer)}")
     return magnitudes
+
+
+def _norms(array: Array, axes: tuple[int, ...]) -> NDArray[np.float64]:
+    """Return the Euclidean norms over some axes, which become 1; the squares are summed in float64 without a copy."""
+    every = string.ascii_letters[: array.ndim]
+    kept = "".join(letter for axis, letter in enumerate(every) if axis not in axes)
+    squares = np.einsum(f"{every},{every}->{kept}", array, array, dtype=np.float64)
+    norms: NDArray[np.float64] = np.sqrt(np.expand_dims(squares, axes))
+    return norms
 
 
 def _product_shape(left: Shape, right: Shape) -> Shape:
@@ -165,7 +198,8 @@ def _loha(tensors: Mapping[str, Array]) -> Array:
         _with_core(*factors) if len(factors) == 3 else _product(*factors)
         for factors in (_loha_factors(tensors, 1), _loha_factors(tensors, 2))
     )
-    return first * second
+    first *= second
+    return first
 
 
 # LoKr

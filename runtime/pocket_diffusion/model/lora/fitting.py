@@ -9,7 +9,15 @@ import numpy as np
 from pocket_diffusion.errors import InvalidRequestError
 from pocket_diffusion.layers import LayerTable
 from pocket_diffusion.model.lora.adapter_settings import AdapterSettings
-from pocket_diffusion.model.lora.changes import LARGEST_FACTOR, METHODS, Change, Shape, Tensor, magnitude_shape
+from pocket_diffusion.model.lora.changes import (
+    LARGEST_FACTOR,
+    METHODS,
+    Change,
+    OutputMagnitudes,
+    Shape,
+    Tensor,
+    magnitude_shape,
+)
 from pocket_diffusion.model.lora.keys import Keys, is_part, other_method
 
 _NAMED = 3  # how many layers or keys a message names
@@ -107,13 +115,17 @@ def _by_layer(tensors: Mapping[str, Tensor], tables: Mapping[str, LayerTable]) -
         if key is None:
             unmatched.append(text)
             continue
-        is_bias = key.part == "bias"
-        published = f"{key.module}.{'bias' if is_bias else 'weight'}"
+        part = key.part
+        published = f"{key.module}.{'bias' if part == 'bias' else 'weight'}"
         if published not in tables[key.component].layers:
             unmatched.append(text)
             continue
+        if part == "bias":
+            part = "diff"
+        elif part == "output_magnitudes":
+            part, tensor = "magnitudes", OutputMagnitudes(tensor)
         there = parts.setdefault((key.component, published), {})
-        if there.setdefault("diff" if is_bias else key.part, tensor) is not tensor:
+        if there.setdefault(part, tensor) is not tensor:
             raise _FaultError(f"{_short(text)} is there in two spellings; fetch it again")
     return parts, unmatched
 
@@ -149,6 +161,9 @@ def _change(module: str, there: Mapping[str, Tensor], layer: Shape, settings: Ad
     if method is None:
         raise ValueError(f"{', '.join(sorted(there))} alone make no change")
     shapes = {part: tensor.shape for part, tensor in tensors.items()}
+    empty = next((part for part, shape in shapes.items() if 0 in shape), None)
+    if empty is not None:  # of rank 0, too
+        raise ValueError(f"{empty} {list(shapes[empty])} is empty")
     found = method.shape(shapes)
     if found[:1] != layer[:1] or math.prod(found) != math.prod(layer):
         raise ValueError(f"the change is {list(found)}, the layer {list(layer)}")
@@ -163,7 +178,7 @@ def _change(module: str, there: Mapping[str, Tensor], layer: Shape, settings: Ad
             alpha = _number(module, there["alpha"])
         elif settings is not None:
             alpha = settings.alpha(module, rank)
-        factor = alpha / rank if rank else 0.0
+        factor = alpha / rank
         if not abs(factor) <= LARGEST_FACTOR:  # NaN, too
             raise _FaultError(
                 f"{module} is changed {factor:g} times as much as it was trained (alpha {alpha:g}, rank {rank}); "

@@ -20,8 +20,9 @@ _SUFFIXES = {
     **dict.fromkeys((".lora_linear_layer.up.weight", ".lora_B.weight", ".lora_B.default.weight"), "up"),
     ".lora_mid.weight": "mid",
     **dict.fromkeys((".alpha", "_lora.alpha", ".lora.alpha", ".lora_linear_layer.alpha"), "alpha"),
-    **dict.fromkeys((".dora_scale", ".lora_magnitude_vector", ".lora_magnitude_vector.weight"), "magnitudes"),
-    ".lora_magnitude_vector.default.weight": "magnitudes",
+    ".dora_scale": "magnitudes",
+    **dict.fromkeys((".lora_magnitude_vector", ".lora_magnitude_vector.weight"), "output_magnitudes"),
+    ".lora_magnitude_vector.default.weight": "output_magnitudes",
     **{f".hada_{part}": part for part in ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2")},
     **{f".lokr_{part}": part for part in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2")},
     **dict.fromkeys((".diff", ".w_norm"), "diff"),
@@ -50,7 +51,7 @@ class Key(NamedTuple):
     module: str
     """The layer's published name, without `.weight` or `.bias`."""
     part: str
-    """`alpha`, `magnitudes`, `bias`, or a part of a `Method`'s formula."""
+    """`alpha`, `magnitudes`, `output_magnitudes`, `bias`, or a part of a `Method`'s formula."""
 
 
 class Keys:

@@ -162,6 +162,22 @@ def test_alpha_is_found_in_what_diffusers_and_peft_write_beside_the_tensors() ->
     assert changes["text_encoder"][Q_PROJ].factor == 2  # alpha / √rank
 
 
+def test_peft_has_a_magnitude_an_output_however_it_lies() -> None:
+    """Of a square layer, nothing else tells it from one an input."""
+    key = "unet.down_blocks.0.resnets.0.conv1"
+    generator = np.random.default_rng(0)
+    wanted = np.abs(generator.normal(size=(1, 32, 1, 1))) + 1
+    weight = generator.normal(size=(32, 32, 3, 3)).astype(np.float32)
+    tensors = {
+        f"{key}.lora_A.weight": ones(2, 32, 3, 3),
+        f"{key}.lora_B.weight": ones(32, 2, 1, 1),
+        f"{key}.lora_magnitude_vector": wanted,
+    }
+    (change,) = read(tensors)["unet"].values()
+    found = np.sqrt((change.apply(weight, 1).astype(np.float64) ** 2).sum(axis=(1, 2, 3)))
+    np.testing.assert_allclose(found, wanted.reshape(-1), rtol=1e-5)
+
+
 def test_biases_have_differences_of_their_own() -> None:
     changes = read({"lora_unet_conv_in.diff": ones(32, 4, 3, 3), "lora_unet_conv_in.diff_b": ones(32)})
     assert set(changes["unet"]) == {"conv_in.weight", "conv_in.bias"}
@@ -234,6 +250,26 @@ GOOD = pair(KEY, 96, 48)
             GOOD | {f"{KEY}.dora_scale": ones(95, 1)},
             "it does not fit this model: text_model.encoder.layers.0.mlp.fc1.weight: magnitudes [95, 1] for a layer "
             "[96, 48]; choose one made for it",
+        ),
+        (
+            GOOD | {f"{KEY}.lora_magnitude_vector": ones(1)},
+            "it does not fit this model: text_model.encoder.layers.0.mlp.fc1.weight: 1 magnitudes for 96 outputs; "
+            "choose one made for it",
+        ),
+        (
+            GOOD | {f"{KEY}.lora_magnitude_vector": ones(96), f"{KEY}.dora_scale": ones(96, 1)},
+            f"{KEY}.dora_scale is there in two spellings; fetch it again",
+        ),
+        (
+            pair(KEY, 96, 48, rank=0),
+            "it does not fit this model: text_model.encoder.layers.0.mlp.fc1.weight: down [0, 48] is empty; choose one "
+            "made for it",
+        ),
+        (
+            {f"{KEY}.hada_w1_a": ones(96, 2), f"{KEY}.hada_w1_b": ones(2, 48), f"{KEY}.hada_w2_a": ones(96, 0),
+             f"{KEY}.hada_w2_b": ones(0, 48)},
+            "it does not fit this model: text_model.encoder.layers.0.mlp.fc1.weight: w2_a [96, 0] is empty; choose one "
+            "made for it",
         ),
         (
             GOOD | {f"{KEY}.alpha": np.array(1e9)},
