@@ -28,8 +28,8 @@ from pocket_diffusion.bundle import CONCEPTS, Bundle
 from pocket_diffusion.machine import session
 from pocket_diffusion.model import weights as weights_module
 from pocket_diffusion.model.lora import Lora, read_lora
-from pocket_diffusion.model.memory import MODES, ChangedWeights, Demand, needed_memory
-from pocket_diffusion.model.weights import changed_arrays
+from pocket_diffusion.model.memory import MODES, Demand, needed_memory
+from pocket_diffusion.model.weights import ChangedWeights, changed_arrays
 from pocket_diffusion.pipeline import DEFAULT_BUNDLE
 
 ASKED: dict[str, Any] = {"width": 64, "height": 64, "steps": 1, "seed": 7}

@@ -16,8 +16,8 @@ from pocket_diffusion.machine.session import GraphSession, Provider, renew_share
 from pocket_diffusion.model.arithmetic import ArithmeticChoice
 from pocket_diffusion.model.budget import MemoryBudget
 from pocket_diffusion.model.lora import CHANGEABLE, Lora
-from pocket_diffusion.model.memory import ChangedWeights, Demand, MemoryMode, needed_memory
-from pocket_diffusion.model.weights import changed_arrays, changed_memory
+from pocket_diffusion.model.memory import Demand, MemoryMode, needed_memory
+from pocket_diffusion.model.weights import ChangedWeights, changed_arrays, changed_memory
 
 Arrays = dict[str, NDArray[np.float32]]
 

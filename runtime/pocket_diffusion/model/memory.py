@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pocket_diffusion.bundle import COMPONENTS, SIDES, Manifest
 from pocket_diffusion.machine.session import Arena
 from pocket_diffusion.model.tiles import largest_run
+from pocket_diffusion.model.weights import ChangedWeights
 
 _UNSHARED = 0.25
 """Of what a component has left in a shared arena: how much the largest does not find large enough for its own blocks.
@@ -64,16 +65,6 @@ MODES = {
         ),
     )
 }  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True)
-class ChangedWeights:
-    """The bytes that a component's weights take where they are not the file's: LoRAs change them."""
-
-    size: int = 0
-    """As long as the network is loaded."""
-    working: int = 0
-    """Beside that, while they are made."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -16,7 +17,6 @@ from pocket_diffusion.bundle import Bundle
 from pocket_diffusion.errors import InvalidRequestError
 from pocket_diffusion.layers import Layer, array_in, restore, store
 from pocket_diffusion.model.lora import Lora
-from pocket_diffusion.model.memory import ChangedWeights
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -27,6 +27,16 @@ _COPIES = 3
 what is rounded."""
 _ROOM = 2**27
 """Bytes that the workers together may take for that. A layer that takes more is changed alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChangedWeights:
+    """The bytes that a component's weights take where they are not the file's: LoRAs change them."""
+
+    size: int = 0
+    """As long as the network is loaded."""
+    working: int = 0
+    """Beside that, while they are made."""
 
 
 def changed_arrays(bundle: Bundle, component: str, loras: Sequence[Lora]) -> Arrays:
