@@ -44,6 +44,10 @@ class Calibration:
     bundle: Bundle
     prompts: Sequence[str]
     steps: int
+    guidance_scale: float | None = None
+    """None is the bundle's own."""
+    memory: str = AUTO
+    """The mode in which it was drawn, or a limit."""
     evaluations: dict[str, list[Evaluation]] = field(default_factory=dict)
     """By role."""
     pictures: list[Image.Image] = field(default_factory=list)
@@ -73,24 +77,34 @@ class Calibration:
             component.graph: FileRecord(size=path.stat().st_size, sha256=sha256_of(path))
         }
         manifest = msgspec.structs.replace(self.bundle.manifest, files=files, **{role: component})
-        again = calibrate(Bundle(self.bundle.root, manifest), prompts=self.prompts, steps=self.steps)
+        bundle = Bundle(self.bundle.root, manifest)
+        again = calibrate(bundle, self.prompts, self.steps, guidance_scale=self.guidance_scale, memory=self.memory)
         return _psnr_of_all(self.pictures, again.pictures)
 
 
 def calibrate(
-    bundle: Bundle, *, prompts: Sequence[str] = PROMPTS, steps: int = STEPS, encode: bool = False
+    bundle: Bundle,
+    prompts: Sequence[str] = PROMPTS,
+    steps: int = STEPS,
+    *,
+    guidance_scale: float | None = None,
+    memory: str = AUTO,
+    encode: bool = False,
 ) -> Calibration:
-    """Draw, guided, with a bundle's defaults; and encode the pictures again where that is asked for."""
-    calibration = Calibration(bundle, prompts, steps)
+    """Draw with a bundle's defaults, but for what is given; and encode the pictures again where that is asked for."""
+    calibration = Calibration(bundle, prompts, steps, guidance_scale, memory)
 
     def watched(role: str) -> Network:
         return _Watched(components.open_session(role), calibration.evaluations.setdefault(role, []))
 
-    components = Components(bundle, provider="cpu", threads=None, budget=MemoryBudget.parse(AUTO), open_network=watched)
+    budget = MemoryBudget.parse(memory)
+    components = Components(bundle, provider="cpu", threads=None, budget=budget, open_network=watched)
     width, height = picture_size(bundle.manifest.defaults)
     with Pipeline(components) as pipeline:
         for seed, prompt in enumerate(prompts):
-            drawn = pipeline.generate(prompt, seed=seed, steps=steps, width=width, height=height)
+            drawn = pipeline.generate(
+                prompt, seed=seed, steps=steps, guidance_scale=guidance_scale, width=width, height=height
+            )
             calibration.pictures += drawn.images
             if encode:
                 pipeline.encode_image(calibration.evaluations["vae_decoder"][-1].outputs["picture"].clip(-1, 1))

@@ -26,6 +26,7 @@ from pocket_diffusion.errors import BundleDamagedError, ExportError
 from pocket_diffusion.machine.cpu import products_are_right
 from pocket_diffusion.machine.session import GraphSession
 from pocket_diffusion.model import arithmetic
+from pocket_diffusion.model.budget import AUTO
 from pocket_diffusion.model.memory import MODES
 from pocket_export import certify, int8_graph, parts
 from pocket_export.certify import Certifier, climb, error_of, first_form
@@ -264,7 +265,7 @@ def certify_unet(
             if large_token:
                 inputs["context"][:, 3] *= 40
             evaluations.append(Evaluation(inputs, exact.run(**inputs)))
-        drawn = Calibration(bundle, ["a lake"], 1, {"unet": evaluations}, [Image.new("RGB", (8, 8))])
+        drawn = Calibration(bundle, ["a lake"], 1, None, AUTO, {"unet": evaluations}, [Image.new("RGB", (8, 8))])
         monkeypatch.setattr(certify, "trace", again)
         for module in (certify, calibration):
             monkeypatch.setattr(module, "calibrate", lambda *_, **__: drawn)

@@ -18,7 +18,10 @@ from pocket_diffusion.errors import InvalidRequestError, TensorMismatchError
 from pocket_diffusion.importing.templates import Template
 from pocket_diffusion.layers import LayerTable, restore, store
 from pocket_diffusion.model.lora import Lora
-from pocket_diffusion.model.weights import WORKERS, with_loras
+from pocket_diffusion.model.weights import WORKERS, Room, with_loras, working_bytes
+
+_ROOM = 3 * 2**27
+"""Bytes that the workers together may take for layers in float32."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,9 @@ def place_weights(
         OSError: the disk is full or failing.
 
     """
-    placings = [_Placing(name, checkpoint, template, loras, folder) for name in COMPONENTS]
+    largest = max(working_bytes(layer) for table in template.tables.values() for layer in table.layers.values())
+    room = Room(max(_ROOM, largest))
+    placings = [_Placing(name, checkpoint, template, loras, folder, room) for name in COMPONENTS]
     _check_fit(placings)
     for placing in placings:
         placing.make_file()
@@ -74,7 +79,13 @@ class _Placing:
     """The weights of one component on their way into its file."""
 
     def __init__(
-        self, component: str, checkpoint: Source, template: Template, loras: Sequence[Lora], folder: Path
+        self,
+        component: str,
+        checkpoint: Source,
+        template: Template,
+        loras: Sequence[Lora],
+        folder: Path,
+        room: Room,
     ) -> None:
         networks: dict[str, Network[Any]] = {"text_encoder": checkpoint.text_encoder, "unet": checkpoint.unet}
         network = networks.get(component, checkpoint.vae)
@@ -87,6 +98,7 @@ class _Placing:
         self.int8_errors: dict[str, float] = {}
         self._component = component
         self._loras = loras
+        self._room = room
 
     def make_file(self) -> None:
         """Make the file at its full size, so that layers may be written in any order."""
@@ -94,7 +106,11 @@ class _Placing:
             file.truncate(self.bytes)
 
     def place(self, name: str) -> int:
-        """Write all that the file has of a layer, and return how many bytes that were."""
+        """Write all that the file has of a layer, and return the bytes that were written."""
+        with self._room.taken(working_bytes(self.table.layers[name])):
+            return self._place(name)
+
+    def _place(self, name: str) -> int:
         layer = self.table.layers[name]
         numbers = self._read(name)
         arrays = {}
@@ -107,9 +123,10 @@ class _Placing:
             for stored in layer.stored:
                 _write_all(file.fileno(), arrays[stored.initializer], stored.offset)
         if any(stored.storage == "int8" for stored in layer.stored):
-            rounded = restore(layer, lambda stored: arrays[stored.initializer])
+            change = restore(layer, lambda stored: arrays[stored.initializer])
+            change -= numbers
             size = float(np.linalg.norm(numbers))
-            self.int8_errors[name] = float(np.linalg.norm(rounded - numbers)) / size if size else 0.0
+            self.int8_errors[name] = float(np.linalg.norm(change)) / size if size else 0.0
         return sum(array.nbytes for array in arrays.values())
 
     def _read(self, name: str) -> NDArray[np.float32]:

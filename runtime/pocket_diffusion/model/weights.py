@@ -58,11 +58,11 @@ def changed_arrays(bundle: Bundle, component: str, loras: Sequence[Lora]) -> Arr
     weights_file = bundle.manifest.component(component).weights
     bundle.check_files(weights_file)  # a mapped file that has become shorter would end the process
     weights = np.memmap(bundle.path(weights_file), np.uint8, "r")
-    room = _Room(_room_for(table.layers[name] for name in names))
+    room = Room(_room_for(table.layers[name] for name in names))
 
     def change(name: str) -> Arrays:
         layer, users = table.layers[name], names[name]
-        with room.taken(_working_bytes(layer)):
+        with room.taken(working_bytes(layer)):
             changed = with_loras(component, name, restore(layer, partial(array_in, weights, layer)), users)
             try:
                 return {stored.initializer: store(stored, changed) for stored in layer.stored}
@@ -110,20 +110,21 @@ def changed_memory(bundle: Bundle, component: str, loras: Sequence[Lora]) -> Cha
     layers = [table[name] for name in names]
     return ChangedWeights(
         size=sum(layer.bytes_of(stored) for layer in layers for stored in layer.stored),
-        working=min(_room_for(layers), sum(map(_working_bytes, layers))),
+        working=min(_room_for(layers), sum(map(working_bytes, layers))),
     )
 
 
-def _working_bytes(layer: Layer) -> int:
+def working_bytes(layer: Layer) -> int:
+    """Return the bytes that a layer takes while it is made in float32."""
     return _COPIES * 4 * math.prod(layer.shape)
 
 
 def _room_for(layers: Iterable[Layer]) -> int:
     """Return the bytes that layers may take at once while they are changed: the largest has to fit."""
-    return max(_ROOM, *map(_working_bytes, layers))
+    return max(_ROOM, *map(working_bytes, layers))
 
 
-class _Room:
+class Room:
     """Memory that threads share: who wants more than is left waits."""
 
     def __init__(self, size: int) -> None:
