@@ -330,6 +330,15 @@ def test_inspect_shows_how_exact_8_bit_graphs_are(run_cli: RunCli, bundle: Path,
     assert "draws none" in encoder
 
 
+def test_inspect_does_not_make_up_figures_of_layers(run_cli: RunCli, bundle: Path, certify: Callable[..., None]) -> None:
+    """An import knows none."""
+    for computed, words in (("tensor", "not measured"), ("float32", "none")):
+        layer = {"name": "a.weight", "stored": "int8", "computed": computed, "storage_error": None, "error": None}
+        certify("unet", layers=[layer])
+        shown = run_cli("inspect", bundle).out.split("unet in 8 bits\n")[1].splitlines()
+        assert shown[5].split() == ["worst", "layers", *words.split()]
+
+
 def test_inspect_json_has_the_certificates(run_cli: RunCli, bundle: Path, certify: Callable[..., None]) -> None:
     certify("unet", layers=LAYERS)
     shown = json.loads(run_cli("inspect", bundle, "--json").out)

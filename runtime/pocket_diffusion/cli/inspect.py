@@ -83,13 +83,14 @@ def _figures(certificate: Certificate) -> list[tuple[str, str]]:
         f"{layer.name} {error:.1e} ({_COMPUTED[layer.computed]})"
         for error, layer in sorted(in_8_bits, key=itemgetter(0), reverse=True)[:_WORST]
     ]
+    unmeasured = "none" if counts.keys() <= {"float32"} else "not measured"  # the forms of an import are not its own
     return [
         ("error", f"{certificate.relative_error:.1e} relative to the exact graph ({certificate.bound:.1e}): {allowed}"),
         ("largest error", f"{certificate.largest_error:.1e} in {certificate.evaluations} evaluations"),
         ("picture", "draws none" if certificate.psnr_db is None else f"{certificate.psnr_db:.1f} dB"),
         ("measured on", certificate.what),
         ("layers", ", ".join(f"{counts[way]} {words}" for way, words in _COMPUTED.items() if counts[way]) or "none"),
-        ("worst layers", ", ".join(worst) or "none"),
+        ("worst layers", ", ".join(worst) or unmeasured),
     ]
 
 
