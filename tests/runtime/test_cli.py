@@ -330,7 +330,9 @@ def test_inspect_shows_how_exact_8_bit_graphs_are(run_cli: RunCli, bundle: Path,
     assert "draws none" in encoder
 
 
-def test_inspect_does_not_make_up_figures_of_layers(run_cli: RunCli, bundle: Path, certify: Callable[..., None]) -> None:
+def test_inspect_does_not_make_up_figures_of_layers(
+    run_cli: RunCli, bundle: Path, certify: Callable[..., None]
+) -> None:
     """An import knows none."""
     for computed, words in (("tensor", "not measured"), ("float32", "none")):
         layer = {"name": "a.weight", "stored": "int8", "computed": computed, "storage_error": None, "error": None}
