@@ -22,6 +22,8 @@ from pocket_diffusion.bundle import WeightStorage
 from report import markdown_table, output_path, positive, progress, publish, seconds_text
 
 STORAGES = get_args(WeightStorage)
+CHECKS = ("computing once with each network", "comparing 8-bit with exact arithmetic on a picture")
+"""What an import says that it does when the weights are placed."""
 
 
 def measure(checkpoint: Path, runs: int) -> dict[str, list[dict[str, float]]]:
@@ -57,7 +59,7 @@ def measure_here(storage: WeightStorage, checkpoint: str, output: str) -> dict[s
         seconds = time.perf_counter() - began
     return {
         "seconds": seconds,
-        "placed_seconds": moments["computing once with each network"],
+        "placed_seconds": next(moments[what] for what in CHECKS if what in moments),
         **peaks(anonymous),
         "bytes_on_disk": sum(record.size for record in bundle.manifest.files.values()),
     }

@@ -64,8 +64,11 @@ class Calibration:
         session = GraphSession(self.bundle.root, role, component, "cpu")
         return [_error(role, session.run(**one.inputs), one.outputs) for one in evaluations]
 
-    def psnr(self, role: str, component: Component) -> float | None:
-        """Return how alike pictures are whose network of that role is another, in dB; None where it draws none."""
+    def psnr(self, role: str, component: Component, memory: str | None = None) -> float | None:
+        """Return how alike pictures are whose network of that role is another, in dB; None where it draws none.
+
+        `memory` is the mode in which they are drawn, in place of the one before.
+        """
         if role == "vae_encoder":
             return None
         if role == "vae_decoder":
@@ -78,7 +81,9 @@ class Calibration:
         }
         manifest = msgspec.structs.replace(self.bundle.manifest, files=files, **{role: component})
         bundle = Bundle(self.bundle.root, manifest)
-        again = calibrate(bundle, self.prompts, self.steps, guidance_scale=self.guidance_scale, memory=self.memory)
+        again = calibrate(
+            bundle, self.prompts, self.steps, guidance_scale=self.guidance_scale, memory=memory or self.memory
+        )
         return _psnr_of_all(self.pictures, again.pictures)
 
 

@@ -33,6 +33,7 @@ def test_every_rewrite_is_left_out_once(tiny_folder: Path, tmp_path: Path) -> No
         "split_geglu",
         "fuse_silu",
         "downsample_tokens",
+        "take_concepts",
         "winograd",
         "share_guidance",
         "fold_reshapes",

@@ -108,7 +108,9 @@ def test_8_bit_graphs_are_measured_on_the_checkpoint_itself(
         assert [layer.computed for layer in certificate.layers] == [layer.computed for layer in theirs.layers]
         assert all(layer.error is None for layer in certificate.layers)
         # Of normally distributed weights, whose largest is four times their deviation.
-        assert all(1e-3 < (layer.storage_error or 0) < 0.05 for layer in certificate.layers if layer.stored == "int8")
+        assert all(
+            1e-3 < (layer.storage_error or 0) < 0.05 for layer in certificate.layers if layer.computed != "float32"
+        )
 
 
 @pytest.mark.usefixtures("template")

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from pocket_diffusion.bundle import Bundle, Int8Graph, sha256_of
 from pocket_diffusion.calibration import PROMPTS, Calibration, calibrate
@@ -21,7 +22,7 @@ _STEPS = 2
 
 
 def check_evaluations(bundle: Bundle, name: str) -> None:
-    """Compute once with each network, exactly.
+    """Compute once with each network.
 
     Raises:
         CheckpointError: a result is not finite; `name` is blamed.
@@ -39,10 +40,9 @@ def check_evaluations(bundle: Bundle, name: str) -> None:
             encoded = pipeline.encode_image(picture.clip(-1, 1))
     except InferenceError as error:
         raise CheckpointError(f"{name} cannot be drawn with: {error}") from None
-    results = {"text encoder": context, "U-Net": noise, "VAE's decoder": picture, "VAE's encoder": encoded}
-    for network, result in results.items():
-        if not np.isfinite(result).all():
-            raise CheckpointError(f"{name} cannot be drawn with: its {network} gives NaN or infinity; fetch it again")
+    results = {"text_encoder": context, "unet": noise, "vae_decoder": picture, "vae_encoder": encoded}
+    for role, result in results.items():
+        _check_finite(role, name, result)
 
 
 def certify(bundle: Bundle, weights_errors: Mapping[str, float], name: str) -> None:
@@ -52,12 +52,17 @@ def certify(bundle: Bundle, weights_errors: Mapping[str, float], name: str) -> N
     multiplies bytes wrong, the template's figures stay, which the certificate says.
 
     Raises:
-        CheckpointError: the picture cannot be drawn; `name` is blamed.
+        CheckpointError: a network cannot be drawn with; `name` is blamed.
+        OperatorUnavailableError: this ONNX Runtime is too old for the graphs.
 
     """
     drawn = None
     if products_are_right():
         drawn = calibrate(bundle, PROMPTS[:1], _STEPS, guidance_scale=1.0, memory="low", encode=True)
+        for role, evaluations in drawn.evaluations.items():
+            _check_finite(role, name, *(output for one in evaluations for output in one.outputs.values()))
+    else:
+        check_evaluations(bundle, name)
     for role, int8 in bundle.manifest.int8_graphs.items():
         template = msgspec.json.decode(bundle.path(int8.certificate).read_bytes(), type=Certificate)
         layers = (
@@ -78,13 +83,17 @@ def certify(bundle: Bundle, weights_errors: Mapping[str, float], name: str) -> N
 def _measure(certificate: Certificate, drawn: Calibration, role: str, int8: Int8Graph, name: str) -> Certificate:
     component = msgspec.structs.replace(drawn.bundle.manifest.component(role), graph=int8.graph)
     errors = drawn.errors(role, component, drawn.evaluations[role])
-    if not np.isfinite(errors).all():
-        raise CheckpointError(f"{name} cannot be drawn with: its {role} gives NaN or infinity; fetch it again")
+    _check_finite(role, name, np.array(errors))
     return msgspec.structs.replace(
         certificate,
         relative_error=float(np.median(errors)),
         largest_error=max(errors),
         evaluations=len(errors),
-        psnr_db=drawn.psnr(role, component),
+        psnr_db=drawn.psnr(role, component, memory="balanced"),
         what=f"{drawn.what}, not guided; the layers' forms are those of all imported checkpoints",
     )
+
+
+def _check_finite(role: str, name: str, *results: NDArray[np.generic]) -> None:
+    if not all(np.isfinite(result).all() for result in results):
+        raise CheckpointError(f"{name} cannot be drawn with: its {role} gives NaN or infinity; fetch it again")
