@@ -64,11 +64,8 @@ class Calibration:
         session = GraphSession(self.bundle.root, role, component, "cpu")
         return [_error(role, session.run(**one.inputs), one.outputs) for one in evaluations]
 
-    def psnr(self, role: str, component: Component, memory: str | None = None) -> float | None:
-        """Return how alike pictures are whose network of that role is another, in dB; None where it draws none.
-
-        `memory` is the mode in which they are drawn, in place of the one before.
-        """
+    def psnr(self, role: str, component: Component) -> float | None:
+        """Return how alike pictures are whose network of that role is another, in dB; None where it draws none."""
         if role == "vae_encoder":
             return None
         if role == "vae_decoder":
@@ -81,9 +78,7 @@ class Calibration:
         }
         manifest = msgspec.structs.replace(self.bundle.manifest, files=files, **{role: component})
         bundle = Bundle(self.bundle.root, manifest)
-        again = calibrate(
-            bundle, self.prompts, self.steps, guidance_scale=self.guidance_scale, memory=memory or self.memory
-        )
+        again = calibrate(bundle, self.prompts, self.steps, guidance_scale=self.guidance_scale, memory=self.memory)
         return _psnr_of_all(self.pictures, again.pictures)
 
 

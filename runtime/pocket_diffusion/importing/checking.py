@@ -89,7 +89,7 @@ def _measure(certificate: Certificate, drawn: Calibration, role: str, int8: Int8
         relative_error=float(np.median(errors)),
         largest_error=max(errors),
         evaluations=len(errors),
-        psnr_db=drawn.psnr(role, component, memory="balanced"),
+        psnr_db=drawn.psnr(role, component),
         what=f"{drawn.what}, not guided; the layers' forms are those of all imported checkpoints",
     )
 
