@@ -17,7 +17,7 @@ from pocket_diffusion.pipeline import Pipeline
 
 _SIDE = 8
 """Of the picture for which every network computes once: in latents."""
-_STEPS = 2
+_STEPS = 3
 """Of the picture that 8-bit graphs are measured on, over the whole range of timesteps."""
 
 
