@@ -32,14 +32,14 @@ from pocket_diffusion.checkpoint.noise_schedule import Prediction
 from pocket_diffusion.machine.cpu import products_are_right
 from pocket_diffusion.machine.session import onnxruntime
 from pocket_diffusion.model.lora import LoraSpec
-from pocket_diffusion.writer import BundleWriter
+from pocket_diffusion.writer import BundleWriter, OnProgress
 from pocket_export.certify import Certifier, FirstForms
 from pocket_export.checkpoint import Checkpoint, read_checkpoint
 from pocket_export.graph_file import layer_table, write_graph
 from pocket_export.memory import measure_memory
 from pocket_export.parity import measure_parity
 from pocket_export.parts import PARTS, Part, check_tensors, part_sizes
-from pocket_export.progress import OnProgress, Progress, plan
+from pocket_export.progress import Progress, plan
 from pocket_export.sensitivity import measure_int8_errors
 from pocket_export.targets import OLDEST_ONNXRUNTIME, Recipe, recipe
 from pocket_export.trace import trace

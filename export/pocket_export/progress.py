@@ -1,11 +1,11 @@
 """How far an export is: the phases that it goes through, and about how long each takes."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-OnProgress = Callable[[str, float], None]
-"""Called with what is being done and the share of the work that is done, 0…1."""
+from pocket_diffusion.writer import OnProgress
+
 Phase = Literal[
     "trace", "int8", "write", "parity", "memory", "draw", "retrace", "layers", "whole", "certificate", "finish"
 ]

@@ -20,9 +20,9 @@ from pocket_diffusion.bundle import COMPONENTS, MANIFEST_NAME, Bundle, WeightSto
 from pocket_diffusion.certificate import Certificate
 from pocket_diffusion.cli.progress import WorkProgress
 from pocket_diffusion.importing.templates import ENDING, SPECS_NAME, Specs
+from pocket_diffusion.writer import OnProgress
 from pocket_export.checkpoint import read_checkpoint
 from pocket_export.export import export
-from pocket_export.progress import OnProgress
 from pocket_export.rewrite.int8_products import Form
 from pocket_export.sensitivity import RoundingErrors
 

@@ -3,7 +3,7 @@
 import fcntl
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 
@@ -18,6 +18,9 @@ from pocket_diffusion.errors import (
     OutputExistsError,
     PocketDiffusionError,
 )
+
+OnProgress = Callable[[str, float], None]
+"""Called with what is being done and the share of the work that is done, 0…1."""
 
 
 class BundleWriter:

@@ -6,7 +6,7 @@ where each published weight lies: the two make a template. So a bundle is made b
 
 import datetime
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
@@ -22,10 +22,7 @@ from pocket_diffusion.importing.templates import Template, find_template
 from pocket_diffusion.machine.session import onnxruntime
 from pocket_diffusion.model.lora import Lora, LoraSpec, read_lora
 from pocket_diffusion.version import __version__
-from pocket_diffusion.writer import BundleWriter
-
-OnProgress = Callable[[str, float], None]
-"""Called with what is being done and the share of the work that is done, 0…1."""
+from pocket_diffusion.writer import BundleWriter, OnProgress
 
 _PLACED = {True: 0.5, False: 0.85}
 """The share of the work that is done when the weights are placed, by whether 8-bit graphs are to be measured then."""
