@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
+from threading import Lock
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -41,12 +42,16 @@ _OPENERS: dict[str, Callable[[Path], Forward]] = {
     "vae_decoder": _vae_decoder,
 }
 
+# `from_pretrained` swaps methods of `torch.nn.Module` meanwhile: a network made beside it in another thread is empty.
+_loading = Lock()
+
 
 def open_network(folder: Path, component: str, threads: int | None) -> Opened:
     """See `systems.peer.OpenNetwork`."""
     if threads is not None:
         torch.set_num_threads(threads)
-    forward = _OPENERS[component](folder)
+    with _loading:
+        forward = _OPENERS[component](folder)
 
     def run(**inputs: NDArray[np.generic]) -> NDArray[np.float32]:
         with torch.inference_mode():
