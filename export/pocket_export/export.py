@@ -208,7 +208,7 @@ def _manifest(
         tokenizer=tokenizer,
         schedule=checkpoint.source.schedule,
         latents=LatentSpec(
-            channels=checkpoint.unet_config.in_channels,
+            channels=checkpoint.vae_config.latent_channels,
             downscale=checkpoint.vae_config.downscale,
             scaling_factor=checkpoint.vae_config.scaling_factor,
         ),

@@ -26,10 +26,20 @@ TOKEN_DOWNSAMPLING = "token_downsampling"  # noqa: S105 - no secret
 """The U-Net's option by which self-attention at the finest level looks at fewer tokens."""
 CONCEPTS = "concepts"
 """The text encoder's option that holds the vectors of words that are not in its vocabulary, `[concepts, width]`."""
+GUIDANCE = "guidance"
+"""The U-Net's input `[batch]` for a guidance scale that a distilled model has learnt (Meng et al. 2023)."""
+MASK = "mask"
+"""The U-Net's input `[batch, 1, h, w]` of a model trained to repaint: 1 where it does."""
+MASKED_LATENTS = "masked_latents"
+"""The latents of the rest of that picture, like `latents`."""
+IMAGE_LATENTS = "image_latents"
+"""The latents of the picture that an instruction changes, like `latents` but unscaled (Brooks et al. 2023)."""
 COMPONENTS = ("text_encoder", "unet", "vae_encoder", "vae_decoder")
 
 Target = Literal["cpu", "cuda"]
 WeightStorage = Literal["fp16", "fp32", "int8"]
+Architecture = Literal["stable-diffusion-1", "stable-diffusion-2"]
+"""What the text encoder and the U-Net's width of context are of; what else the U-Net takes, its inputs say."""
 SIDES = (64, 4096)
 """The shortest and the longest side of a picture, in pixels."""
 Positive = Annotated[int, msgspec.Meta(gt=0)]
@@ -107,6 +117,10 @@ class Component(Strict, frozen=True, omit_defaults=True):
     """Inputs that may be left out."""
     layers: str | None = None
     """The file that holds its `LayerTable`. None in bundles of format 2."""
+
+    def needs(self, name: str) -> bool:
+        """Tell whether there is such an input that must be given."""
+        return any(spec.name == name for spec in self.inputs)
 
     def takes(self, option: str) -> bool:
         """Tell whether there is such an input that may be left out."""
@@ -198,7 +212,7 @@ class Manifest(Strict, frozen=True):
     """All that the runtime must know; the content of `bundle.json`."""
 
     format_version: Literal[2, 3]
-    architecture: Literal["stable-diffusion-1"]
+    architecture: Architecture
     target: Target
     weights: WeightStorage
     onnxruntime: Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,4}(\.[0-9]{1,4}){1,2}\Z")]
@@ -214,6 +228,21 @@ class Manifest(Strict, frozen=True):
     provenance: Provenance
     files: dict[str, FileRecord]
     """Every file of the bundle but the manifest itself, by its path in the bundle."""
+
+    @property
+    def guides_itself(self) -> bool:
+        """Whether the U-Net is told the guidance scale, in place of a second evaluation without the prompt."""
+        return self.unet.needs(GUIDANCE)
+
+    @property
+    def repaints(self) -> bool:
+        """Whether the U-Net is shown a mask and the picture around it."""
+        return self.unet.needs(MASK)
+
+    @property
+    def follows_instructions(self) -> bool:
+        """Whether the U-Net is shown the picture that a prompt changes."""
+        return self.unet.needs(IMAGE_LATENTS)
 
     @property
     def takes_long_contexts(self) -> bool:

@@ -113,9 +113,7 @@ def _manifest(checkpoint: Source, template: Template, writer: BundleWriter) -> M
         template.manifest,
         tokenizer=writer.write_tokenizer(checkpoint.tokenizer, checkpoint.text_encoder.spec.max_position_embeddings),
         schedule=checkpoint.schedule,
-        latents=LatentSpec(
-            channels=checkpoint.unet.spec.in_channels, downscale=vae.downscale, scaling_factor=vae.scaling_factor
-        ),
+        latents=LatentSpec(channels=vae.latent_channels, downscale=vae.downscale, scaling_factor=vae.scaling_factor),
         defaults=checkpoint.defaults,
     )
 
