@@ -28,12 +28,23 @@ class Sizes:
     unet_widths: tuple[int, ...] = (320, 640, 1280, 1280)
     unet_layers: int = 2
     unet_attention: tuple[bool, ...] = (True, True, True, False)
+    unet_channels: int = 4
+    """Of the latents and of what is shown beside them."""
+    unet_guidance: int | None = None
+    """The width of the guidance scale's embedding, of models that have learnt guidance."""
+    unet_linear: bool = False
+    """Linear projections into and out of the attention, as in Stable Diffusion 2."""
+    unet_middle: bool = True
+    unet_gaps: bool = False
+    """Distilled U-Nets with one layer a level, numbered as diffusers' conversion script does: three to a level."""
     context: int = 768
     vae_widths: tuple[int, ...] = (128, 256, 512, 512)
     vae_layers: int = 2
     vocabulary: int = 49408
     text_layers: int = 12
     text_inner: int = 3072
+    open_clip: bool = False
+    """The text encoder under OpenCLIP's names, as in Stable Diffusion 2; has one layer more, which is not used."""
 
 
 def compvis_shapes(sizes: Sizes) -> Shapes:
@@ -42,6 +53,10 @@ def compvis_shapes(sizes: Sizes) -> Shapes:
         yield f"model.diffusion_model.{name}", shape
     for name, shape in _vae(sizes):
         yield f"first_stage_model.{name}", shape
+    if sizes.open_clip:
+        for name, shape in _open_clip(sizes):
+            yield f"cond_stage_model.model.{name}", shape
+        return
     for name, shape in _text_encoder(sizes):
         yield f"cond_stage_model.transformer.text_model.{name}", shape
 
@@ -50,7 +65,11 @@ def synthetic_state_dict(sizes: Sizes, seed: int, dtype: torch.dtype = torch.flo
     """Return seeded weights for every parameter, and the buffers that SD 1.5's file has beside them."""
     generator = torch.Generator().manual_seed(seed)
     state = {name: _weight(name, shape, generator).to(dtype) for name, shape in compvis_shapes(sizes)}
-    state["cond_stage_model.transformer.text_model.embeddings.position_ids"] = torch.arange(77)[None]
+    if sizes.open_clip:
+        state["cond_stage_model.model.logit_scale"] = torch.tensor(4.6)
+        state["cond_stage_model.model.attn_mask"] = torch.full((77, 77), float("-inf")).triu(1)
+    else:
+        state["cond_stage_model.transformer.text_model.embeddings.position_ids"] = torch.arange(77)[None]
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
     state |= {"betas": betas, "alphas_cumprod": torch.cumprod(1 - betas, 0)}
     state["model_ema.decay"], state["model_ema.num_updates"] = torch.tensor(0.9999), torch.tensor(470000)
@@ -88,38 +107,45 @@ def _unet(sizes: Sizes) -> Shapes:
     first = sizes.unet_widths[0]
     yield from _layer("time_embed.0", 4 * first, first)
     yield from _layer("time_embed.2", 4 * first, 4 * first)
-    yield from _layer("input_blocks.0.0", first, 4, 3, 3)
+    if sizes.unet_guidance is not None:
+        yield from _layer("time_embed.cond_proj", first, sizes.unet_guidance, bias=False)
+    yield from _layer("input_blocks.0.0", first, sizes.unet_channels, 3, 3)
     number, width, skips = 1, first, [first]
+    gap = int(sizes.unet_gaps)
     for level, wider in enumerate(sizes.unet_widths):
         for _ in range(sizes.unet_layers):
-            yield from _unet_block(f"input_blocks.{number}", width, wider, sizes, attention=sizes.unet_attention[level])
-            number, width = number + 1, wider
+            yield from _unet_resnet(f"input_blocks.{number}.0", width, wider, sizes)
+            if sizes.unet_attention[level]:
+                yield from _unet_attention(f"input_blocks.{number}.1", wider, sizes)
+            number, width = number + 1 + gap, wider
             skips.append(width)
         if level < len(sizes.unet_widths) - 1:
             yield from _layer(f"input_blocks.{number}.0.op", width, width, 3, 3)
             number += 1
             skips.append(width)
-    yield from _unet_resnet("middle_block.0", width, width, sizes)
-    yield from _unet_attention("middle_block.1", width, sizes)
-    yield from _unet_resnet("middle_block.2", width, width, sizes)
+    if sizes.unet_middle:
+        yield from _unet_resnet("middle_block.0", width, width, sizes)
+        yield from _unet_attention("middle_block.1", width, sizes)
+        yield from _unet_resnet("middle_block.2", width, width, sizes)
     number = 0
     for level, narrower in reversed(list(enumerate(sizes.unet_widths))):
         attention = sizes.unet_attention[level]
         for layer in range(sizes.unet_layers + 1):
             block = f"output_blocks.{number}"
-            yield from _unet_block(block, width + skips.pop(), narrower, sizes, attention=attention)
+            yield from _unet_resnet(f"{block}.0", width + skips.pop(), narrower, sizes)
             width = narrower
-            if layer == sizes.unet_layers and level:
-                yield from _layer(f"{block}.{2 if attention else 1}.conv", width, width, 3, 3)
+            # The script does not expect attention at the coarsest level, and leaves its name as it is.
+            left = sizes.unet_gaps and level == len(sizes.unet_widths) - 1
+            if attention:
+                yield from _unet_attention(f"up_blocks.0.attentions.{layer}" if left else f"{block}.1", width, sizes)
             number += 1
+            if layer == sizes.unet_layers and gap:
+                block = f"output_blocks.{number}"
+                number += 1
+            if layer == sizes.unet_layers and level:
+                yield from _layer(f"{block}.{2 if attention and not left else 1}.conv", width, width, 3, 3)
     yield from _layer("out.0", first)
     yield from _layer("out.2", 4, first, 3, 3)
-
-
-def _unet_block(name: str, width: int, wider: int, sizes: Sizes, *, attention: bool) -> Shapes:
-    yield from _unet_resnet(f"{name}.0", width, wider, sizes)
-    if attention:
-        yield from _unet_attention(f"{name}.1", wider, sizes)
 
 
 def _unet_resnet(name: str, width: int, wider: int, sizes: Sizes) -> Shapes:
@@ -134,7 +160,8 @@ def _unet_resnet(name: str, width: int, wider: int, sizes: Sizes) -> Shapes:
 
 def _unet_attention(name: str, width: int, sizes: Sizes) -> Shapes:
     yield from _layer(f"{name}.norm", width)
-    yield from _layer(f"{name}.proj_in", width, width, 1, 1)
+    kernel = () if sizes.unet_linear else (1, 1)
+    yield from _layer(f"{name}.proj_in", width, width, *kernel)
     block = f"{name}.transformer_blocks.0"
     for attention, source in (("attn1", width), ("attn2", sizes.context)):
         yield from _layer(f"{block}.{attention}.to_q", width, width, bias=False)
@@ -145,7 +172,7 @@ def _unet_attention(name: str, width: int, sizes: Sizes) -> Shapes:
     yield from _layer(f"{block}.ff.net.2", width, 4 * width)
     for norm in ("norm1", "norm2", "norm3"):
         yield from _layer(f"{block}.{norm}", width)
-    yield from _layer(f"{name}.proj_out", width, width, 1, 1)
+    yield from _layer(f"{name}.proj_out", width, width, *kernel)
 
 
 def _vae(sizes: Sizes) -> Shapes:
@@ -205,6 +232,23 @@ def _text_encoder(sizes: Sizes) -> Shapes:
         yield from _layer(f"{layer}.mlp.fc2", width, sizes.text_inner)
         yield from _layer(f"{layer}.layer_norm2", width)
     yield from _layer("final_layer_norm", width)
+
+
+def _open_clip(sizes: Sizes) -> Shapes:
+    width = sizes.context
+    yield "positional_embedding", (77, width)
+    yield "text_projection", (width, width)
+    yield from _layer("token_embedding", sizes.vocabulary, width, bias=False)
+    for i in (*range(sizes.text_layers), 23):  # the true one has 24 in all
+        layer = f"transformer.resblocks.{i}"
+        yield from _layer(f"{layer}.ln_1", width)
+        yield f"{layer}.attn.in_proj_weight", (3 * width, width)
+        yield f"{layer}.attn.in_proj_bias", (3 * width,)
+        yield from _layer(f"{layer}.attn.out_proj", width, width)
+        yield from _layer(f"{layer}.ln_2", width)
+        yield from _layer(f"{layer}.mlp.c_fc", sizes.text_inner, width)
+        yield from _layer(f"{layer}.mlp.c_proj", width, sizes.text_inner)
+    yield from _layer("ln_final", width)
 
 
 def main() -> None:

@@ -68,12 +68,16 @@ class FeedForward(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Self-attention, cross-attention to the context, feed-forward; each with a norm before and a sum after."""
+    """Self-attention, cross-attention to the context, feed-forward; each with a norm before and a sum after.
 
-    def __init__(self, channels: int, context_channels: int, heads: int) -> None:
+    With `only_cross`, both attentions look at the context.
+    """
+
+    def __init__(self, channels: int, context_channels: int, heads: int, *, only_cross: bool = False) -> None:
         super().__init__()
+        self.only_cross = only_cross
         self.norm1 = nn.LayerNorm(channels)
-        self.attn1 = Attention(channels, channels, heads)
+        self.attn1 = Attention(channels, context_channels if only_cross else channels, heads)
         self.norm2 = nn.LayerNorm(channels)
         self.attn2 = Attention(channels, context_channels, heads)
         self.norm3 = nn.LayerNorm(channels)
@@ -82,7 +86,7 @@ class TransformerBlock(nn.Module):
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
         """Map `[batch, pixels, channels]` and `[batch, tokens, context_channels]` to `[batch, pixels, channels]`."""
         normed = self.norm1(x)
-        x = x + self.attn1(normed, normed)
+        x = x + self.attn1(normed, context if self.only_cross else normed)
         x = x + self.attn2(self.norm2(x), context)
         out: Tensor = x + self.ff(self.norm3(x))
         return out
@@ -91,12 +95,15 @@ class TransformerBlock(nn.Module):
 class SpatialTransformer(nn.Module):
     """A transformer block over the pixels of a feature map (Rombach et al. 2022, appendix E.2.1)."""
 
-    def __init__(self, channels: int, context_channels: int, heads: int, groups: int, *, linear: bool) -> None:
+    def __init__(
+        self, channels: int, context_channels: int, heads: int, groups: int, *, linear: bool, only_cross: bool = False
+    ) -> None:
         super().__init__()
         self.norm = nn.GroupNorm(groups, channels, eps=1e-6)
         self.linear = linear
         self.proj_in = nn.Linear(channels, channels) if linear else nn.Conv2d(channels, channels, 1)
-        self.transformer_blocks = nn.ModuleList([TransformerBlock(channels, context_channels, heads)])
+        block = TransformerBlock(channels, context_channels, heads, only_cross=only_cross)
+        self.transformer_blocks = nn.ModuleList([block])
         self.proj_out = nn.Linear(channels, channels) if linear else nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:

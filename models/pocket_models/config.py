@@ -38,13 +38,14 @@ class TextEncoderConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class UNetConfig:
-    """The conditional U-Net (Rombach et al. 2022, section 3.3 and appendix E.2.1).
+    """The conditional U-Net (Rombach et al. 2022, section 3.3 and appendix E.2.1), and its siblings'.
 
-    One entry of `block_out_channels`, `attention_levels` and `attention_heads` per resolution,
-    finest first; each level halves the resolution of the one before.
+    One entry of `block_out_channels`, `attention_levels`, `attention_heads` and `only_cross_attention` per
+    resolution, finest first; each level halves the resolution of the one before.
     """
 
     in_channels: int = 4
+    """Of the latents and of what is shown beside them: 9 with a mask and masked latents, 8 with a picture's latents."""
     out_channels: int = 4
     block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)
     layers_per_block: int = 2
@@ -54,6 +55,19 @@ class UNetConfig:
     use_linear_projection: bool = False
     norm_num_groups: int = 32
     norm_eps: float = 1e-5
+    mid_block: bool = True
+    """Distilled models may go without the blocks at the coarsest resolution (Kim et al. 2023, BK-SDM, section 3.1)."""
+    only_cross_attention: tuple[bool, ...] = ()
+    """Where the first attention of a block looks at the context too, not at the picture; empty: nowhere.
+
+    The blocks in the middle always look at the picture.
+    """
+    time_cond_proj_dim: int | None = None
+    """The width of the embedding of the guidance scale, of models that have learnt guidance (Meng et al. 2023)."""
+
+    def only_cross(self, level: int) -> bool:
+        """Tell whether both attentions of a level's blocks look at the context."""
+        return bool(self.only_cross_attention) and self.only_cross_attention[level]
 
     def to_diffusers(self) -> dict[str, Any]:
         """Return the `unet/config.json` that diffusers' `UNet2DConditionModel` reads."""
@@ -74,9 +88,12 @@ class UNetConfig:
             "in_channels": self.in_channels,
             "layers_per_block": self.layers_per_block,
             "mid_block_scale_factor": 1,
+            "mid_block_type": "UNetMidBlock2DCrossAttn" if self.mid_block else None,
             "norm_eps": self.norm_eps,
             "norm_num_groups": self.norm_num_groups,
+            "only_cross_attention": list(self.only_cross_attention) or False,
             "out_channels": self.out_channels,
+            "time_cond_proj_dim": self.time_cond_proj_dim,
             "up_block_types": up,
             "use_linear_projection": self.use_linear_projection,
         }

@@ -24,7 +24,7 @@ _NO_CAPTION = 0.1
 """Share of captions replaced by an empty one, for classifier-free guidance (Ho & Salimans 2022)."""
 _DRAWS = 2
 """Noise draws a caption serves in one step: the text encoder costs half as much as the U-Net."""
-_GRID_PROMPTS = (
+GRID_PROMPTS = (
     "a lake under snowy mountains at sunset",
     "two red houses in a meadow with flowers at noon with a rainbow",
     "a sailboat with a yellow sail on the sea at sunrise",
@@ -126,5 +126,5 @@ def paint_prompts(
 
 
 def _show(painter: Painter, vocabulary: Vocabulary, vae: VAE, scaling_factor: float, folder: Path) -> None:
-    pictures = paint_prompts(painter, vocabulary, vae, scaling_factor, list(_GRID_PROMPTS))
+    pictures = paint_prompts(painter, vocabulary, vae, scaling_factor, list(GRID_PROMPTS))
     save_grid(pictures, 4, folder / "samples.png")

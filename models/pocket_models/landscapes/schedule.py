@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -62,3 +63,30 @@ def sample(
             fresh = torch.randn(latents.shape, generator=generator).to(latents.device)
             latents = latents + variance.sqrt() * fresh
     return latents
+
+
+def walk(
+    predict: Callable[[Tensor, int], Tensor], latents: Tensor, timesteps: Sequence[int]
+) -> tuple[list[Tensor], Tensor]:
+    """Turn noisy latents [batch, 4, h, w] into clean ones along the model's own path, without fresh noise.
+
+    The steps are DPM-Solver++'s of second order (Lu et al. 2022, algorithm 2), from the first of the falling
+    ``timesteps`` through the others to no noise at all. Returns the noisy latents at each timestep, and the clean ones.
+    """
+    alphas, sigmas = ALPHA_BARS.sqrt(), (1 - ALPHA_BARS).sqrt()
+    points, earlier, earlier_step = [], latents, 0.0
+    for timestep, following in zip(timesteps, [*timesteps[1:], None], strict=True):
+        points.append(latents)
+        clean = (latents - sigmas[timestep] * predict(latents, timestep)) / alphas[timestep]
+        if following is None:
+            break
+        step = float(torch.log(alphas[following] / sigmas[following] * sigmas[timestep] / alphas[timestep]))
+        ahead = clean + step / (2 * earlier_step) * (clean - earlier) if earlier_step else clean
+        latents = sigmas[following] / sigmas[timestep] * latents - alphas[following] * math.expm1(-step) * ahead
+        earlier, earlier_step = clean, step
+    return points, clean
+
+
+def consistency_timesteps(steps: int) -> list[int]:
+    """Return the falling timesteps of a consistency model: ``steps`` of 50 even ones (Luo et al. 2023, section 4.3)."""
+    return [TRAINING_STEPS - 1 - step * 50 // steps * (TRAINING_STEPS // 50) for step in range(steps)]

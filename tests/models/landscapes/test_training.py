@@ -38,6 +38,9 @@ TINY = Recipe(
     vae_budget=_budget(2),
     unet_budget=_budget(2),
     decoder_budget=_budget(2),
+    drawings=3,
+    rank=2,
+    distilling_budget=_budget(2),
 )
 
 
@@ -116,7 +119,7 @@ def test_the_schedule_is_that_of_diffusers() -> None:
 
 
 def test_the_command_trains_the_shipped_shape(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main([str(tmp_path), "--minutes", "0.001", "--pictures", "8", "--batch", "8", "--workers", "1"])
+    main([str(tmp_path), "--minutes", "0.001", "--pictures", "8", "--drawings", "1", "--batch", "8", "--workers", "1"])
     assert capsys.readouterr().out.endswith(f"the model is in {tmp_path / 'landscapes'}\n")
     unet = json.loads((tmp_path / "landscapes" / "unet" / "config.json").read_text())
     assert unet["block_out_channels"] == list(Recipe().unet.block_out_channels)
@@ -128,17 +131,21 @@ def test_training_writes_a_folder_that_diffusers_loads_and_a_rerun_changes_nothi
 
     model = train(tmp_path, TINY)
     weights = (model / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
+    few_steps = (tmp_path / "few-steps.safetensors").read_bytes()
     assert train(tmp_path, TINY) == model
     assert (model / "unet" / "diffusion_pytorch_model.safetensors").read_bytes() == weights
-    for part in ("vae", "unet", "decoder"):
-        assert (tmp_path / f"{part}_loss.csv").read_text().count("\n") == 1 + 2
+    assert (tmp_path / "few-steps.safetensors").read_bytes() == few_steps
+    for part in ("vae", "unet", "decoder", "distilled-*/distilled"):
+        (curve,) = tmp_path.glob(f"{part}_loss.csv")
+        assert curve.read_text().count("\n") == 1 + 2
 
-    # The VAE stays as it was when it encoded the pictures, whatever its budget; the U-Net goes on.
+    # The VAE stays as it was when it encoded the pictures, whatever its budget; the U-Net goes on, distilled anew.
     longer = dataclasses.replace(TINY, vae_budget=_budget(3), unet_budget=_budget(3))
     train(tmp_path, longer)
     assert (tmp_path / "vae_loss.csv").read_text().count("\n") == 1 + 2
     assert (model / "unet" / "diffusion_pytorch_model.safetensors").read_bytes() != weights
     assert (tmp_path / "unet_loss.csv").read_text().count("\n") == 1 + 3
+    assert len(list(tmp_path.glob("distilled-*/distilled_loss.csv"))) == 2
 
     pipeline = StableDiffusionPipeline.from_pretrained(model, torch_dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
