@@ -3,7 +3,7 @@
 import contextlib
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -16,10 +16,16 @@ from pocket_diffusion.strict import Strict
 
 SCALING_FACTOR = 0.18215
 """What Stable Diffusion 1.x multiplies latents by."""
+LATENTS = 4
+"""The channels of latents."""
+_SHOWN_BESIDE = (0, 4, 5)  # channels beside the latents': none, a picture's latents, a mask and masked latents
+_OPEN_CLIP_WIDTH = 1024  # of SD 2.x's context; SD 1.x has 768
 _SD1_HEADS = 8  # shapes do not tell it; SD 1.x has 8 heads at every level
+_SD2_HEAD_CHANNELS = 64  # likewise; SD 2.x has more heads at wider levels
+_GUIDANCE_WIDTHS = range(4, 4097, 2)  # half sines, half cosines; published models have 256
+_MIDDLE = "UNetMidBlock2DCrossAttn"
 _CLIP_HEAD_CHANNELS = 64  # likewise; every published CLIP has it
 _MOST = 100  # more levels or layers than any model has
-_SD2_CONTEXT = 1024  # SD 1.x has 768
 _RESNET_OUTPUT = r"resnets\.\d+\.(conv1|norm2|conv2)\.(weight|bias)"  # what is as wide as its level
 
 Few = Annotated[int, msgspec.Meta(ge=1, le=_MOST)]
@@ -53,11 +59,28 @@ class UNetSpec(Strict, frozen=True):
     use_linear_projection: bool
     norm_num_groups: Positive = 32
     norm_eps: Small = 1e-5
+    mid_block: bool = True
+    only_cross_attention: tuple[bool, ...] = ()
+    """By level, whether both attentions of a block look at the context; empty where none does."""
+    time_cond_proj_dim: int | None = None
+    """The width of the guidance scale's embedding, of models that have learnt guidance."""
 
     def __post_init__(self) -> None:
-        """Refuse other numbers of levels."""
-        if not len(self.block_out_channels) == len(self.attention_levels) == len(self.attention_heads):
+        """Refuse other numbers of levels, and inputs that no model has."""
+        levels = len(self.block_out_channels)
+        if not levels == len(self.attention_levels) == len(self.attention_heads):
             raise ValueError("the numbers of widths, of kinds of blocks and of heads differ")
+        *finer, coarsest = self.attention_levels
+        attends = (*finer, coarsest or self.mid_block)
+        for width, heads, has_any in zip(self.block_out_channels, self.attention_heads, attends, strict=True):
+            if has_any and width % heads:
+                raise ValueError(f"{heads} heads cannot share {width} channels")
+        if len(self.only_cross_attention) not in (0, levels):
+            raise ValueError("only_cross_attention has another number of levels")
+        if self.in_channels - self.out_channels not in _SHOWN_BESIDE:
+            raise ValueError(f"it predicts {self.out_channels} channels from {self.in_channels}")
+        if self.time_cond_proj_dim is not None and self.time_cond_proj_dim not in _GUIDANCE_WIDTHS:
+            raise ValueError(f"it embeds guidance in {self.time_cond_proj_dim} numbers, not in 4, 6, 8, … or 4096")
 
 
 class VAESpec(Strict, frozen=True):
@@ -77,16 +100,16 @@ class VAESpec(Strict, frozen=True):
 
 
 def check_channels(name: str, in_channels: int) -> None:
-    """Refuse U-Nets that take more than latents.
+    """Refuse U-Nets that take something else beside latents than a picture, or a mask and what it leaves.
 
     Raises:
-        UnsupportedModelError: it has another number of input channels than 4.
+        UnsupportedModelError: it has another number of input channels than 4, 8 or 9.
 
     """
-    kinds = {9: "an inpainting model", 8: "an instruct-pix2pix model", 5: "a depth-to-image model"}
-    if in_channels != 4:
-        what = kinds.get(in_channels, "a model")
-        raise UnsupportedModelError(f"{name} is {what} (its U-Net takes {in_channels} channels, not 4); {WANTED}")
+    if in_channels - LATENTS not in _SHOWN_BESIDE:
+        what = {5: "a depth-to-image model", 7: "an upscaler"}.get(in_channels, "a model of another kind")
+        known = "4 (text to image), 8 (instruct-pix2pix) or 9 (inpainting)"
+        raise UnsupportedModelError(f"{name} is {what} (its U-Net takes {in_channels} channels, not {known}); {WANTED}")
 
 
 def infer_unet(name: str, tensors: StoredTensors) -> UNetSpec:
@@ -99,24 +122,26 @@ def infer_unet(name: str, tensors: StoredTensors) -> UNetSpec:
 
     """
     conv_in = tensors.get("conv_in.weight")
-    in_channels = conv_in.shape[1] if conv_in is not None and conv_in.ndim == 4 else 4
+    in_channels = conv_in.shape[1] if conv_in is not None and conv_in.ndim == 4 else LATENTS
     check_channels(name, in_channels)
+    guidance = tensors.get("time_embedding.cond_proj.weight")
     with _unknown(name, "U-Net"):
         levels = range(_count(tensors, "down_blocks."))
         context = _most_common(tensors, r".*\.attn2\.to_[kv]\.weight", axis=1)
-        if context == _SD2_CONTEXT:
-            raise UnsupportedModelError(
-                f"{name} is a Stable Diffusion 2 model (its context has {context} channels); {WANTED}"
-            )
+        widths = tuple(_most_common(tensors, rf"down_blocks\.{i}\.{_RESNET_OUTPUT}") for i in levels)
+        by_width = context == _OPEN_CLIP_WIDTH
         return UNetSpec(
             in_channels=in_channels,
-            out_channels=in_channels,
-            block_out_channels=tuple(_most_common(tensors, rf"down_blocks\.{i}\.{_RESNET_OUTPUT}") for i in levels),
+            out_channels=LATENTS,
+            block_out_channels=widths,
             layers_per_block=_count(tensors, "down_blocks.0.resnets."),
             attention_levels=tuple(any(n.startswith(f"down_blocks.{i}.attentions.") for n in tensors) for i in levels),
-            attention_heads=(_SD1_HEADS,) * len(levels),
+            attention_heads=tuple(max(w // _SD2_HEAD_CHANNELS, 1) if by_width else _SD1_HEADS for w in widths),
             cross_attention_dim=context,
             use_linear_projection=any(t.ndim == 2 for n, t in tensors.items() if n.endswith(".proj_in.weight")),
+            mid_block=any(n.startswith("mid_block.") for n in tensors),
+            only_cross_attention=_unless_none([_only_cross(tensors, i, context, widths[i]) for i in levels]),
+            time_cond_proj_dim=guidance.shape[1] if guidance is not None and guidance.ndim == 2 else None,
         )
 
 
@@ -132,8 +157,11 @@ def infer_vae(name: str, tensors: StoredTensors) -> VAESpec:
         )
 
 
-def infer_text_encoder(name: str, tensors: StoredTensors) -> TextEncoderSpec:
-    """Infer the text encoder's sizes from the shapes of its tensors, under their published names; see `infer_unet`."""
+def infer_text_encoder(name: str, tensors: StoredTensors, *, open_clip: bool) -> TextEncoderSpec:
+    """Infer the text encoder's sizes from the shapes of its tensors, under their published names; see `infer_unet`.
+
+    OpenCLIP's is told from OpenAI's CLIP by the names in the file, not by shapes.
+    """
 
     def rows(embedding: str, default: int) -> int:
         tensor = tensors.get(f"text_model.embeddings.{embedding}.weight")
@@ -148,6 +176,7 @@ def infer_text_encoder(name: str, tensors: StoredTensors) -> TextEncoderSpec:
             num_hidden_layers=_count(tensors, "text_model.encoder.layers."),
             num_attention_heads=max(hidden // _CLIP_HEAD_CHANNELS, 1),
             max_position_embeddings=rows("position_embedding", 77),
+            hidden_act="gelu" if open_clip else "quick_gelu",
         )
 
 
@@ -155,13 +184,12 @@ def read_unet_config(name: str, config: Mapping[str, Any]) -> UNetSpec:
     """Read a diffusers `unet/config.json`.
 
     Raises:
-        UnsupportedModelError: it has what SD 1.x never has.
+        UnsupportedModelError: it has what no model of Stable Diffusion 1.x or 2.x has.
         KeyError, TypeError, ValueError: it makes no sense; likewise below.
 
     """
-    check_channels(name, config.get("in_channels", 4))
-    if config.get("cross_attention_dim") == _SD2_CONTEXT:
-        raise UnsupportedModelError(f"{name} is a Stable Diffusion 2 model (its context has 1024 channels); {WANTED}")
+    check_channels(name, config.get("in_channels", LATENTS))
+    # `upcast_attention` is for kernels whose scores overflow in float16. Our fused one sums them in float32 anyway.
     _require(
         f"{name}: unet/config.json",
         config,
@@ -177,32 +205,46 @@ def read_unet_config(name: str, config: Mapping[str, Any]) -> UNetSpec:
         encoder_hid_dim=None,
         flip_sin_to_cos=True,
         freq_shift=0,
+        mid_block_only_cross_attention=None,
         mid_block_scale_factor=1,
-        mid_block_type="UNetMidBlock2DCrossAttn",
         num_attention_heads=None,
-        only_cross_attention=False,
+        out_channels=LATENTS,
+        resnet_out_scale_factor=1,
+        resnet_skip_time_act=False,
         resnet_time_scale_shift="default",
-        time_cond_proj_dim=None,
+        time_embedding_act_fn=None,
+        time_embedding_dim=None,
         time_embedding_type="positional",
+        timestep_post_act=None,
         transformer_layers_per_block=1,
     )
     widths = config["block_out_channels"]
     heads = config.get("attention_head_dim", _SD1_HEADS)  # diffusers' misnomer: it is the number of heads
     kinds = {"CrossAttnDownBlock2D": True, "DownBlock2D": False}
-    unknown = [kind for kind in config["down_block_types"] if kind not in kinds]
+    down = config["down_block_types"]
+    unknown = [kind for kind in down if kind not in kinds]
     if unknown:
         raise UnsupportedModelError(f"{name}: unet/config.json has blocks of the kind {unknown[0]!r}; {WANTED}")
+    _require(
+        f"{name}: unet/config.json", config, up_block_types=[kind.replace("Down", "Up") for kind in reversed(down)]
+    )
+    middle = config.get("mid_block_type", _MIDDLE)
+    if middle is not None:
+        _require(f"{name}: unet/config.json", config, mid_block_type=_MIDDLE)
     values = {
-        "in_channels": config.get("in_channels", 4),
-        "out_channels": config.get("out_channels", 4),
+        "in_channels": config.get("in_channels", LATENTS),
+        "out_channels": LATENTS,
         "block_out_channels": widths,
         "layers_per_block": config.get("layers_per_block", 2),
-        "attention_levels": [kinds[kind] for kind in config["down_block_types"]],
+        "attention_levels": [kinds[kind] for kind in down],
         "attention_heads": heads if isinstance(heads, list) else [heads] * len(widths),
         "cross_attention_dim": config["cross_attention_dim"],
         "use_linear_projection": config.get("use_linear_projection", False),
         "norm_num_groups": config.get("norm_num_groups", 32),
         "norm_eps": config.get("norm_eps", 1e-5),
+        "mid_block": middle is not None,
+        "only_cross_attention": _unless_none(config.get("only_cross_attention") or ()),
+        "time_cond_proj_dim": config.get("time_cond_proj_dim"),
     }
     return msgspec.convert(values, UNetSpec)
 
@@ -248,8 +290,19 @@ def _unknown(name: str, part: str) -> Iterator[None]:
     """Say what cannot be inferred."""
     try:
         yield
-    except LookupError as error:
+    except (LookupError, ValueError) as error:
         raise UnsupportedModelError(f"{name} has an unknown kind of {part}: {error.args[0]}; {WANTED}") from None
+
+
+def _unless_none(levels: Sequence[bool]) -> tuple[bool, ...]:
+    """Return what holds at some levels, or nothing where it holds at none."""
+    return tuple(levels) if any(levels) else ()
+
+
+def _only_cross(tensors: StoredTensors, level: int, context: int, width: int) -> bool:
+    """Tell whether the first attention of a level looks at the context; if both are as wide, shapes do not tell it."""
+    keys = tensors.get(f"down_blocks.{level}.attentions.0.transformer_blocks.0.attn1.to_k.weight")
+    return keys is not None and keys.ndim == 2 and keys.shape[1] == context != width
 
 
 def _most_common(tensors: StoredTensors, pattern: str, axis: int = 0) -> int:

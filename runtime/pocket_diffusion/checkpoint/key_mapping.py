@@ -1,13 +1,13 @@
 """Names of parameters in checkpoints → names as diffusers and transformers publish them, as rules.
 
 A diffusers folder needs next to none. CompVis checkpoints number the U-Net's blocks in one row and the VAE's decoder
-from its end.
+from its end. Those of Stable Diffusion 2 have the text encoder under OpenCLIP's names.
 """
 
 import re
 from collections.abc import Callable, Iterable
 
-from pocket_diffusion.checkpoint.stored_tensor import StoredTensors
+from pocket_diffusion.checkpoint.stored_tensor import StoredTensor, StoredTensors
 from pocket_diffusion.errors import CheckpointError
 
 _SHOWN = 100  # how much of a name from the file an error shows
@@ -15,13 +15,17 @@ _SHOWN = 100  # how much of a name from the file an error shows
 UNET = "model.diffusion_model."
 VAE = "first_stage_model."
 TEXT_ENCODER = "cond_stage_model.transformer."
-"""What CompVis' names of a part begin with."""
+OPEN_CLIP = "cond_stage_model.model."
+"""What CompVis' names of a part begin with; text encoders are OpenAI's CLIP or OpenCLIP's."""
 VAE_PARTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
 """What the names of a VAE begin with; files of its training hold a discriminator beside it."""
 
-# What comes with text encoders and is no weight of theirs: a buffer that holds 0, 1, 2, …, and what compares prompts
-# with pictures.
-_IGNORED = re.compile(r"(^|\.)(position_ids|logit_scale|text_projection(\.weight)?)$")
+# What comes with text encoders and is no weight of theirs: buffers (0, 1, 2, …, and the causal mask), and what compares
+# prompts with pictures.
+_IGNORED = re.compile(r"(^|\.)(position_ids|attn_mask|logit_scale|text_projection(\.weight)?)$")
+# Stable Diffusion 2 takes the output of OpenCLIP's last layer but one (ldm's FrozenOpenCLIPEmbedder, "penultimate"). Of
+# the 24 layers, the last is never computed; files that were made of a diffusers folder do not have it.
+_UNUSED = re.compile(r"transformer\.resblocks\.23\.")
 
 _UNET_RESNET = [
     (r"\.in_layers\.0\.", ".norm1."),
@@ -34,6 +38,7 @@ _UNET_RESNET = [
 _UNET_ENDS = [
     (r"^time_embed\.0\.", "time_embedding.linear_1."),
     (r"^time_embed\.2\.", "time_embedding.linear_2."),
+    (r"^time_embed\.cond_proj\.", "time_embedding.cond_proj."),
     (r"^input_blocks\.0\.0\.", "conv_in."),
     (r"^middle_block\.0\.", "mid_block.resnets.0."),
     (r"^middle_block\.1\.", "mid_block.attentions.0."),
@@ -51,6 +56,16 @@ _VAE_NAMES = [
     (r"\.mid\.attn_1\.", ".mid_block.attentions.0."),
     (r"\.nin_shortcut\.", ".conv_shortcut."),
     (r"\.norm_out\.", ".conv_norm_out."),
+]
+_OPEN_CLIP_NAMES = [
+    (r"^token_embedding\.", "embeddings.token_embedding."),
+    (r"^positional_embedding$", "embeddings.position_embedding.weight"),
+    (r"^transformer\.resblocks\.(\d+)\.", r"encoder.layers.\1."),
+    (r"^ln_final\.", "final_layer_norm."),
+    (r"\.attn\.", ".self_attn."),
+    (r"\.ln_(\d)\.", r".layer_norm\1."),
+    (r"\.mlp\.c_fc\.", ".mlp.fc1."),
+    (r"\.mlp\.c_proj\.", ".mlp.fc2."),
 ]
 # CompVis' names of the VAE's attention, and those of diffusers before version 0.17.
 _VAE_ATTENTION = [
@@ -105,9 +120,21 @@ def single_vae(tensors: StoredTensors) -> StoredTensors:
     return published_vae(_rename(ours, rename))
 
 
+def has_open_clip(names: Iterable[str]) -> bool:
+    """Whether a CompVis checkpoint's text encoder is OpenCLIP's."""
+    names = list(names)
+    return any(n.startswith(OPEN_CLIP) for n in names) and not any(n.startswith(TEXT_ENCODER) for n in names)
+
+
 def compvis_text_encoder(tensors: StoredTensors) -> StoredTensors:
     """Return the text encoder's tensors of a CompVis checkpoint under their published names."""
-    return published_text_encoder(below(TEXT_ENCODER, tensors))
+    if not has_open_clip(tensors):
+        return published_text_encoder(below(TEXT_ENCODER, tensors))
+    ours: StoredTensors = {}
+    for name, tensor in below(OPEN_CLIP, tensors).items():
+        if not _UNUSED.match(name):
+            ours |= _split_projections(name, tensor)
+    return published_text_encoder(_rename(ours, lambda name: _apply(_OPEN_CLIP_NAMES, name)))
 
 
 def published_vae(tensors: StoredTensors) -> StoredTensors:
@@ -120,6 +147,16 @@ def published_text_encoder(tensors: StoredTensors) -> StoredTensors:
     """Return the text encoder's tensors of a diffusers folder under their published names."""
     ours = {name: tensor for name, tensor in tensors.items() if not _IGNORED.search(name)}
     return _rename(ours, lambda name: name if name.startswith("text_model.") else f"text_model.{name}")
+
+
+def _split_projections(name: str, tensor: StoredTensor) -> StoredTensors:
+    """Return queries', keys' and values' projections, which OpenCLIP has in one tensor; any other is returned alone."""
+    layer, found, kind = name.partition(".in_proj_")
+    if not found or not tensor.ndim:
+        return {name: tensor}
+    third, all_rows = tensor.shape[0] // 3, tensor.shape[0]
+    ends = {"q": (0, third), "k": (third, 2 * third), "v": (2 * third, all_rows)}
+    return {f"{layer}.{part}_proj.{kind}": tensor.rows(*rows) for part, rows in ends.items()}
 
 
 def _down_block(number: int, part: int, layers: int) -> str:

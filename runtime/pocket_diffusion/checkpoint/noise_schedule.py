@@ -1,13 +1,16 @@
 """How a model was trained: its noise schedule, and what it predicts."""
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
+import numpy as np
 
 from pocket_diffusion.bundle import NoiseSchedule
+from pocket_diffusion.checkpoint.key_mapping import UNET, has_open_clip
+from pocket_diffusion.checkpoint.stored_tensor import StoredTensors
 from pocket_diffusion.errors import CheckpointError, UnsupportedModelError
 
 Prediction = Literal["epsilon", "v_prediction"]
@@ -44,7 +47,14 @@ _SPELLINGS: dict[str, Literal["epsilon", "v_prediction", "sample"]] = {
     "v_prediction": "v_prediction",
     "x0": "sample",
 }
+# Stable Diffusion 2 comes with either prediction, and most of its files do not say which. The training for velocity has
+# spread this layer norm's biases. ComfyUI looks at it, too; A1111 evaluates the U-Net.
+_TELLTALE = UNET + "output_blocks.11.1.transformer_blocks.0.norm1.bias"
+_SPREAD = 0.09
+_MOST_BIASES = 2**16
+_CONV_IN = UNET + "input_blocks.0.0.weight"
 # The one line of CompVis' configs that matters here is looked for in the text: no YAML of a stranger's is parsed.
+_LDM = "ldm.models.diffusion.ddpm."  # the classes of CompVis' configs; they predict noise by default
 _YAML_LINE = re.compile(r"^[ \t]*parameterization[ \t]*:[ \t]*[\"']?(\w+)[\"']?[ \t]*(?:#.*)?\r?$", re.MULTILINE)
 _MOST_YAML = 2**20  # bytes; Stable Diffusion's have 2 kB
 
@@ -73,22 +83,24 @@ def read_schedule(name: str, config: Mapping[str, Any]) -> NoiseSchedule:
 
 
 def recognise_schedule(
-    path: Path, metadata: Mapping[str, str], names: Collection[str], asked: Prediction | None
+    path: Path, metadata: Mapping[str, str], tensors: StoredTensors, asked: Prediction | None
 ) -> tuple[NoiseSchedule, str]:
     """Return the schedule of a single file, which is Stable Diffusion's, and why it says what the model predicts.
 
     Where no prediction is asked for, a `.yaml` beside the file comes first, since a person has put it there; then the
-    file's metadata; then the names of its tensors.
+    file's metadata; then the names of its tensors; and of Stable Diffusion 2, the numbers of one of them.
 
     Raises:
-        CheckpointError: a prediction that is not known.
+        CheckpointError: a prediction that is not known; or the file cannot be read any more.
 
     """
-    schedule = NoiseSchedule(rescale_betas_zero_snr=_ZERO_SNR_MARKER in names)
+    schedule = NoiseSchedule(rescale_betas_zero_snr=_ZERO_SNR_MARKER in tensors)
     if asked is not None:
         return msgspec.structs.replace(schedule, prediction_type=asked), "as asked"
     yaml = path.with_suffix(".yaml")
-    for said, why in ((_parameterization(yaml), f"by {yaml.name}"), (metadata.get(_METADATA), f"by its {_METADATA}")):
+    text = _read_text(yaml)
+    line = _YAML_LINE.search(text)
+    for said, why in ((line and line[1], f"by {yaml.name}"), (metadata.get(_METADATA), f"by its {_METADATA}")):
         if said is None:
             continue
         prediction = _SPELLINGS.get(said)
@@ -97,17 +109,32 @@ def recognise_schedule(
                 f"{path} predicts {said[:100]!r} {why}; known are: {', '.join(_SPELLINGS)}; choose with --prediction"
             )
         return msgspec.structs.replace(schedule, prediction_type=prediction), why
-    if _V_MARKER in names:
+    if _V_MARKER in tensors:
         return msgspec.structs.replace(schedule, prediction_type="v_prediction"), f"by its tensor {_V_MARKER!r}"
-    return schedule, "by default"
+    spread = _spread(tensors) if has_open_clip(tensors) else None
+    if spread is None:
+        return schedule, "by default"
+    if _LDM in text:
+        return schedule, f"by {yaml.name}, which names no other"
+    prediction = "v_prediction" if spread > _SPREAD else "epsilon"
+    why = f"guessed by the spread of a norm's biases ({spread:.2g}); if pictures are noise, choose with --prediction"
+    return msgspec.structs.replace(schedule, prediction_type=prediction), why
 
 
-def _parameterization(path: Path) -> str | None:
-    """Return what a CompVis config says the model predicts; ldm's default is "eps"."""
+def _spread(tensors: StoredTensors) -> float | None:
+    """Return the standard deviation of the telltale biases; None of a model that was never trained for velocity."""
+    biases, first = tensors.get(_TELLTALE), tensors.get(_CONV_IN)
+    if biases is None or not 0 < biases.size <= _MOST_BIASES or not biases.is_floating_point:
+        return None
+    if first is None or first.ndim < 2 or first.shape[1] != 4:  # inpainting and its like predict the noise
+        return None
+    return float(np.std(biases.read().astype(np.float64)))
+
+
+def _read_text(path: Path) -> str:
+    """Return the beginning of a text file, or nothing where there is none."""
     try:
         with path.open("rb") as file:
-            text = file.read(_MOST_YAML).decode("utf-8", "replace")
+            return file.read(_MOST_YAML).decode("utf-8", "replace")
     except OSError:
-        return None
-    found = _YAML_LINE.search(text)
-    return found[1] if found else None
+        return ""

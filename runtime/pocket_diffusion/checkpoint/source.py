@@ -3,31 +3,36 @@
 A source is a CompVis file (.ckpt, .safetensors) or a diffusers folder.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from pocket_diffusion.bundle import Defaults, NoiseSchedule
+from pocket_diffusion.bundle import Architecture, Defaults, NoiseSchedule
 from pocket_diffusion.checkpoint import architecture, key_mapping, recognition
 from pocket_diffusion.checkpoint.architecture import TextEncoderSpec, UNetSpec, VAESpec
 from pocket_diffusion.checkpoint.config_files import blamed_on, read_json, read_license
+from pocket_diffusion.checkpoint.default_settings import Check, settings_of_file, settings_of_folder
 from pocket_diffusion.checkpoint.ema_names import ema_as_plain, has_ema
+from pocket_diffusion.checkpoint.families import find_family
+from pocket_diffusion.checkpoint.families.family import Traits, architecture_of
 from pocket_diffusion.checkpoint.noise_schedule import Prediction, read_schedule, recognise_schedule
 from pocket_diffusion.checkpoint.stored_tensor import StoredTensors
 from pocket_diffusion.checkpoint.tensor_file import read_tensor_file
-from pocket_diffusion.checkpoint.tokenizer_files import TokenizerFiles, find_tokenizer
+from pocket_diffusion.checkpoint.tokenizer_files import END, OPEN_CLIP_PADDING, TokenizerFiles, find_tokenizer
 from pocket_diffusion.errors import CheckpointNotFoundError, UnsupportedModelError
 
 # The parts of a diffusers folder with weights, and the stem of the weights' file name.
 WEIGHT_STEMS = {"text_encoder": "model", "unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model"}
 # In the order of preference: a safe format before a pickle, full precision before half.
 _WEIGHT_SUFFIXES = (".safetensors", ".fp16.safetensors", ".bin", ".fp16.bin")
-
-USUAL_DRAWING: dict[str, Any] = {"steps": 15, "sampler": "dpmpp_2m", "scheduler": "trailing"}
-"""How a checkpoint is drawn that does not say otherwise: near the solution in few steps (benchmarks/samplers.py)."""
+# What padding is where no file says it.
+_PADDING: dict[Architecture, str] = {"stable-diffusion-1": END, "stable-diffusion-2": OPEN_CLIP_PADDING}
+# Whose text encoder, or U-Net, has contexts of so many channels.
+_CONTEXTS = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x"}
+_TITLE = "modelspec.title"
 
 Spec = TypeVar("Spec", TextEncoderSpec, UNetSpec, VAESpec)
 
@@ -61,6 +66,11 @@ class Source:
     notes: tuple[str, ...]
     """What was chosen where there was a choice, and why."""
 
+    @property
+    def architecture(self) -> Architecture:
+        """See `architecture_of`."""
+        return architecture_of(self.text_encoder.spec)
+
 
 def read_source(
     path: Path,
@@ -68,17 +78,16 @@ def read_source(
     tokenizer: Path | None = None,
     vae: Path | None = None,
     prediction: Prediction | None = None,
-    check_defaults: Callable[[Defaults], Defaults],
+    check_defaults: Check,
 ) -> Source:
-    """Read what a checkpoint holds, but none of its tensors' numbers.
+    """Read what a checkpoint holds, but none of its tensors' numbers (save one layer norm's; see `recognise_schedule`).
 
     Args:
         path: a file or a diffusers folder.
         tokenizer: a folder with CLIP's two files, in place of the source's.
         vae: a file that has a VAE, or a diffusers folder of one, in place of the source's.
         prediction: what the model predicts, in place of what the source says.
-        check_defaults: returns default settings with the names of sampler and scheduler as we write them, or raises
-            ValueError. The samplers are no business of this room.
+        check_defaults: see `Check`; the samplers are no business of this room.
 
     Raises:
         CheckpointError: and those below it, see `pocket_diffusion.errors`.
@@ -86,13 +95,25 @@ def read_source(
     """
     asked = _Asked(tokenizer, None if vae is None else _read_vae(vae), prediction, check_defaults)
     source = _read_folder(path, asked) if path.is_dir() else _read_file(path, asked)
-    made, taken = source.vae.spec.latent_channels, source.unet.spec.in_channels
+    _check_parts(source)
+    return source
+
+
+def _check_parts(source: Source) -> None:
+    """Refuse parts of different families, whose widths differ."""
+    made, taken = source.vae.spec.latent_channels, source.unet.spec.out_channels
     if made != taken:
         raise UnsupportedModelError(
             f"{source.vae.name} makes latents of {made} channels, the U-Net of {source.name} takes {taken}; give the "
             "VAE that belongs to it with --vae"
         )
-    return source
+    made, taken = source.text_encoder.spec.hidden_size, source.unet.spec.cross_attention_dim
+    if made != taken:
+        raise UnsupportedModelError(
+            f"{source.name} has parts of different families: a text encoder whose contexts have {made} channels "
+            f"({_CONTEXTS.get(made, 'unknown')}) and a U-Net that takes {taken} ({_CONTEXTS.get(taken, 'unknown')}); "
+            "get the text encoder and the U-Net of one model"
+        )
 
 
 def choose_weights(part: str, names: Iterable[str], where: object) -> str:
@@ -129,7 +150,7 @@ class _Asked:
     tokenizer: Path | None
     vae: _OtherVAE | None
     prediction: Prediction | None
-    check_defaults: Callable[[Defaults], Defaults]
+    check_defaults: Check
 
     @property
     def files(self) -> dict[str, Path]:
@@ -160,7 +181,8 @@ def _read_file(path: Path, asked: _Asked) -> Source:
     file = read_tensor_file(path)
     tensors, notes = _choose_average(file.tensors)
     recognition.check_compvis(str(path), tensors, vae_elsewhere=asked.vae is not None)
-    schedule, why = recognise_schedule(path, file.metadata, tensors.keys(), asked.prediction)
+    schedule, why = recognise_schedule(path, file.metadata, tensors, asked.prediction)
+    open_clip = key_mapping.has_open_clip(tensors)
     tensors = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point}
     text_encoder, unet = key_mapping.compvis_text_encoder(tensors), key_mapping.compvis_unet(tensors)
     if asked.vae is None:
@@ -169,24 +191,21 @@ def _read_file(path: Path, asked: _Asked) -> Source:
     else:
         vae = asked.vae.network
         _check_scale(vae, architecture.SCALING_FACTOR, path.name)
-    text_encoder_spec = architecture.infer_text_encoder(str(path), text_encoder)
-    # Stable Diffusion 1.x was trained at latents of 64 x 64; a file of tensors does not say it.
-    side = 64 * vae.spec.downscale
-    with blamed_on(path):
-        defaults = msgspec.convert({"width": side, "height": side} | USUAL_DRAWING, Defaults)
+    text_encoder_spec = architecture.infer_text_encoder(str(path), text_encoder, open_clip=open_clip)
+    unet_spec = architecture.infer_unet(str(path), unet)
+    names = (path.name, file.metadata.get(_TITLE, ""))
+    model = find_family(Traits(names, text_encoder_spec, unet_spec, schedule))
     return Source(
         name=path.name,
         files={path.name: path} | asked.files,
         text_encoder=Network(path.name, text_encoder_spec, text_encoder),
-        unet=Network(path.name, architecture.infer_unet(str(path), unet), unet),
+        unet=Network(path.name, unet_spec, unet),
         vae=vae,
         schedule=schedule,
-        tokenizer=find_tokenizer(
-            asked.tokenizer, [path.parent, path.parent / "tokenizer"], text_encoder_spec.vocab_size
-        ),
-        defaults=asked.check_defaults(defaults),
+        tokenizer=_find_tokenizer(asked, (path.parent, path.parent / "tokenizer"), text_encoder_spec),
+        defaults=settings_of_file(path, model, vae.spec.downscale, asked.check_defaults),
         license=file.metadata.get("modelspec.license"),
-        notes=(_prediction_note(schedule, why), *notes, *asked.notes),
+        notes=(_prediction_note(schedule, why), *model.notes, *notes, *asked.notes),
     )
 
 
@@ -214,30 +233,36 @@ def _read_folder(root: Path, asked: _Asked) -> Source:
     unet_config = config("unet")
     with blamed_on(root / "unet" / "config.json"):
         unet_spec = architecture.read_unet_config(str(root), unet_config)
+    vae_spec = None
     if asked.vae is None or (root / "vae" / "config.json").exists():
-        with blamed_on(root / "vae" / "config.json"):
-            vae_spec = architecture.read_vae_config(str(root), config("vae"))
-    else:
-        vae_spec = asked.vae.network.spec
+        vae_config = config("vae")
+        if vae_config.get("_class_name") != "AutoencoderTiny":  # which says nothing of the scale of latents
+            with blamed_on(root / "vae" / "config.json"):
+                vae_spec = architecture.read_vae_config(str(root), vae_config)
     with blamed_on(root / "text_encoder" / "config.json"):
         text_encoder_spec = architecture.read_text_encoder_config(str(root), config("text_encoder"))
-    schedule, why = NoiseSchedule(), "by default"
+    schedule, why, scheduler = NoiseSchedule(), "by default", None
     if (root / "scheduler" / "scheduler_config.json").exists():
+        scheduler_config = config("scheduler", "scheduler_config.json")
         with blamed_on(root / "scheduler" / "scheduler_config.json"):
-            schedule = read_schedule(str(root), config("scheduler", "scheduler_config.json"))
-            why = "by its scheduler's config"
+            schedule = read_schedule(str(root), scheduler_config)
+        why, scheduler = "by its scheduler's config", str(scheduler_config.get("_class_name"))
     if asked.prediction is not None:
         schedule, why = msgspec.structs.replace(schedule, prediction_type=asked.prediction), "as asked"
     parts = [part for part in WEIGHT_STEMS if part != "vae" or asked.vae is None]
     names = {part: f"{part}/{choose_weights(part, _names_in(root / part), root)}" for part in parts}
     name = root.resolve().name
-    if asked.vae is None:
-        own = key_mapping.published_vae(read_tensor_file(root / names["vae"]).tensors)
-        vae = Network(name, vae_spec, own)
-    else:
+    if asked.vae is not None:
         vae = asked.vae.network
-        _check_scale(vae, vae_spec.scaling_factor, name)
+        if vae_spec is not None:
+            _check_scale(vae, vae_spec.scaling_factor, name)
+    elif vae_spec is None:
+        raise UnsupportedModelError(f"{name} has a tiny VAE alone; name a whole one with --vae")
+    else:
+        vae = Network(name, vae_spec, key_mapping.published_vae(read_tensor_file(root / names["vae"]).tensors))
     text_encoder = key_mapping.published_text_encoder(read_tensor_file(root / names["text_encoder"]).tensors)
+    model = find_family(Traits((name,), text_encoder_spec, unet_spec, schedule, scheduler))
+    sample_size = unet_config.get("sample_size")
     return Source(
         name=name,
         files={file: root / file for file in names.values()} | asked.files,
@@ -245,18 +270,23 @@ def _read_folder(root: Path, asked: _Asked) -> Source:
         unet=Network(name, unet_spec, read_tensor_file(root / names["unet"]).tensors),
         vae=vae,
         schedule=schedule,
-        tokenizer=find_tokenizer(asked.tokenizer, (root / "tokenizer",), text_encoder_spec.vocab_size),
-        defaults=_read_defaults(root, unet_config.get("sample_size", 64), vae.spec.downscale, asked.check_defaults),
+        tokenizer=_find_tokenizer(asked, (root / "tokenizer",), text_encoder_spec),
+        defaults=settings_of_folder(root, sample_size, model, vae.spec.downscale, asked.check_defaults),
         license=read_license(root / "README.md"),
-        notes=(_prediction_note(schedule, why), *asked.notes),
+        notes=(_prediction_note(schedule, why), *model.notes, *asked.notes),
     )
+
+
+def _find_tokenizer(asked: _Asked, places: Iterable[Path], text_encoder: TextEncoderSpec) -> TokenizerFiles:
+    padding = _PADDING[architecture_of(text_encoder)]
+    return find_tokenizer(asked.tokenizer, places, text_encoder.vocab_size, padding=padding)
 
 
 def _check_scale(vae: Network[VAESpec], wanted: float, name: str) -> None:
     if vae.spec.scaling_factor != wanted:
         raise UnsupportedModelError(
             f"{vae.name} scales latents by {vae.spec.scaling_factor:g}, {name} by {wanted:g}: it is the VAE of another "
-            "family of models; give one of Stable Diffusion 1.x with --vae"
+            "family of models; give one of Stable Diffusion 1.x or 2.x with --vae"
         )
 
 
@@ -267,30 +297,3 @@ def _prediction_note(schedule: NoiseSchedule, why: str) -> str:
 
 def _names_in(folder: Path) -> list[str]:
     return [path.name for path in folder.glob("*")]
-
-
-def _read_defaults(
-    root: Path, sample_size: int | list[int], downscale: int, check_defaults: Callable[[Defaults], Defaults]
-) -> Defaults:
-    """Return the size the U-Net was trained at, and what a `generation_config.json` adds."""
-
-    def check(values: dict[str, Any]) -> Defaults:
-        defaults = msgspec.convert(values, Defaults)
-        for side in (defaults.width, defaults.height):
-            if side % downscale:
-                raise ValueError(f"sides are multiples of {downscale}, not {side}")
-        return check_defaults(defaults)
-
-    with blamed_on(root / "unet" / "config.json"):
-        height, width = sample_size if isinstance(sample_size, list) else (sample_size, sample_size)
-        chosen = {"width": int(width) * downscale, "height": int(height) * downscale} | USUAL_DRAWING
-        usual = check(chosen)
-    path = root / "generation_config.json"
-    if not path.exists():
-        return usual
-    wanted = read_json(path, f"{root} has no default settings")
-    if "sampler" in wanted:
-        chosen["scheduler"] = None  # the usual one belongs to the usual sampler
-    chosen |= {key: wanted[key] for key in Defaults.__struct_fields__ if key in wanted}
-    with blamed_on(path):
-        return check(chosen)

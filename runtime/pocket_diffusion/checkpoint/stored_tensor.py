@@ -91,6 +91,11 @@ class StoredTensor:
             return self
         return replace(self, shape=self.shape[:2], strides=self.strides[:2])
 
+    def rows(self, begin: int, end: int) -> "StoredTensor":
+        """Return the part that has the entries `begin` to `end` (not counted) of the first axis."""
+        offset = self.offset + begin * self.strides[0] * SIZES[self.dtype]
+        return replace(self, shape=(end - begin, *self.shape[1:]), offset=offset)
+
     def read(self) -> NDArray[Any]:
         """Return the numbers, in an array of their own: bfloat16 as float32, all else as it is stored.
 

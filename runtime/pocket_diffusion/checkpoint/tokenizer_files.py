@@ -9,7 +9,11 @@ from typing import Any
 
 from pocket_diffusion.errors import CheckpointError, TokenizerNotFoundError
 
-_START, _END = "<|startoftext|>", "<|endoftext|>"
+END = "<|endoftext|>"
+"""What OpenAI's CLIP fills a prompt up with."""
+OPEN_CLIP_PADDING = "!"
+"""OpenCLIP fills up with zeros, and this is the token of that id."""
+_START = "<|startoftext|>"
 _CLIP_MERGES = Path(__file__).parent / "clip" / "merges.txt.gz"
 _CLIP_TOKENS = 49408
 # What stands for each of the 256 bytes: printable characters of Latin-1 for themselves, then others for the rest.
@@ -30,10 +34,13 @@ class TokenizerFiles:
     pad_id: int
 
 
-def find_tokenizer(given: Path | None, places: Iterable[Path], vocab_size: int) -> TokenizerFiles:
+def find_tokenizer(
+    given: Path | None, places: Iterable[Path], vocab_size: int, *, padding: str = END
+) -> TokenizerFiles:
     """Read the tokenizer from a folder that is given, or else from the first of some places that has one.
 
-    Where none has, CLIP's own stands in, if the text encoder has as many tokens.
+    Where none has, CLIP's own stands in, if the text encoder has as many tokens. `padding` is the token that a prompt
+    is filled up with where the files do not say it.
 
     Raises:
         TokenizerNotFoundError: none has; says where it was looked for.
@@ -41,9 +48,9 @@ def find_tokenizer(given: Path | None, places: Iterable[Path], vocab_size: int) 
 
     """
     places = list(places) if given is None else [given]
-    found = next((files for place in places if (files := _read_place(place)) is not None), None)
+    found = next((files for place in places if (files := _read_place(place, padding)) is not None), None)
     if found is None and given is None and vocab_size == _CLIP_TOKENS:
-        found = _clip_files()
+        found = _clip_files(padding)
     if found is None:
         raise TokenizerNotFoundError(
             f"no tokenizer (vocab.json and merges.txt) in {', '.join(map(str, places))}; "
@@ -57,30 +64,31 @@ def find_tokenizer(given: Path | None, places: Iterable[Path], vocab_size: int) 
     return found
 
 
-def _clip_files() -> TokenizerFiles:
+def _clip_files(padding: str) -> TokenizerFiles:
     """Return CLIP's files: two tokens a byte, within a word and at its end, one a merge, and the two that frame."""
     merges = gzip.decompress(_CLIP_MERGES.read_bytes())
     pairs = merges.decode().splitlines()[1:]
-    tokens = [*_BYTES, *(byte + "</w>" for byte in _BYTES), *(pair.replace(" ", "") for pair in pairs), _START, _END]
-    vocab = json.dumps({token: number for number, token in enumerate(tokens)}, ensure_ascii=False)
-    return TokenizerFiles(vocab.encode(), merges, _CLIP_TOKENS, _CLIP_TOKENS - 2, _CLIP_TOKENS - 1, _CLIP_TOKENS - 1)
+    tokens = [*_BYTES, *(byte + "</w>" for byte in _BYTES), *(pair.replace(" ", "") for pair in pairs), _START, END]
+    ids = {token: number for number, token in enumerate(tokens)}
+    vocab = json.dumps(ids, ensure_ascii=False)
+    return TokenizerFiles(vocab.encode(), merges, _CLIP_TOKENS, ids[_START], ids[END], ids[padding])
 
 
-def _read_place(place: Path) -> TokenizerFiles | None:
+def _read_place(place: Path, padding: str) -> TokenizerFiles | None:
     if (place / "vocab.json").is_file() and (place / "merges.txt").is_file():
-        return _check(place, _read(place / "vocab.json"), _read(place / "merges.txt"))
+        return _check(place, _read(place / "vocab.json"), _read(place / "merges.txt"), padding)
     if (place / "tokenizer.json").is_file():
-        return _check(place, *_split_tokenizer_json(place / "tokenizer.json"))
+        return _check(place, *_split_tokenizer_json(place / "tokenizer.json"), padding)
     return None
 
 
-def _check(place: Path, vocab: bytes, merges: bytes) -> TokenizerFiles:
+def _check(place: Path, vocab: bytes, merges: bytes, padding: str) -> TokenizerFiles:
     try:
         ids = json.loads(vocab)
         size = 1 + max(ids.values())
-        start, end = ids[_START], ids[_END]
+        start, end = ids[_START], ids[END]
         merges.decode()
-        pad = ids.get(_pad_token(place), end)
+        pad = ids.get(_pad_token(place, padding), end)
     except (ValueError, AttributeError, TypeError, KeyError, RecursionError) as error:
         raise CheckpointError(
             f"{place}: vocab.json or merges.txt is not CLIP's ({error!r}); fetch them again"
@@ -110,13 +118,17 @@ def _split_tokenizer_json(path: Path) -> tuple[bytes, bytes]:
         raise CheckpointError(f"{path} is not a byte-pair tokenizer ({error!r}); fetch it again") from None
 
 
-def _pad_token(place: Path) -> str:
-    """Return what a prompt is filled up with; Stable Diffusion 1.x takes the end token."""
+def _pad_token(place: Path, default: str) -> str:
+    """Return what a prompt is filled up with.
+
+    Stable Diffusion 2's folders name OpenCLIP's padding in the first of the files and CLIP's in the second;
+    transformers takes the first.
+    """
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         try:
             token: Any = json.loads(_read(place / name)).get("pad_token")
         except (ValueError, AttributeError, RecursionError):  # missing or damaged, it says nothing
             continue
         if token is not None:
-            return str(token.get("content", _END) if isinstance(token, dict) else token)
-    return _END
+            return str(token.get("content", default) if isinstance(token, dict) else token)
+    return default

@@ -86,6 +86,19 @@ def test_refuses_tensors_that_cost_more_than_their_numbers(tmp_path: Path) -> No
     assert describe((1000, 2), (5, 1)).span == 4997
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "model.ckpt"])
+def test_rows_are_a_part_of_the_first_axis(tmp_path: Path, name: str) -> None:
+    arrays = {"before": np.ones(3, np.float16), "a": np.arange(24, dtype=np.float32).reshape(6, 4)}
+    arrays["b"] = np.asfortranarray(arrays["a"]) if name.endswith(".ckpt") else arrays["a"][:, 0].copy()
+    write = write_safetensors if name.endswith(".safetensors") else write_torch_file
+    tensors = read_tensor_file(write(tmp_path / name, arrays)).tensors
+    for key in ("a", "b"):
+        for begin, end in ((0, 2), (2, 4), (4, 6), (3, 3)):
+            rows = tensors[key].rows(begin, end)
+            np.testing.assert_array_equal(rows.read(), arrays[key][begin:end])
+            assert rows.shape == arrays[key][begin:end].shape
+
+
 def test_a_1x1_convolution_is_a_matrix(tmp_path: Path) -> None:
     weights = np.arange(6, dtype=np.float32).reshape(2, 3, 1, 1)
     tensors = read_tensor_file(write_safetensors(tmp_path / "a.safetensors", {"a": weights})).tensors

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pocket_diffusion.checkpoint.tokenizer_files import find_tokenizer
+from pocket_diffusion.checkpoint.tokenizer_files import OPEN_CLIP_PADDING, find_tokenizer
 from pocket_diffusion.errors import CheckpointError, TokenizerNotFoundError
 
 CLIP_FILES = Path(__file__).parents[2] / "data" / "clip"
@@ -65,6 +65,14 @@ def test_what_a_prompt_is_filled_up_with_is_read_from_either_file(tmp_path: Path
     place = write_tokenizer(tmp_path / "place")
     (place / name).write_text(json.dumps({"pad_token": {"content": "<|startoftext|>"}}))
     assert find_tokenizer(place, [], CLIP_TOKENS).pad_id == 49406
+
+
+def test_openclip_fills_up_with_zeros_where_no_file_says_otherwise(tmp_path: Path) -> None:
+    assert find_tokenizer(None, [tmp_path], CLIP_TOKENS, padding=OPEN_CLIP_PADDING).pad_id == 0
+    assert find_tokenizer(CLIP_FILES, [], CLIP_TOKENS, padding=OPEN_CLIP_PADDING).pad_id == 0
+    place = write_tokenizer(tmp_path / "place")
+    (place / "tokenizer_config.json").write_text(json.dumps({"pad_token": "<|endoftext|>"}))
+    assert find_tokenizer(place, [], CLIP_TOKENS, padding=OPEN_CLIP_PADDING).pad_id == 49407
 
 
 def test_a_hostile_file_says_nothing_of_it(tmp_path: Path) -> None:
