@@ -5,18 +5,20 @@ layers that bear it → compare the whole → write the graph over the exact gra
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 import numpy as np
 import onnx_ir as ir
 import torch
 
-from pocket_diffusion.bundle import Bundle, Component, Int8Graph, sha256_of
-from pocket_diffusion.calibration import PROMPTS, Evaluation, calibrate
+from pocket_diffusion.bundle import Component, Int8Graph, sha256_of
+from pocket_diffusion.calibration import Evaluation
 from pocket_diffusion.certificate import Certificate, LayerFigure
+from pocket_diffusion.layers import LayerTable
 from pocket_export.graph_file import write_graph
 from pocket_export.int8_graph import int8_graph, rounded_layers, share_weights
 from pocket_export.memory import measure_memory
@@ -27,6 +29,7 @@ from pocket_export.rewrite.initializers import MIN_ELEMENTS
 from pocket_export.rewrite.int8_products import Form
 from pocket_export.rewrite.store_int8 import LARGEST_ERROR
 from pocket_export.sensitivity import RoundingErrors, measure_int8_errors, measure_rounding_errors
+from pocket_export.shallow import give_deep, with_shallow_memory, write_shallow
 from pocket_export.targets import PREPARED
 from pocket_export.trace import trace
 
@@ -48,23 +51,40 @@ _MEASURED = 4
 """So many evaluations are measured layer by layer, at equal distances over all of them."""
 
 
-class Certifier:
-    """Makes the 8-bit graphs of a bundle that is complete but for them."""
+class Measured(Protocol):
+    """What the exact graphs have computed, which 8-bit graphs are compared with: a `Calibration`, as a rule."""
 
-    def __init__(self, bundle: Bundle, progress: Progress, forms: FirstForms | None = None) -> None:
-        """Draw with the exact graphs.
+    @property
+    def evaluations(self) -> Mapping[str, Sequence[Evaluation]]:
+        """What went through each network, by role."""
+
+    @property
+    def what(self) -> str:
+        """What was computed, in one line."""
+
+    def errors(self, role: str, component: Component, evaluations: Sequence[Evaluation]) -> list[float]:
+        """See `Calibration.errors`."""
+
+    def psnr(self, role: str, component: Component) -> float | None:
+        """See `Calibration.psnr`."""
+
+
+class Certifier:
+    """Makes the 8-bit graphs of components that are complete but for them."""
+
+    def __init__(self, folder: Path, measured: Measured, progress: Progress, forms: FirstForms | None = None) -> None:
+        """Write into the folder of the components.
 
         `forms` says in which forms layers are computed whatever the network's error; without it, `first_form` and what
         the bound asks for.
         """
-        self._bundle = bundle
+        self._folder = folder
+        self._measured = measured
         self._progress = progress
         self._first_form = forms or first_form
         self._climbs = forms is None
-        progress.begin("", "draw", f"drawing {len(PROMPTS)} pictures to measure 8-bit arithmetic on")
-        self._drawn = calibrate(bundle, encode=True)
 
-    def certify(self, part: Part) -> Component:
+    def certify(self, part: Part, component: Component) -> Component:
         """Write a part's 8-bit graph and certificate, and return its component with them.
 
         Raises:
@@ -77,8 +97,7 @@ class Certifier:
         for rewrite in PREPARED:
             model = rewrite(model)
         storage_errors = model.meta["int8_errors"] = measure_int8_errors(part)
-        component = self._bundle.manifest.component(part.name)
-        evaluations = self._drawn.evaluations[part.name]
+        evaluations = self._measured.evaluations[part.name]
         begin("layers", f"measuring 8-bit arithmetic on {part.name}, layer by layer")
         some = evaluations[:: math.ceil(len(evaluations) / _MEASURED)]
         errors = {
@@ -91,7 +110,7 @@ class Certifier:
         while True:
             graph = int8_graph(model, forms)
             in_8_bits = self._write(graph, component)
-            error = np.median(self._drawn.errors(part.name, in_8_bits, some))
+            error = np.median(self._measured.errors(part.name, in_8_bits, some))
             self._progress.tell(f"8-bit arithmetic on {part.name}: {error:.1e} off, at most {BOUND:.1e}")
             if not forms or not self._climbs or error <= BOUND:
                 break
@@ -99,12 +118,17 @@ class Certifier:
 
         begin("certificate", f"certifying 8-bit arithmetic on {part.name}")
         rounded = rounded_layers(graph)
-        found = self._drawn.errors(part.name, in_8_bits, evaluations)
-        folder = self._bundle.root
+        found = self._measured.errors(part.name, in_8_bits, evaluations)
+        folder = self._folder
+        memory = measure_memory(part, folder, in_8_bits, multiplies_in_8_bits=True)
+        if component.shallow is not None:
+            shallow = write_shallow(graph, folder, in_8_bits, _layers(component, folder))
+            in_8_bits = with_shallow_memory(msgspec.structs.replace(in_8_bits, memory=memory, shallow=shallow))
         int8 = Int8Graph(
             graph=in_8_bits.graph,
             certificate=f"{part.name}.certificate.json",
-            memory=measure_memory(part, folder, in_8_bits, multiplies_in_8_bits=True),
+            memory=memory,
+            shallow=in_8_bits.shallow,
         )
         certificate = Certificate(
             graph_sha256=sha256_of(folder / int8.graph),
@@ -113,8 +137,8 @@ class Certifier:
             relative_error=float(np.median(found)),
             largest_error=max(found),
             evaluations=len(found),
-            psnr_db=self._drawn.psnr(part.name, in_8_bits),
-            what=self._drawn.what,
+            psnr_db=self._measured.psnr(part.name, in_8_bits),
+            what=self._measured.what,
             layers=tuple(
                 LayerFigure(
                     name=name,
@@ -132,8 +156,10 @@ class Certifier:
     def _write(self, graph: ir.Model, component: Component) -> Component:
         """Write a graph over a component's weights, and return the component that it is."""
         name = f"{Path(component.graph).stem}.int8.onnx"
-        share_weights(graph, self._bundle.root, component)
-        write_graph(graph, self._bundle.root / name)
+        share_weights(graph, self._folder, component)
+        if component.shallow is not None:
+            give_deep(graph)
+        write_graph(graph, self._folder / name)
         return msgspec.structs.replace(component, graph=name)
 
 
@@ -160,6 +186,12 @@ def error_of(errors: RoundingErrors, form: Form) -> float:
     """Return a layer's error in a form: infinite where it cannot have that form."""
     error: float | None = getattr(errors, form)
     return math.inf if error is None else error
+
+
+def _layers(component: Component, folder: Path) -> LayerTable:
+    """Read the layer table of a component that was written."""
+    assert component.layers is not None  # noqa: S101 - all have one since format 3
+    return msgspec.json.decode((folder / component.layers).read_bytes(), type=LayerTable)
 
 
 def _as_tensors(part: Part, evaluation: Evaluation) -> tuple[torch.Tensor, ...]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 import onnx_ir as ir
 
+from pocket_diffusion.addon import TINY_VAE, check_latents
 from pocket_diffusion.bundle import (
     CONCEPTS,
     FORMAT_VERSION,
@@ -28,12 +29,14 @@ from pocket_diffusion.bundle import (
     WeightStorage,
     sha256_of,
 )
+from pocket_diffusion.calibration import PROMPTS, calibrate
 from pocket_diffusion.checkpoint.noise_schedule import Prediction
+from pocket_diffusion.checkpoint.tiny_vae import read_tiny_vae
 from pocket_diffusion.machine.cpu import products_are_right
 from pocket_diffusion.machine.session import onnxruntime
 from pocket_diffusion.model.lora import LoraSpec
 from pocket_diffusion.writer import BundleWriter, OnProgress
-from pocket_export.certify import Certifier, FirstForms
+from pocket_export.certify import Certifier
 from pocket_export.checkpoint import Checkpoint, read_checkpoint
 from pocket_export.graph_file import layer_table, write_graph
 from pocket_export.memory import measure_memory
@@ -41,7 +44,9 @@ from pocket_export.parity import measure_parity
 from pocket_export.parts import PARTS, Part, check_tensors, part_sizes
 from pocket_export.progress import Progress, plan
 from pocket_export.sensitivity import measure_int8_errors
+from pocket_export.shallow import give_deep, with_shallow_memory, write_shallow
 from pocket_export.targets import OLDEST_ONNXRUNTIME, Recipe, recipe
+from pocket_export.tiny_vae import export_tiny_vae
 from pocket_export.trace import trace
 
 _BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
@@ -56,10 +61,10 @@ def export(
     weights: WeightStorage = "fp16",
     tokenizer: str | os.PathLike[str] | None = None,
     vae: str | os.PathLike[str] | None = None,
+    tiny_vae: str | os.PathLike[str] | None = None,
     prediction: Prediction | None = None,
     loras: Iterable[str | os.PathLike[str] | LoraSpec] = (),
     force: bool = False,
-    first_forms: FirstForms | None = None,
     on_progress: OnProgress | None = None,
 ) -> Bundle:
     """Turn a checkpoint into a bundle; it appears at `output` complete and checked, or not at all.
@@ -71,14 +76,14 @@ def export(
         weights: how weights are stored.
         tokenizer: a folder with vocab.json and merges.txt, in place of the source's or CLIP's.
         vae: a file or folder that has a VAE, in place of the source's.
+        tiny_vae: a file or folder of a tiny VAE that is to lie with the bundle.
         prediction: what the model predicts, in place of what the source says.
         loras: what is added to the weights for good; each is `FILE`, `FILE:SCALE` or a `LoraSpec`.
         force: replace a bundle that is there.
-        first_forms: the forms of layers in 8 bits, in place of those that are measured to keep a bound.
         on_progress: is told what is being done, and the share of the work that is done.
 
     Raises:
-        CheckpointError: the source cannot be read or is no Stable Diffusion 1.x; see those below it.
+        CheckpointError: the source cannot be read or is no Stable Diffusion; see those below it.
         InvalidRequestError: no bundle is made for that target with that storage of weights, or a LoRA does not fit.
         OutputExistsError, OutputError: the output is taken or cannot be written.
         ParityError: the graphs do not compute what PyTorch does.
@@ -109,6 +114,10 @@ def export(
         for note in (*checkpoint.source.notes, extent):
             progress.tell(f"{checkpoint.source.name}: {note}")
 
+        if tiny_vae is not None:
+            progress.tell("adding the tiny VAE")
+            addon = export_tiny_vae(read_tiny_vae(Path(tiny_vae)), writer.folder / TINY_VAE)
+            check_latents(addon, _latents(checkpoint))
         max_tokens = checkpoint.text_encoder_config.max_position_embeddings
         manifest = partial(
             _manifest, checkpoint, target, weights, writer.write_tokenizer(checkpoint.source.tokenizer, max_tokens)
@@ -116,15 +125,16 @@ def export(
         components: dict[str, Component] = {}
         for make in PARTS:
             part = make(checkpoint)
-            components[part.name] = _export_part(part, how, writer, progress)
+            components[part.name] = export_part(part, how, writer, progress)
             del part
             gc.collect()  # before the next network is built: two of them need not fit
         if how.in_8_bits:
-            exact = Bundle(writer.folder, manifest(components, writer.records()))
-            certifier = Certifier(exact, progress, first_forms)
+            progress.begin("", "draw", f"drawing {len(PROMPTS)} pictures to measure 8-bit arithmetic on")
+            drawn = calibrate(Bundle(writer.folder, manifest(components, writer.records())), encode=True)
+            certifier = Certifier(writer.folder, drawn, progress)
             for make in (make for make in PARTS if make.__name__ in how.in_8_bits):
                 part = make(checkpoint)
-                components[part.name] = certifier.certify(part)
+                components[part.name] = certifier.certify(part, components[part.name])
                 del part
                 gc.collect()
 
@@ -138,7 +148,13 @@ def _path(given: str | os.PathLike[str] | None) -> Path | None:
     return None if given is None else Path(given)
 
 
-def _export_part(part: Part, how: Recipe, writer: BundleWriter, progress: Progress) -> Component:
+def export_part(part: Part, how: Recipe, writer: BundleWriter, progress: Progress) -> Component:
+    """Write one network, and measure it; it has no 8-bit graph yet.
+
+    Raises:
+        ExportError, ParityError: see `trace` and `measure_parity`.
+
+    """
     begin = partial(progress.begin, part.name)
     size = f"{part.name}, {part.parameters / 1e6:.1f} M parameters"
     begin("trace", f"tracing {size}")
@@ -161,8 +177,14 @@ def _export_part(part: Part, how: Recipe, writer: BundleWriter, progress: Progre
         options=_options(model),
         layers=f"{part.name}.layers.json",
     )
+    if part.name == "unet":
+        give_deep(model)
     write_graph(model, writer.folder / component.graph, component.weights)
-    writer.write(f"{part.name}.layers.json", msgspec.json.encode(layer_table(model)))
+    table = layer_table(model)
+    writer.write(f"{part.name}.layers.json", msgspec.json.encode(table))
+    if part.name == "unet":
+        shallow = write_shallow(model, writer.folder, component, table)
+        component = msgspec.structs.replace(component, shallow=shallow)
     del model
     begin("parity", f"checking {size}")
     figures = measure_parity(part, writer.folder, component, how.tolerance)
@@ -170,7 +192,12 @@ def _export_part(part: Part, how: Recipe, writer: BundleWriter, progress: Progre
     if how.target == "cpu":
         begin("memory", f"measuring the memory of {size}")
         memory = measure_memory(part, writer.folder, component)
-    return msgspec.structs.replace(component, parity=figures, memory=memory)
+    return with_shallow_memory(msgspec.structs.replace(component, parity=figures, memory=memory))
+
+
+def tool_versions() -> dict[str, str]:
+    """Return the versions of what makes graphs."""
+    return {name: version(name) for name in ("pocket-diffusion", "torch", "onnx", "onnxscript")}
 
 
 def _tensor_specs(values: Sequence[ir.Value], like: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
@@ -190,6 +217,11 @@ def _options(model: ir.Model) -> tuple[TensorSpec, ...]:
     return _tensor_specs(added, tuple(like))
 
 
+def _latents(checkpoint: Checkpoint) -> LatentSpec:
+    config = checkpoint.vae_config
+    return LatentSpec(channels=config.latent_channels, downscale=config.downscale, scaling_factor=config.scaling_factor)
+
+
 def _manifest(
     checkpoint: Checkpoint,
     target: Target,
@@ -200,25 +232,21 @@ def _manifest(
 ) -> Manifest:
     return Manifest(
         format_version=FORMAT_VERSION,
-        architecture="stable-diffusion-1",
+        architecture=checkpoint.source.architecture,
         target=target,
         weights=weights,
         onnxruntime=OLDEST_ONNXRUNTIME,
         **components,
         tokenizer=tokenizer,
         schedule=checkpoint.source.schedule,
-        latents=LatentSpec(
-            channels=checkpoint.vae_config.latent_channels,
-            downscale=checkpoint.vae_config.downscale,
-            scaling_factor=checkpoint.vae_config.scaling_factor,
-        ),
+        latents=_latents(checkpoint),
         defaults=checkpoint.source.defaults,
         provenance=Provenance(
             source=checkpoint.source.name,
             source_sha256={name: sha256_of(path) for name, path in checkpoint.source.files.items()},
             license=checkpoint.source.license,
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            tools={name: version(name) for name in ("pocket-diffusion", "torch", "onnx", "onnxscript")},
+            tools=tool_versions(),
             notes=checkpoint.source.notes,
         ),
         files=files,

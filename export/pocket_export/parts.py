@@ -1,14 +1,14 @@
 """The four networks of a bundle: how each is built from a checkpoint, called and traced."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from pocket_diffusion.bundle import TensorSpec
+from pocket_diffusion.bundle import GUIDANCE, IMAGE_LATENTS, MASK, MASKED_LATENTS, TensorSpec
 from pocket_diffusion.checkpoint.fitting import check_fit
 from pocket_diffusion.errors import TensorMismatchError
 from pocket_export.checkpoint import Checkpoint
@@ -76,6 +76,8 @@ class Part:
     """Whole-number inputs are token ids below this."""
     pixels_per_size: int = 1
     """What its inputs' height and width are of sizes counted in latents."""
+    config: Hashable = None
+    """What the module was made by, for parts alike to be traced once; None where that is not known."""
 
     @property
     def parameters(self) -> int:
@@ -93,6 +95,10 @@ class Part:
                 inputs.append(torch.randint(self.id_limit, shape, generator=generator))
             elif spec.name == "timestep":
                 inputs.append(torch.randint(1, 1000, shape, generator=generator).float())
+            elif spec.name == GUIDANCE:
+                inputs.append(1 + 14 * torch.rand(shape, generator=generator))
+            elif spec.name == MASK:
+                inputs.append(torch.randint(2, shape, generator=generator).float())
             else:
                 inputs.append(torch.randn(shape, generator=generator))
         return tuple(inputs)
@@ -110,13 +116,17 @@ def text_encoder(checkpoint: Checkpoint) -> Part:
         _usual_sizes(checkpoint),
         checkpoint.vae_config.downscale,
         id_limit=config.vocab_size,
+        config=config,
     )
 
 
 def unet(checkpoint: Checkpoint) -> Part:
-    """Latents, timestep and context to the predicted noise."""
+    """Latents, timestep, context and what else the model is told or shown, to the predicted noise."""
     config = checkpoint.unet_config
-    latents = ("batch", config.in_channels, "height", "width")
+    latents = ("batch", config.out_channels, "height", "width")
+    told = () if config.time_cond_proj_dim is None else (_spec(GUIDANCE, "batch"),)
+    mask, masked_latents = _spec(MASK, "batch", 1, "height", "width"), _spec(MASKED_LATENTS, *latents)
+    shown = {4: (), 8: (_spec(IMAGE_LATENTS, *latents),), 9: (mask, masked_latents)}[config.in_channels]
     return Part(
         "unet",
         _build(lambda: UNet(config), checkpoint.unet),
@@ -124,10 +134,13 @@ def unet(checkpoint: Checkpoint) -> Part:
             _spec("latents", *latents),
             _spec("timestep", "batch"),
             _spec("context", "contexts", "tokens", config.cross_attention_dim),
+            *told,
+            *shown,
         ),
         (_spec("noise", "contexts", *latents[1:]),),
         _usual_sizes(checkpoint, batch=2),
         checkpoint.vae_config.downscale,
+        config=config,
     )
 
 
@@ -142,6 +155,7 @@ def vae_encoder(checkpoint: Checkpoint) -> Part:
         _usual_sizes(checkpoint),
         checkpoint.vae_config.downscale,
         pixels_per_size=config.downscale,
+        config=config,
     )
 
 
@@ -155,6 +169,7 @@ def vae_decoder(checkpoint: Checkpoint) -> Part:
         (_spec("picture", "batch", config.in_channels, "pixel_height", "pixel_width"),),
         _usual_sizes(checkpoint),
         checkpoint.vae_config.downscale,
+        config=config,
     )
 
 

@@ -1,9 +1,11 @@
 """One network → one ONNX graph, with named inputs and outputs and dynamic batch and sizes."""
 
 import contextlib
+import inspect
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator
+from dataclasses import replace
 from itertools import permutations
 from typing import Any
 
@@ -13,10 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from pocket_diffusion.bundle import GUIDANCE
 from pocket_diffusion.errors import ExportError
 from pocket_diffusion.layers import Form, Reshape, Step, Storage, Transpose
 from pocket_export.parts import Part
-from pocket_export.rewrite.initializers import Layout, lay_out
+from pocket_export.rewrite.initializers import Layout, lay_out, with_layouts
 from pocket_models.attention import AttentionProduct
 
 OPSET = 20  # the first with Gelu
@@ -24,6 +27,9 @@ _TRACED_SIZES = {"batch": 2, "contexts": 2, "height": 16, "width": 24, "tokens":
 _TRACED_ALIKE = {"contexts": "batch"}  # one picture under several contexts is share_guidance's doing
 _SMALL = 2**14  # the tracer merges equal weights of up to 1024 numbers
 _STORAGE: dict[torch.dtype, Storage] = {torch.float32: "float32", torch.float16: "float16"}
+
+_skeletons: dict[tuple[Hashable, ...], ir.Model] = {}
+"""Traced graphs by all that they depend on: the network's name and config, the precision, and the form of attention."""
 
 
 class FusedAttention(nn.Module):
@@ -50,12 +56,12 @@ class FusedAttention(nn.Module):
 
 
 def trace(part: Part, dtype: torch.dtype, *, fuse_attention: bool = True) -> ir.Model:
-    """Trace a network that computes in `dtype`.
+    """Return the graph of a network that computes in `dtype`.
 
     Every initializer that is made of a weight has its `Layout`, and refers to the part's own weights in float32; the
-    graph does not depend on what these are. The part's module is left as it was. The model's `meta` carries the part's
-    usual sizes, for rewrites. Without `fuse_attention`, which benchmarks/rewrites.py wants, attention is made of
-    products and a softmax.
+    graph does not depend on what these are, so that a process traces networks of one config once. The part's module is
+    left as it was. The model's `meta` carries the part's usual sizes, for rewrites. Without `fuse_attention`, which
+    benchmarks/rewrites.py wants, attention is made of products and a softmax.
 
     Raises:
         ExportError: a weight holds NaN or infinity, or is in the graph in some form that layouts do not have, or not
@@ -66,7 +72,22 @@ def trace(part: Part, dtype: torch.dtype, *, fuse_attention: bool = True) -> ir.
     for name, numbers in published.items():  # NaN equals nothing, so that no steps would be found that lead to it
         if not (np.isfinite(numbers.min()) and np.isfinite(numbers.max())):  # a NaN anywhere becomes both
             raise ExportError(f"{part.name}: {name} holds NaN or infinity; fetch the checkpoint again")
-    example = tuple(x if x.dtype == torch.int64 else x.to(dtype) for x in part.example(_TRACED_SIZES))
+    kind = (part.name, part.config, dtype, fuse_attention)
+    if part.config is None or kind not in _skeletons:
+        _skeletons[kind] = _trace_anew(part, dtype, fuse_attention=fuse_attention)
+    model = _skeletons[kind].clone()
+    for value, layout in with_layouts(model):
+        lay_out(value, replace(layout, published=published[layout.name]))
+    model.meta["usual_sizes"] = part.usual_sizes
+    return model
+
+
+def _trace_anew(part: Part, dtype: torch.dtype, *, fuse_attention: bool) -> ir.Model:
+    """Return the graph with layouts of published weights that have no numbers."""
+    example = tuple(
+        x if x.dtype == torch.int64 or spec.name == GUIDANCE else x.to(dtype)  # it is embedded times a thousand
+        for spec, x in zip(part.inputs, part.example(_TRACED_SIZES), strict=True)
+    )
     attention = _fused_attention(part.module) if fuse_attention else contextlib.nullcontext()
     with attention, _computing_in(part.module, dtype), _told_apart(part.module), _quiet():
         program = torch.onnx.export(
@@ -76,23 +97,17 @@ def trace(part: Part, dtype: torch.dtype, *, fuse_attention: bool = True) -> ir.
             opset_version=OPSET,
             input_names=[spec.name for spec in part.inputs],
             output_names=[spec.name for spec in part.outputs],
-            dynamic_shapes=tuple(
-                {axis: dim for axis, dim in enumerate(_dynamic(spec.shape, part)) if dim is not None}
-                for spec in part.inputs
-            ),
+            dynamic_shapes=_dynamic_shapes(part),
             verbose=False,
         )
         if program is None:  # only with an output file given
             raise AssertionError
-        _lay_out_weights(part, program.model, published, _STORAGE[dtype])
-    program.model.meta["usual_sizes"] = part.usual_sizes
+        _lay_out_weights(part, program.model, _STORAGE[dtype])
     return program.model
 
 
-def _lay_out_weights(
-    part: Part, model: ir.Model, published: Mapping[str, NDArray[np.float32]], storage: Storage
-) -> None:
-    """Give every initializer that the tracer has made of a weight its layout, and the numbers of the published one."""
+def _lay_out_weights(part: Part, model: ir.Model, storage: Storage) -> None:
+    """Give every initializer that the tracer has made of a weight its layout, without the published one's numbers."""
     traced = {name: weight.detach().numpy() for name, weight in part.module.named_parameters()}
     missing = set(traced)
     for value in list(model.graph.initializers.values()):
@@ -108,7 +123,8 @@ def _lay_out_weights(
                 f"{part.name}: the tracer folds {', '.join(sorted(sources))} in a way that a bundle cannot describe; "
                 "install the versions of PyTorch and onnxscript that constraints.txt has"
             )
-        lay_out(value, Layout(name, published[name], Form(steps=steps, storage=storage)))
+        shape_alone = np.broadcast_to(np.float32(0), traced[name].shape)
+        lay_out(value, Layout(name, shape_alone, Form(steps=steps, storage=storage)))
         missing.discard(name)
     if missing:
         raise ExportError(f"{part.name}: the traced graph does without {', '.join(sorted(missing)[:3])}")
@@ -126,6 +142,14 @@ def _steps_between(source: NDArray[Any], found: NDArray[Any]) -> tuple[Step, ...
     if source.size == found.size and np.array_equal(source.reshape(found.shape), found):
         return (Reshape(shape=found.shape),)
     return None
+
+
+def _dynamic_shapes(part: Part) -> tuple[object, ...]:
+    """Return torch.export's words for the inputs' axes, in the form of the module's arguments: a `*more` is a tuple."""
+    shapes = [
+        {axis: dim for axis, dim in enumerate(_dynamic(spec.shape, part)) if dim is not None} for spec in part.inputs
+    ]
+    return tuple(inspect.signature(part.module.forward).bind(*shapes).arguments.values())
 
 
 def _dynamic(shape: tuple[int | str, ...], part: Part) -> list[object | None]:

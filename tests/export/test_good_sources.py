@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import diffusers
+import msgspec
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
@@ -15,8 +16,9 @@ from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, con
 from safetensors.torch import load_file, save_file
 
 from pocket_diffusion.bundle import NoiseSchedule
+from pocket_diffusion.checkpoint.families.family import USUAL_DRAWING
 from pocket_diffusion.checkpoint.noise_schedule import read_schedule
-from pocket_diffusion.checkpoint.source import USUAL_DRAWING
+from pocket_diffusion.checkpoint.recognition import PIPELINES
 from pocket_export.checkpoint import Checkpoint, read_checkpoint
 from pocket_export.parts import check_tensors
 
@@ -269,6 +271,25 @@ def test_what_a_scheduler_does_not_say_is_as_in_diffusers(kind: str) -> None:
 def test_a_folder_without_a_scheduler_has_stable_diffusions_schedule(folder: Path) -> None:
     shutil.rmtree(folder / "scheduler")
     assert read(folder).source.schedule == NoiseSchedule()
+
+
+def test_reads_the_folders_of_all_pipelines_that_draw_with_these_networks(folder: Path) -> None:
+    index = json.loads((folder / "model_index.json").read_text())
+    for kind in PIPELINES:
+        (folder / "model_index.json").write_text(json.dumps(index | {"_class_name": kind}))
+        assert read_checkpoint(str(folder)).source.architecture == "stable-diffusion-1"
+
+
+def test_a_scheduler_for_few_steps_sets_how_a_folder_is_drawn(folder: Path) -> None:
+    """As saved after an LCM-LoRA was merged; what the folder says itself still wins."""
+    config = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
+    config |= {"_class_name": "LCMScheduler", "original_inference_steps": 50}
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(config))
+    source = read(folder).source
+    assert (source.defaults.steps, source.defaults.guidance_scale, source.defaults.sampler) == (4, 1.0, "lcm")
+    assert "distilled to few steps, by its scheduler, LCMScheduler" in source.notes
+    (folder / "generation_config.json").write_text('{"steps": 8}')
+    assert read(folder).source.defaults == msgspec.structs.replace(source.defaults, steps=8)
 
 
 def test_reads_default_settings(folder: Path) -> None:

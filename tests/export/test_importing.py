@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 from pocket_diffusion import Pipeline
-from pocket_diffusion.bundle import MANIFEST_NAME, Bundle, WeightStorage, sha256_of
+from pocket_diffusion.bundle import Bundle, WeightStorage, sha256_of
 from pocket_diffusion.calibration import Calibration
 from pocket_diffusion.checkpoint.stored_tensor import StoredTensor
 from pocket_diffusion.errors import (
@@ -27,7 +27,7 @@ from pocket_diffusion.errors import (
     UnsupportedModelError,
 )
 from pocket_diffusion.importing import checking, import_checkpoint, placing, templates
-from pocket_diffusion.importing.templates import ENDING, SPECS_NAME, Specs
+from pocket_diffusion.importing.templates import NETWORK_NAME, SPEC_NAME, specs_of
 from pocket_export import templates as writing
 from pocket_export.checkpoint import read_checkpoint
 from pocket_export.export import export
@@ -46,9 +46,19 @@ def exported(tiny_bundle_fp32: Path, tiny_bundle_fp16: Path, tiny_bundle_int8: P
 
 @pytest.fixture(scope="session")
 def template_parts(exported: dict[str, Path], tiny_folder: Path) -> dict[str, bytes]:
-    files = {SPECS_NAME: msgspec.json.encode(Specs.of(read_checkpoint(str(tiny_folder)).source))}
-    for storage, root in exported.items():
-        files |= {f"{storage}/{name}": content for name, content in template_files(Bundle.open(root)).items()}
+    return templates_of(tiny_folder, exported)
+
+
+def templates_of(source: Path, exported: dict[str, Path]) -> dict[str, bytes]:
+    """The templates of all networks of a source, made of its bundles by storage."""
+    files: dict[str, bytes] = {}
+    for kind, spec in specs_of(read_checkpoint(str(source)).source).items():
+        files[f"{kind}/tiny/{SPEC_NAME}"] = msgspec.json.encode(spec)
+        for storage, root in exported.items():
+            manifest = Bundle.open(root).manifest
+            components = {role: manifest.component(role) for role in writing.COMPONENTS_OF[kind]}
+            own = template_files(components, root, manifest.files)
+            files |= {f"{kind}/tiny/{storage}/{name}": content for name, content in own.items()}
     return files
 
 
@@ -57,12 +67,10 @@ def template(
     template_parts: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[dict[str, bytes]], None]:
     """The tiny pipeline's template is all that comes along; may be changed."""
-    folder = tmp_path / "architectures"
-    folder.mkdir()
-    monkeypatch.setattr(templates, "FOLDER", folder)
+    monkeypatch.setattr(templates, "ARCHIVE", tmp_path / "networks.tar.xz")
 
     def write(changed: dict[str, bytes]) -> None:
-        (folder / f"tiny{ENDING}").write_bytes(pack(template_parts | changed))
+        templates.ARCHIVE.write_bytes(pack(template_parts | changed))
 
     write({})
     return write
@@ -226,7 +234,10 @@ def test_a_tensor_that_does_not_fit_is_named(folder: Path, tmp_path: Path, fault
 def test_another_architecture_is_refused_by_what_differs(folder: Path, tmp_path: Path) -> None:
     config = json.loads((folder / "unet/config.json").read_text()) | {"norm_eps": 1e-3}
     (folder / "unet/config.json").write_text(json.dumps(config))
-    with pytest.raises(UnsupportedModelError, match=r"unet has norm_eps 0.001, not 1e-05; export it with PyTorch"):
+    with pytest.raises(
+        UnsupportedModelError,
+        match=r"unet without a template: its norm_eps is 0.001, not 1e-05; export it with PyTorch",
+    ):
         import_checkpoint(folder, tmp_path / "bundle")
 
 
@@ -236,8 +247,8 @@ def test_a_template_of_another_version_is_refused(
     tiny_folder: Path,
     tmp_path: Path,
 ) -> None:
-    name = f"fp16/{MANIFEST_NAME}"
-    for version, message in ((2, "format version 2, not 3"), (4, "not of this version")):
+    name = f"unet/tiny/fp16/{NETWORK_NAME}"
+    for version, message in ((2, "format version 2, not 3"), ("?", "not of this version")):
         manifest = json.loads(template_parts[name]) | {"format_version": version}
         template({name: json.dumps(manifest).encode()})
         with pytest.raises(BundleFormatError, match=message):
@@ -324,19 +335,22 @@ def test_progress_rises_to_the_end(tiny_folder: Path, tmp_path: Path) -> None:
 # Templates
 
 
-def test_a_template_is_written_of_three_exports(
-    exported: dict[str, Path], tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.usefixtures("template")
+def test_a_template_is_written_of_a_spec_alone(
+    template_parts: dict[str, bytes], tiny_folder: Path, tmp_path: Path
 ) -> None:
-    asked = {}
-
-    def exporting(source: Path, output: Path, *, weights: str, first_forms: object, on_progress: object) -> Bundle:
-        asked[weights] = (source, first_forms, on_progress)
-        return Bundle.open(exported[weights])
-
-    monkeypatch.setattr(writing, "export", exporting)
-    monkeypatch.setattr(templates, "FOLDER", tmp_path)
-    writing.write_template(tiny_folder, tmp_path / f"tiny{ENDING}")
-    assert asked == dict.fromkeys(STORAGES, (tiny_folder, writing.form_for_all, None))
+    """Its graphs are those of a checkpoint; so is a bundle that is imported into it."""
+    spec = read_checkpoint(str(tiny_folder)).source.unet.spec
+    made = writing.write_template("unet/tiny", spec, lambda *_: None)
+    theirs = {name: file for name, file in template_parts.items() if name.startswith("unet/")}
+    assert made.keys() == theirs.keys()
+    alike = [name for name in made if name.endswith((".onnx", ".layers.json", SPEC_NAME))]
+    different = {name.removeprefix("unet/tiny/int8/") for name in alike if made[name] != theirs[name]}
+    assert {"unet.int8.onnx"} <= different <= {"unet.int8.onnx", "unet.int8.shallow.onnx"}  # their forms
+    certificate = json.loads(made["unet/tiny/int8/unet.certificate.json"])
+    assert {layer["computed"] for layer in certificate["layers"]} == {"token", "tensor", "float32"}
+    assert 0 < certificate["relative_error"] < 0.1
+    templates.ARCHIVE.write_bytes(pack(template_parts | made))
     import_checkpoint(tiny_folder, tmp_path / "bundle", weights="fp32")
 
 
@@ -349,16 +363,3 @@ def test_of_what_nobody_has_measured_products_have_one_scale_a_token() -> None:
 def test_archives_of_the_same_files_are_the_same() -> None:
     files = {"b": b"1" * 100, "a/c": b""}
     assert pack(files) == pack(dict(reversed(files.items())))
-
-
-def test_what_comes_along_is_small_and_of_this_version(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Half of the 1 MB that the package may grow by."""
-    paths = list(templates.FOLDER.glob(f"*{ENDING}"))
-    assert [path.name for path in paths] == [f"stable-diffusion-1{ENDING}"]
-    assert sum(path.stat().st_size for path in paths) < 500_000
-    files = templates.read_template_files(paths[0])
-    for storage in STORAGES:
-        template = templates.template_of(paths[0], files, storage)
-        for component, table in template.tables.items():
-            table.check(template.manifest.files[template.manifest.component(component).weights].size)
-        assert template.manifest.unet.parameters == 859_520_964

@@ -1,6 +1,7 @@
-"""Good files that hold another model than Stable Diffusion 1.x: refused by the name of what they hold."""
+"""Good files that hold another model than Stable Diffusion 1.x and 2.x: refused by the name of what they hold."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -42,11 +43,6 @@ def channels(count: int) -> Change:
     return lambda state: state | {CONV_IN: torch.zeros(32, count, 3, 3)}
 
 
-def context_of_1024(state: Tensors) -> Tensors:
-    wide = (".attn2.to_k.weight", ".attn2.to_v.weight")
-    return {name: t.new_zeros(len(t), 1024) if name.endswith(wide) else t for name, t in state.items()}
-
-
 SINGLE_FILES: dict[str, tuple[Change, str]] = {
     "SDXL": (
         lambda s: without("cond_stage_model.")(
@@ -55,11 +51,12 @@ SINGLE_FILES: dict[str, tuple[Change, str]] = {
         "is a Stable Diffusion XL model",
     ),
     "SDXL's U-Net": (beside(UNET + "label_emb.0.0.weight"), "is a Stable Diffusion XL model"),
-    "SD 2": (beside("cond_stage_model.model.positional_embedding"), "is a Stable Diffusion 2 model"),
-    "SD 2 by its context": (context_of_1024, "is a Stable Diffusion 2 model (its context has 1024 channels)"),
-    "inpainting": (channels(9), "is an inpainting model (its U-Net takes 9 channels, not 4)"),
-    "instruct-pix2pix": (channels(8), "is an instruct-pix2pix model (its U-Net takes 8 channels, not 4)"),
-    "depth": (channels(5), "is a depth-to-image model"),
+    "depth": (channels(5), "is a depth-to-image model (its U-Net takes 5 channels"),
+    "depth by its names": (beside("depth_model.model.pretrained.cls_token"), "is a depth-to-image model"),
+    "upscaler": (channels(7), "is an upscaler (its U-Net takes 7 channels"),
+    "upscaler by its names": (beside(UNET + "label_emb.weight"), "is an upscaler"),
+    "unCLIP": (beside("noise_augmentor.betas", UNET + "label_emb.0.0.weight"), "is an unCLIP model"),
+    "another number of channels": (channels(6), "is a model of another kind (its U-Net takes 6 channels"),
     "kohya's LoRA": (alone("lora_unet_mid_block_attentions_0_proj_in.lora_down.weight"), "is a LoRA"),
     "diffusers' LoRA": (alone("unet.mid_block.attentions.0.proj_in.lora_A.weight"), "is a LoRA"),
     "diffusers' first LoRA": (alone("mid_block.attn1.processor.to_q_lora.down.weight"), "is a LoRA"),
@@ -94,7 +91,7 @@ def test_refuses_another_model_by_its_name(place: Path, mini_state: Tensors, mod
     with pytest.raises(UnsupportedModelError) as caught:
         read_checkpoint(str(place / "model.safetensors"))
     assert f"model.safetensors {name}" in str(caught.value)
-    assert "wanted is a Stable Diffusion 1.x text-to-image model" in str(caught.value)
+    assert "wanted is a Stable Diffusion 1.x or 2.x model" in str(caught.value)
     assert str(caught.value).isprintable()
 
 
@@ -121,8 +118,9 @@ def set_in(path: Path, **values: object) -> None:
         "StableDiffusionXLPipeline",
         "StableDiffusion3Pipeline",
         "FluxPipeline",
-        "StableDiffusionInpaintPipeline",
-        "StableDiffusionInstructPix2PixPipeline",
+        "StableDiffusionDepth2ImgPipeline",
+        "StableDiffusionUpscalePipeline",
+        "StableUnCLIPPipeline",
         "StableDiffusionControlNetPipeline",
     ],
 )
@@ -135,11 +133,10 @@ def test_refuses_a_folder_of_another_pipeline_by_its_name(folder: Path, kind: st
 @pytest.mark.parametrize(
     ("part", "values", "name"),
     [
-        ("unet", {"in_channels": 9}, "is an inpainting model (its U-Net takes 9 channels, not 4)"),
-        ("unet", {"in_channels": 8}, "is an instruct-pix2pix model"),
-        ("unet", {"cross_attention_dim": 1024}, "is a Stable Diffusion 2 model"),
+        ("unet", {"in_channels": 5}, "is a depth-to-image model (its U-Net takes 5 channels"),
+        ("unet", {"in_channels": 7}, "is an upscaler (its U-Net takes 7 channels"),
         ("unet", {"addition_embed_type": "text_time"}, "has addition_embed_type 'text_time', not None"),
-        ("unet", {"mid_block_type": None}, "has mid_block_type None, not 'UNetMidBlock2DCrossAttn'"),
+        ("unet", {"mid_block_type": "UNetMidBlock2D"}, "has mid_block_type 'UNetMidBlock2D', not 'UNetMidBlock2DCross"),
         ("unet", {"down_block_types": ["AttnDownBlock2D"]}, "has blocks of the kind 'AttnDownBlock2D'"),
         ("vae", {"shift_factor": 0.1159}, "has shift_factor 0.1159, not None"),
         ("text_encoder", {"model_type": "t5"}, "has a text encoder that is not CLIP's"),
@@ -166,6 +163,15 @@ def test_refuses_a_schedule_that_it_does_not_know(folder: Path, values: dict[str
     with pytest.raises(UnsupportedModelError) as caught:
         read_checkpoint(str(folder))
     assert reason in str(caught.value)
+
+
+def test_a_folder_with_a_tiny_vae_alone_needs_a_whole_one(folder: Path, tmp_path: Path) -> None:
+    """As SDXS has it."""
+    whole = shutil.copytree(folder / "vae", tmp_path / "whole")
+    (folder / "vae" / "config.json").write_text('{"_class_name": "AutoencoderTiny", "scaling_factor": 1.0}')
+    with pytest.raises(UnsupportedModelError, match="folder has a tiny VAE alone; name a whole one with --vae"):
+        read_checkpoint(str(folder))
+    assert read_checkpoint(str(folder), vae=whole).vae_config.scaling_factor == 0.18215
 
 
 def test_refuses_a_part_saved_as_a_folder(folder: Path) -> None:

@@ -5,39 +5,32 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import msgspec
 import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline, StableDiffusionPipeline
 from numpy.typing import NDArray
-from PIL import Image
 
+from against_diffusers import (
+    LATENTS_RELATIVE,
+    NEGATIVE,
+    PIXEL_LEVELS,
+    PROMPT,
+    make_scheduler,
+    mask,
+    picture,
+    relative_error,
+)
 from pocket_diffusion import Pipeline
 from pocket_diffusion.bundle import MANIFEST_NAME, Bundle
 from pocket_diffusion.checkpoint.noise_schedule import read_schedule
 from pocket_diffusion.result import Result
 
-PROMPT, NEGATIVE = "a lake under snowy mountains at sunset", "people, text"
 STEPS, GUIDANCE, STRENGTH = 6, 5.0, 0.7
 
-# Stored as float32, all that differs is the order of sums, over some steps.
-LATENTS_RELATIVE, PIXEL_LEVELS = 1e-4, 2
 # Stored as float16, weights are off by up to 2⁻¹¹.
 PSNR_DB = 40.0
-
-
-def picture(width: int, height: int) -> Image.Image:
-    y, x = np.mgrid[0:height, 0:width]
-    channels = [128 + 100 * np.sin(x / 9), 128 + 100 * np.cos(y / 7), 255 * x / width]
-    return Image.fromarray(np.stack(channels, axis=-1).astype(np.uint8))
-
-
-def mask(width: int, height: int) -> Image.Image:
-    painted = Image.new("L", (width, height))
-    painted.paste(255, (width // 4, height // 8, width // 2 + 3, height))
-    return painted
 
 
 TASKS: dict[str, tuple[type, Callable[[int, int], dict[str, Any]]]] = {
@@ -113,11 +106,6 @@ def draw_ours(
     )
 
 
-def relative_error(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
-    assert ours.shape == theirs.shape
-    return float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))
-
-
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("task", TASKS)
 def test_float32_bundle_draws_the_same(
@@ -149,14 +137,6 @@ def test_picture_i_of_several_is_that_of_seed_plus_i(
     for i, seed in enumerate(ours.seeds):
         latents = draw_theirs(tiny_pipeline, "inpainting", (64, 64), seed)
         assert relative_error(ours.latents[i : i + 1], latents) < LATENTS_RELATIVE
-
-
-# diffusers' other schedulers, made from the configuration of the pipeline's, and ours under the same names
-
-
-def make_scheduler(pipeline: StableDiffusionPipeline, kind: str, **changes: object) -> Any:  # noqa: ANN401 - as above
-    config = {**pipeline.scheduler.config, "skip_prk_steps": True}  # as Stable Diffusion's has it, for PNDM
-    return getattr(diffusers, kind).from_config(config, **changes)
 
 
 # PyTorch's arrays are older than NumPy 2, and diffusers hands them to it.

@@ -67,7 +67,8 @@ def test_graphs_are_valid_and_declared_as_they_are(made: tuple[Bundle, targets.R
         component, proto = bundle.manifest.component(name), graph(bundle.root, name).graph
         optional = {tensor.name for tensor in proto.initializer}
         required = [value for value in proto.input if value.name not in optional]
-        for specs, values in ((component.inputs, required), (component.outputs, proto.output)):
+        outputs = (*component.outputs, *component.outputs_on_request)
+        for specs, values in ((component.inputs, required), (outputs, proto.output)):
             assert [spec.name for spec in specs] == [value.name for value in values]
             for spec, value in zip(specs, values, strict=True):
                 kind = value.type.tensor_type
