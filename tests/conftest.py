@@ -35,14 +35,42 @@ def tiny_pipeline() -> "StableDiffusionPipeline":
     return pipeline
 
 
-@pytest.fixture(scope="session")
-def tiny_folder(tiny_pipeline: "StableDiffusionPipeline", tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same, saved as a diffusers folder with CLIP's two files."""
-    folder = tmp_path_factory.mktemp("tiny") / "folder"
-    tiny_pipeline.save_pretrained(folder)
+def save_folder(pipeline: "StableDiffusionPipeline", folder: Path) -> Path:
+    """Save a diffusers folder with CLIP's two files."""
+    pipeline.save_pretrained(folder)
     for name in ("vocab.json", "merges.txt"):
         shutil.copy(CLIP_FILES / name, folder / "tokenizer" / name)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tiny_pipeline: "StableDiffusionPipeline", tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, saved as a diffusers folder with CLIP's two files."""
+    return save_folder(tiny_pipeline, tmp_path_factory.mktemp("tiny") / "folder")
+
+
+@pytest.fixture(scope="session")
+def tiny_pipeline_2() -> "StableDiffusionPipeline":
+    """A tiny pipeline of Stable Diffusion 2 with random weights, which predicts velocity."""
+    from reference import tiny_pipeline_2
+
+    pipeline = tiny_pipeline_2()
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@pytest.fixture(scope="session")
+def tiny_folder_2(tiny_pipeline_2: "StableDiffusionPipeline", tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, saved as a diffusers folder."""
+    return save_folder(tiny_pipeline_2, tmp_path_factory.mktemp("tiny2") / "folder")
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle_2(tiny_folder_2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, exported with float32 weights."""
+    from pocket_export.export import export
+
+    return export(tiny_folder_2, tmp_path_factory.mktemp("tiny2") / "bundle", weights="fp32").root
 
 
 @pytest.fixture(scope="session")

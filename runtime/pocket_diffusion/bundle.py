@@ -34,6 +34,10 @@ MASKED_LATENTS = "masked_latents"
 """The latents of the rest of that picture, like `latents`."""
 IMAGE_LATENTS = "image_latents"
 """The latents of the picture that an instruction changes, like `latents` but unscaled (Brooks et al. 2023)."""
+DEEP = "deep"
+"""What a U-Net's deep layers make of the latents: an output of the whole graph, and an input of the shallow one."""
+SHALLOW_UNET = "unet_shallow"
+"""The role of the U-Net's shallow graph; see `Component.shallow`."""
 COMPONENTS = ("text_encoder", "unet", "vae_encoder", "vae_decoder")
 
 Target = Literal["cpu", "cuda"]
@@ -91,7 +95,7 @@ class ComponentMemory(Strict, frozen=True):
     """However small the picture: weights on their way through Casts."""
 
 
-class Int8Graph(Strict, frozen=True):
+class Int8Graph(Strict, frozen=True, omit_defaults=True):
     """A second graph of a component that multiplies in 8 bits. Its inputs, outputs and weights file are the same."""
 
     graph: str
@@ -99,6 +103,10 @@ class Int8Graph(Strict, frozen=True):
     """The file that holds its `Certificate`."""
     memory: ComponentMemory | None
     """None where it was not measured."""
+    scales: str | None = None
+    """The file with the largest magnitudes of activations, where these were measured beforehand."""
+    shallow: "Component | None" = None
+    """See `Component.shallow`."""
 
 
 class Component(Strict, frozen=True, omit_defaults=True):
@@ -117,6 +125,17 @@ class Component(Strict, frozen=True, omit_defaults=True):
     """Inputs that may be left out."""
     layers: str | None = None
     """The file that holds its `LayerTable`. None in bundles of format 2."""
+    is_small: bool = False
+    """Whether its weights are so few that ONNX Runtime may hold them in whatever form it computes fastest with."""
+    shallow: "Component | None" = None
+    """Of a U-Net: the graph of the layers that are left where the output of the others, `DEEP`, is kept from an earlier
+    evaluation (Ma et al. 2023, "DeepCache"). Its weights lie in the same file, and the whole graph returns `DEEP` to
+    those who ask for it."""
+
+    @property
+    def outputs_on_request(self) -> tuple[TensorSpec, ...]:
+        """What the graph computes anyway and returns to those who ask for it."""
+        return () if self.shallow is None else tuple(spec for spec in self.shallow.inputs if spec.name == DEEP)
 
     def needs(self, name: str) -> bool:
         """Tell whether there is such an input that must be given."""
@@ -131,7 +150,9 @@ class Component(Strict, frozen=True, omit_defaults=True):
         """The names of all files that belong to the component."""
         layers = () if self.layers is None else (self.layers,)
         int8 = () if self.int8 is None else (self.int8.graph, self.int8.certificate)
-        return (self.graph, self.weights, *layers, *int8)
+        scales = () if self.int8 is None or self.int8.scales is None else (self.int8.scales,)
+        shallow = [one.shallow for one in (self, self.int8) if one is not None and one.shallow is not None]
+        return (self.graph, self.weights, *layers, *int8, *scales, *(file for one in shallow for file in one.files))
 
 
 class TokenizerSpec(Strict, frozen=True):
@@ -181,7 +202,7 @@ class LatentSpec(Strict, frozen=True):
     """What the VAE's latents are multiplied by for the U-Net."""
 
 
-class Defaults(Strict, frozen=True):
+class Defaults(Strict, frozen=True, omit_defaults=True):
     """What is drawn when nothing else is asked for."""
 
     width: Side
@@ -191,6 +212,8 @@ class Defaults(Strict, frozen=True):
     sampler: str = "ddpm"
     scheduler: str | None = None
     """None: the sampler's own."""
+    image_guidance_scale: Annotated[float, msgspec.Meta(ge=0)] = 1.5
+    """How far a model that follows instructions keeps to the picture (Brooks et al. 2023, equation 3)."""
 
 
 class Provenance(Strict, frozen=True):
@@ -245,14 +268,25 @@ class Manifest(Strict, frozen=True):
         return self.unet.needs(IMAGE_LATENTS)
 
     @property
+    def sees_pictures(self) -> bool:
+        """Whether the U-Net is shown a picture, which the VAE encodes, whatever is drawn."""
+        return self.repaints or self.follows_instructions
+
+    @property
+    def has_tiny_vae(self) -> bool:
+        """Whether the VAE is a tiny one: its encoder gives scaled latents and not their distribution."""
+        return any(spec.name == "latents" for spec in self.vae_encoder.outputs)
+
+    @property
     def takes_long_contexts(self) -> bool:
         """Whether the U-Net takes contexts of any number of tokens, not one chunk alone."""
         context = next((spec for spec in self.unet.inputs if spec.name == "context"), None)
         return context is not None and isinstance(context.shape[1], str)
 
     def component(self, name: str) -> Component:
-        """Return one of `COMPONENTS`."""
-        component: Component = getattr(self, name)
+        """Return one of `COMPONENTS`, or the `SHALLOW_UNET` where the bundle has one."""
+        component: Component | None = self.unet.shallow if name == SHALLOW_UNET else getattr(self, name)
+        assert component is not None  # noqa: S101 - the callers looked
         return component
 
     @property
@@ -264,7 +298,9 @@ class Manifest(Strict, frozen=True):
     def in_int8(self, names: Collection[str]) -> "Manifest":
         """Return the manifest that has, for these components, their 8-bit graphs in place of the exact ones."""
         changed = {
-            name: msgspec.structs.replace(self.component(name), graph=int8.graph, memory=int8.memory)
+            name: msgspec.structs.replace(
+                self.component(name), graph=int8.graph, memory=int8.memory, shallow=int8.shallow
+            )
             for name, int8 in self.int8_graphs.items()
             if name in names
         }
@@ -407,7 +443,7 @@ def read_manifest(root: Path) -> Manifest:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         refuse(f"not understood: {error}; export the bundle again")
     for name in manifest.files:
-        if not _is_inside(name):
+        if not is_inside(name):
             refuse(f"names a file outside the bundle: {name!r}; do not use a bundle that does this")
     components = [manifest.component(name) for name in COMPONENTS]
     needed = [file for component in components for file in component.files]
@@ -427,7 +463,8 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _is_inside(name: str) -> bool:
+def is_inside(name: str) -> bool:
+    """Tell whether a file's name leads into the folder that it is relative to."""
     path = PurePosixPath(name)
     clean = "\\" not in name and ":" not in name and name.isprintable()
     return clean and bool(path.parts) and not path.is_absolute() and ".." not in path.parts

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pocket_diffusion.bundle import Bundle, Component, Defaults, FileRecord, sha256_of
+from pocket_diffusion.bundle import Bundle, Component, Defaults, FileRecord, Manifest, sha256_of
 from pocket_diffusion.drawing.images import to_pictures
 from pocket_diffusion.machine.session import GraphSession
 from pocket_diffusion.model.budget import AUTO, MemoryBudget
@@ -61,8 +62,7 @@ class Calibration:
 
     def errors(self, role: str, component: Component, evaluations: Sequence[Evaluation]) -> list[float]:
         """Return how far the outputs of a component of the same folder are from each evaluation's, relative to it."""
-        session = GraphSession(self.bundle.root, role, component, "cpu")
-        return [_error(role, session.run(**one.inputs), one.outputs) for one in evaluations]
+        return errors_of(self.bundle.root, role, component, evaluations)
 
     def psnr(self, role: str, component: Component) -> float | None:
         """Return how alike pictures are whose network of that role is another, in dB; None where it draws none."""
@@ -80,6 +80,12 @@ class Calibration:
         bundle = Bundle(self.bundle.root, manifest)
         again = calibrate(bundle, self.prompts, self.steps, guidance_scale=self.guidance_scale, memory=self.memory)
         return _psnr_of_all(self.pictures, again.pictures)
+
+
+def errors_of(folder: Path, role: str, component: Component, evaluations: Sequence[Evaluation]) -> list[float]:
+    """Return how far the outputs of a component in a folder are from each evaluation's, relative to it."""
+    session = GraphSession(folder, role, component, "cpu")
+    return [_error(role, session.run(**one.inputs), one.outputs) for one in evaluations]
 
 
 def calibrate(
@@ -100,15 +106,34 @@ def calibrate(
     budget = MemoryBudget.parse(memory)
     components = Components(bundle, provider="cpu", threads=None, budget=budget, open_network=watched)
     width, height = picture_size(bundle.manifest.defaults)
+    image, mask = _picture_and_mask(bundle.manifest, width, height)
     with Pipeline(components) as pipeline:
         for seed, prompt in enumerate(prompts):
             drawn = pipeline.generate(
-                prompt, seed=seed, steps=steps, guidance_scale=guidance_scale, width=width, height=height
+                prompt,
+                seed=seed,
+                steps=steps,
+                guidance_scale=guidance_scale,
+                width=width,
+                height=height,
+                image=image,
+                mask=mask,
             )
             calibration.pictures += drawn.images
             if encode:
                 pipeline.encode_image(calibration.evaluations["vae_decoder"][-1].outputs["picture"].clip(-1, 1))
     return calibration
+
+
+def _picture_and_mask(manifest: Manifest, width: int, height: int) -> tuple[Image.Image | None, Image.Image | None]:
+    """Return what a U-Net is to be shown, each where it is: a smooth picture, and a mask that repaints its left."""
+    if not manifest.sees_pictures:
+        return None, None
+    y, x = np.mgrid[0:height, 0:width]
+    channels = [255 * x / width, 255 * y / height, 128 + 100 * np.sin(x / 9) * np.cos(y / 7)]
+    picture = Image.fromarray(np.stack(channels, axis=-1).astype(np.uint8))
+    mask = Image.fromarray(np.where(x < width // 2, 255, 0).astype(np.uint8))
+    return picture, mask if manifest.repaints else None
 
 
 def picture_size(defaults: Defaults) -> tuple[int, int]:
@@ -125,9 +150,9 @@ class _Watched:
     network: Network
     notes: list[Evaluation]
 
-    def run(self, **inputs: NDArray[Any]) -> Arrays:
+    def run(self, *more: str, **inputs: NDArray[Any]) -> Arrays:
         """See `Network`."""
-        outputs = self.network.run(**inputs)
+        outputs = self.network.run(*more, **inputs)
         self.notes.append(Evaluation(inputs, outputs))
         return outputs
 

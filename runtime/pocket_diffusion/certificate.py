@@ -6,7 +6,7 @@ import msgspec
 
 from pocket_diffusion.strict import Strict
 
-Storage = Literal["int8", "fp16"]
+Storage = Literal["int8", "fp16", "fp32"]
 Computation = Literal["tensor", "token", "two_terms", "float32"]
 """How a layer's product is computed: in 8 bits with one scale for the whole tensor of activations, with one scale a
 token, or in two terms, the rounded activations and their rounded remainder; or not in 8 bits."""

@@ -20,7 +20,7 @@ PocketDiffusionError
     │   ├── CheckpointNotFoundError (FileNotFoundError)
     │   ├── TokenizerNotFoundError (FileNotFoundError)
     │   ├── UnsafeCheckpointError                  a pickle that would run code
-    │   ├── UnsupportedModelError                  a good file, but not Stable Diffusion 1.x text to image
+    │   ├── UnsupportedModelError                  a good file, but no model that can be drawn with
     │   └── TensorMismatchError                    tensors missing, left over, misshapen or not finite
     ├── OutputExistsError (FileExistsError)        the output folder is taken
     ├── ExportToolsMissingError (ImportError)      PyTorch and its company are not installed
@@ -132,7 +132,7 @@ class UnsafeCheckpointError(CheckpointError):
 
 
 class UnsupportedModelError(CheckpointError):
-    """A readable file, but not a Stable Diffusion 1.x text-to-image model."""
+    """A readable file, but not a Stable Diffusion 1.x or 2.x model."""
 
 
 class TensorMismatchError(CheckpointError):

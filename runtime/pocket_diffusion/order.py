@@ -53,6 +53,8 @@ class Order(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """How much of the contrast that guidance adds is taken back, 0 to 1 (Lin et al. 2023, section 3.4)."""
     guidance_interval: tuple[float, float] | None = None
     """The part of the way that is guided, such as 0.2 to 0.8 of the steps (Kynkäänniemi et al. 2024)."""
+    image_guidance_scale: float | None = None
+    """How strictly the picture is kept that a prompt changes, from 1; for InstructPix2Pix alone, where it is guided."""
     clip_skip: int = 1
     """Which of the text encoder's layers is read, counted from the last."""
 
@@ -63,6 +65,8 @@ class Order(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     # what is traded for time
     token_downsampling: int = 1
     """N lets the finest self-attention look at every N-th token of every N-th row (Smith et al. 2024, "ToDo")."""
+    cache: str | None = None
+    """What is taken from earlier evaluations of the model, so that fewer are made: `reuse:N` or `deep:N`, `none`."""
 
     # which pictures
     seed: int | None = None
@@ -75,5 +79,5 @@ class Order(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """A picture to start from."""
     mask: Picture | None = None
     """With `image`: white is repainted."""
-    strength: float = 0.8
-    """How much to change the picture, 0 to 1."""
+    strength: float | None = None
+    """How much to change the picture, 0 to 1; null is 0.8, and 1 for a model trained to repaint under a mask."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pocket_diffusion.addon import choose_vae
 from pocket_diffusion.bundle import Bundle
 from pocket_diffusion.drawing.canvas import prepare_canvas
 from pocket_diffusion.drawing.images import Picture, to_pictures
@@ -51,6 +52,7 @@ class Pipeline(Stages):
         embeddings: Iterable[str | os.PathLike[str]] = (),
         lora_folder: str | os.PathLike[str] | None = None,
         embedding_folder: str | os.PathLike[str] | None = None,
+        vae: str | os.PathLike[str] | None = None,
     ) -> "Pipeline":
         """Open a bundle; without a path, the embedded model's.
 
@@ -66,11 +68,14 @@ class Pipeline(Stages):
         in `lora_folder`, prompts and orders may name (`<lora:name:0.8>`); all embeddings of `embedding_folder` that fit
         are words.
 
+        `vae` is `tiny` for the tiny VAE that lies with the bundle, which takes a fraction of the time and draws nearly
+        the same picture. It shows previews too, whether it is asked for or not.
+
         Raises:
             BundleNotFoundError, BundleFormatError, BundleDamagedError: see `Bundle.open` and `Bundle.certificate`.
             InvalidRequestError: an unknown provider, memory mode or arithmetic, a number of threads that makes no
-                sense, 8-bit arithmetic where bundle or machine cannot have it, or a LoRA or embedding that does not
-                fit.
+                sense, 8-bit arithmetic where bundle or machine cannot have it, a tiny VAE where there is none, or a
+                LoRA or embedding that does not fit.
             CheckpointError: a LoRA or an embedding is not there, or cannot be read.
             ProviderUnavailableError: CUDA was asked for and is not there.
             RuntimeUnavailableError: ONNX Runtime is not installed.
@@ -78,7 +83,7 @@ class Pipeline(Stages):
         """
         check_threads(threads)
         budget = MemoryBudget.parse(memory)
-        bundle = Bundle.open(DEFAULT_BUNDLE if path is None else path)
+        bundle = choose_vae(vae, Bundle.open(DEFAULT_BUNDLE if path is None else path))
         target = bundle.manifest.target
         chosen = choose_provider(provider, target)
         if chosen != target:
@@ -110,14 +115,16 @@ class Pipeline(Stages):
         guidance_scale: float | None = None,
         guidance_rescale: float = 0.0,
         guidance_interval: tuple[float, float] | None = None,
+        image_guidance_scale: float | None = None,
         clip_skip: int = 1,
         loras: Sequence[LoraUse] = (),
         token_downsampling: int = 1,
+        cache: str | None = None,
         seed: int | None = None,
         count: int = 1,
         image: Picture | None = None,
         mask: Picture | None = None,
-        strength: float = 0.8,
+        strength: float | None = None,
         on_step: OnStep | None = None,
     ) -> Result:
         """Draw pictures of a prompt, or of several; the options are those of an `Order`.
@@ -143,9 +150,11 @@ class Pipeline(Stages):
             guidance_scale=guidance_scale,
             guidance_rescale=guidance_rescale,
             guidance_interval=guidance_interval,
+            image_guidance_scale=image_guidance_scale,
             clip_skip=clip_skip,
             loras=tuple(loras),
             token_downsampling=token_downsampling,
+            cache=cache,
             seed=seed,
             count=count,
             image=image,
@@ -180,12 +189,12 @@ class Pipeline(Stages):
             self.warn_of(order)
         if previews and not self.previewer.is_ready:
             self.previewer.prepare()
-            self.close()  # the memory of that graph was not weighed
+            self.components.close()  # the memory of that graph was not weighed
         return Steps(self._walk(order))
 
     def _walk(self, drawing: Drawing) -> Generator[Step, None, Result]:
         """Walk all pictures through the noise levels together; each is predicted alone, which needs least memory."""
-        manifest, watch = self.bundle.manifest, Stopwatch(self.components)
+        watch = Stopwatch(self.components)
         changes = self.adapters.changes(drawing)
         self.adapters.use(changes.loras)  # now, so that the memory of their weights is counted
         with self.components.room_for(drawing.demand):
@@ -194,19 +203,20 @@ class Pipeline(Stages):
             _log.info("%s, %s, %d steps", drawing.kind.label, drawing.scheduler, drawing.steps_to_take)
             self.components.expect("unet")
             with watch.timed("encode"):
-                levels = drawing.levels(manifest)
+                levels, shape = drawing.levels, drawing.latent_shape
                 denoiser = self.denoiser(drawing, levels, changes.loras)
                 samplers = [drawing.kind.sampler(levels, drawing.eta, drawing.s_noise) for _ in drawing.seeds]
                 generators = [NoiseGenerator(seed) for seed in drawing.seeds]
-                shape = drawing.latent_shape(manifest)
                 canvases = [prepare_canvas(drawing, shape, levels, one, self.vae.encode) for one in generators]
                 noises = [drawing.kind.noise(generator, shape) for generator in generators]
+                caches = [drawing.new_cache() for _ in drawing.seeds]
             latents = [canvas.latents for canvas in canvases]
             predicted = list(latents)
             for i in range(drawing.first_step, levels.steps):
                 with watch.timed("denoise"):
-                    denoise = denoiser.at(i)
-                    for k, (sampler, noise, canvas) in enumerate(zip(samplers, noises, canvases, strict=True)):
+                    walks = zip(samplers, noises, canvases, caches, strict=True)
+                    for k, (sampler, noise, canvas, one_cache) in enumerate(walks):
+                        denoise = denoiser.at(i, canvas.shown, one_cache)
                         latents[k] = canvas.restore(sampler.step(latents[k], i, denoise, noise), levels, i)
                         predicted[k] = denoise.x_0
                     scaled = np.concatenate(latents) * np.float32((1 + levels.sigmas[i + 1] ** 2) ** -0.5)

@@ -37,7 +37,7 @@ class Step:
     _look: Callable[[Latents], Image.Image] = field(repr=False)
 
     def preview(self, index: int = 0) -> Image.Image:
-        """Return roughly what picture `index` will look like, a pixel for eight by eight."""
+        """Return roughly what picture `index` will look like: small, a pixel for eight by eight without a tiny VAE."""
         return self._look(self.predicted[index : index + 1])
 
 

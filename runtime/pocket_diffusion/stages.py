@@ -3,16 +3,18 @@
 import warnings
 from collections.abc import Iterable
 from functools import partial
+from itertools import chain
 from os import PathLike
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pocket_diffusion.bundle import TOKEN_DOWNSAMPLING
+from pocket_diffusion.bundle import DEEP, GUIDANCE, SHALLOW_UNET, TOKEN_DOWNSAMPLING
 from pocket_diffusion.drawing.adapters import Adapters
+from pocket_diffusion.drawing.caches import DeepFeatures
 from pocket_diffusion.drawing.conditioning import MAX_CHUNKS, Conditioner
-from pocket_diffusion.drawing.denoiser import Denoiser
+from pocket_diffusion.drawing.denoiser import Denoiser, Shown
 from pocket_diffusion.drawing.levels import Levels
 from pocket_diffusion.drawing.preview import Previewer
 from pocket_diffusion.drawing.resolve import Drawing
@@ -21,6 +23,7 @@ from pocket_diffusion.errors import InvalidRequestError
 from pocket_diffusion.model.components import Components
 from pocket_diffusion.model.library import Library
 from pocket_diffusion.model.lora import Lora, LoraSpec
+from pocket_diffusion.model.tiny_decoder import TinyDecoder
 from pocket_diffusion.model.vae import VAE
 
 Array = NDArray[np.float32]
@@ -52,11 +55,14 @@ class Stages:
         )
         self.adapters = Adapters(components, self.tokenizer, self.conditioner, library)
         self.vae = VAE(components, manifest.latents)
-        self.previewer = Previewer(self.vae.encode)
+        self._tiny_decoder = TinyDecoder.of(self.bundle, self.provider, self.threads)
+        self.previewer = Previewer(self.vae.encode, self._tiny_decoder)
 
     def close(self) -> None:
         """Give back the memory of all loaded graphs; they are loaded again when they are needed."""
         self.components.close()
+        if self._tiny_decoder is not None:
+            self._tiny_decoder.close()
 
     def __enter__(self) -> Self:
         return self
@@ -102,15 +108,17 @@ class Stages:
         return self.conditioner.condition(text, steps=1, clip_skip=clip_skip).at(0)
 
     def predict_noise(
-        self, latents: Latents, timestep: float, context: Array, *, token_downsampling: int = 1
+        self, latents: Latents, timestep: float, context: Array, *, token_downsampling: int = 1, **shown: Array
     ) -> Latents:
         """Return the U-Net's prediction `[contexts, 4, h, w]` for latents under a context `[contexts, tokens, dim]`.
 
         The latents are `[contexts, 4, h, w]` or, which is less work than repeating them, `[1, 4, h, w]`.
-        `token_downsampling` is that of an `Order`.
+        `token_downsampling` is that of an `Order`. `shown` is what some U-Nets take beside these, as many as there are
+        latents: `guidance` `[n]`, the guidance scale; or `mask` `[n, 1, h, w]` and `masked_latents` `[n, 4, h, w]`;
+        or `image_latents` `[n, 4, h, w]`, unscaled.
 
         Raises:
-            InvalidRequestError: other shapes than these.
+            InvalidRequestError: other shapes than these, or other inputs than this U-Net takes.
             InferenceError: ONNX Runtime failed.
 
         """
@@ -120,7 +128,7 @@ class Stages:
                 f"with a context of {list(context.shape)}"
             )
         self.adapters.use(self.adapters.loras)
-        return self._predict(latents, timestep, context, token_downsampling)
+        return self._predict(latents, timestep, context, token_downsampling, shown)
 
     def encode_image(self, picture: Array, *, noise: Latents | None = None) -> Latents:
         """Return scaled latents of pictures; see `VAE.encode`."""
@@ -130,21 +138,28 @@ class Stages:
         """Return pictures of scaled latents; see `VAE.decode`."""
         return self.vae.decode(latents)
 
+    def warnings_of(self, drawing: Drawing) -> list[Warning]:
+        """Return a warning of each part of an order that is not drawn as it is written. Safe in any thread."""
+        of_prompts = (self.conditioner.warnings(text, drawing.steps, name) for text, name in drawing.texts)
+        return [*drawing.warnings, *chain.from_iterable(of_prompts)]
+
     def warn_of(self, drawing: Drawing) -> None:
-        """Warn of each part of the prompts that is not drawn as it is written."""
-        for text, name in drawing.texts:
-            for warning in self.conditioner.warnings(text, drawing.steps, name):
-                warnings.warn(warning, stacklevel=3)
+        """Warn of each part of an order that is not drawn as it is written."""
+        for warning in self.warnings_of(drawing):
+            warnings.warn(warning, stacklevel=3)
 
     def denoiser(self, drawing: Drawing, levels: Levels, loras: tuple[Lora, ...]) -> Denoiser:
         """Return the U-Net as a drawing asks for it: under its prompts and its guidance, changed by these LoRAs.
 
         Others may be used between its predictions.
         """
+        scale = {GUIDANCE: np.array([drawing.guidance_scale], np.float32)} if drawing.manifest.guides_itself else {}
 
-        def predict(latents: Latents, timestep: float, context: Array) -> Latents:
+        def predict(
+            latents: Latents, timestep: float, context: Array, shown: Shown, deep: DeepFeatures | None = None
+        ) -> Latents:
             self.adapters.use(loras)
-            return self._predict(latents, timestep, context, drawing.token_downsampling)
+            return self._predict(latents, timestep, context, drawing.token_downsampling, {**scale, **shown}, deep)
 
         self.adapters.use(loras)
         condition = partial(self.conditioner.condition, steps=drawing.steps, clip_skip=drawing.clip_skip)
@@ -158,11 +173,28 @@ class Stages:
             together=self.components.mode.guide_together,
         )
 
-    def _predict(self, latents: Latents, timestep: float, context: Array, token_downsampling: int) -> Latents:
-        """Return what `predict_noise` does, with the weights as they are."""
+    def _predict(
+        self,
+        latents: Latents,
+        timestep: float,
+        context: Array,
+        token_downsampling: int,
+        shown: Shown,
+        deep: DeepFeatures | None = None,
+    ) -> Latents:
+        """Return what `predict_noise` does, with the weights as they are; `deep` is kept, or to be kept."""
         timesteps = np.full(len(latents), timestep, np.float32)
         more = {} if token_downsampling == 1 else {TOKEN_DOWNSAMPLING: np.array([token_downsampling])}
-        return self.components.run("unet", latents=latents, timestep=timesteps, context=context, **more)["noise"]
+        inputs = {"latents": latents, "timestep": timesteps, "context": context, **shown, **more}
+        if deep is None:
+            return self.components.run("unet", **inputs)["noise"]
+        if deep.kept is None:
+            outputs = self.components.run("unet", DEEP, **inputs)
+            deep.kept = outputs[DEEP]
+            return outputs["noise"]
+        if not self.bundle.manifest.component(SHALLOW_UNET).takes(TOKEN_DOWNSAMPLING):  # no attention is left to it
+            inputs.pop(TOKEN_DOWNSAMPLING, None)
+        return self.components.run(SHALLOW_UNET, **inputs, deep=deep.kept)["noise"]
 
     def _encode_ids(self, ids: NDArray[np.int64], clip_skip: int) -> Array:
         """Return the contexts `[n, 77, dim]` of framed tokens `[n, 77]`, by the last layer but `clip_skip` - 1."""

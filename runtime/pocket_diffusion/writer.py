@@ -9,6 +9,7 @@ from types import MappingProxyType, TracebackType
 
 import msgspec
 
+from pocket_diffusion.addon import ADDON_NAME, TINY_VAE, read_addon
 from pocket_diffusion.bundle import MANIFEST_NAME, FileRecord, Manifest, TokenizerSpec, read_manifest, sha256_of
 from pocket_diffusion.checkpoint.tokenizer_files import TokenizerFiles
 from pocket_diffusion.errors import (
@@ -115,8 +116,12 @@ class BundleWriter:
         return spec
 
     def records(self, known: Mapping[str, str] = MappingProxyType({})) -> dict[str, FileRecord]:
-        """Return the size and sha256 of every file written so far; `known` has those that need not be hashed again."""
+        """Return the size and sha256 of every file written so far; `known` has those that need not be hashed again.
+
+        An add-on's are its own manifest's.
+        """
         names = {path.relative_to(self.folder).as_posix(): path for path in self.folder.rglob("*") if path.is_file()}
+        names = {name: path for name, path in names.items() if not name.startswith(f"{TINY_VAE}/")}
         return {
             name: FileRecord(size=path.stat().st_size, sha256=known.get(name) or sha256_of(path))
             for name, path in sorted(names.items())
@@ -136,8 +141,7 @@ class BundleWriter:
         except msgspec.ValidationError as error:
             raise CheckpointError(f"the source describes a model that cannot be drawn with: {error}") from None
         self.write(MANIFEST_NAME, content + b"\n")
-        for path in (*self.folder.rglob("*"), self.folder):
-            _sync(path)
+        sync_folder(self.folder)
         self._check_output()
         shutil.rmtree(self._replaced, ignore_errors=True)
         if self._output.exists():
@@ -171,9 +175,16 @@ class BundleWriter:
                 f"{self._output} exists, and its {MANIFEST_NAME} is not one that this version knows; remove it first, "
                 "or choose another place"
             ) from None
+        known = {MANIFEST_NAME, *manifest.files}
+        try:
+            addon = read_addon(self._output)
+        except BundleFormatError as error:
+            raise OutputExistsError(f"{self._output} exists, and {error}") from None
+        if addon is not None:
+            known |= {f"{TINY_VAE}/{name}" for name in (ADDON_NAME, *addon.files)}
         for path in self._output.rglob("*"):
             name = path.relative_to(self._output).as_posix()
-            if not path.is_dir() and name not in (MANIFEST_NAME, *manifest.files):
+            if not path.is_dir() and name not in known:
                 raise OutputExistsError(
                     f"{self._output} holds {name!r}, which is no part of a bundle and would be lost; "
                     "move it away first, or choose another place"
@@ -195,6 +206,12 @@ class BundleWriter:
             mine = False
         if not mine:
             raise OutputExistsError(f"another export is writing {self._output}; wait for it, or choose another place")
+
+
+def sync_folder(folder: Path) -> None:
+    """Make sure that a folder and all in it is on the disk."""
+    for path in (*folder.rglob("*"), folder):
+        _sync(path)
 
 
 def _sync(path: Path) -> None:

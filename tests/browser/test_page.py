@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
 from loras import random_lora, write_safetensors
 from pocket_diffusion.bundle import Bundle
@@ -204,6 +204,36 @@ def test_a_picture_that_is_dropped_is_redrawn(page: Page, tmp_path: Path) -> Non
     page.get_by_label("How much to change").fill("0.4")
     made = facts(draw(page, Steps=5))
     assert (made["task"], made["strength"]) == ("image-to-image", 0.4)
+
+
+@pytest.mark.parametrize("kind", ["guides_itself", "follows_instructions", "repaints"])
+def test_what_a_kind_of_model_does_not_take_is_neither_offered_nor_sent(page: Page, tmp_path: Path, kind: str) -> None:
+    sent = []
+
+    def answer(route: Route) -> None:
+        route.fulfill(json={**route.fetch().json(), kind: True, "image_guidance_scale": 1.5})
+
+    def note(route: Route) -> None:
+        sent.append(route.request.post_data_json)
+        route.fulfill(status=422, json={"error": {"message": "not drawn here"}})
+
+    if kind == "guides_itself":
+        page.get_by_label("Not in the picture").fill("people")  # which the page keeps over the reload
+    page.route("**/api/model", answer)
+    page.route("**/api/jobs", note)
+    page.reload()
+    page.locator("#file").set_input_files(a_picture(tmp_path / "red.png"))
+    instructed = kind == "follows_instructions"
+    for hidden in (page.locator("#strength"), page.locator("#mask"), page.get_by_label("Brush")):
+        expect(hidden).to_be_visible(visible=not instructed)
+    settings(page, **({"Picture guidance": 2} if instructed else {}))
+    page.get_by_label("Prompt", exact=True).fill("a lake")
+    page.get_by_role("button", name="Draw").click()
+    expect(page.get_by_role("alert")).to_have_text("not drawn here")
+    (order,) = sent
+    assert ("negative_prompt" in order) == (kind != "guides_itself")
+    assert order.get("strength") == {"guides_itself": 0.8, "follows_instructions": None, "repaints": 1}[kind]
+    assert order.get("image_guidance_scale") == (2 if instructed else None)
 
 
 def test_what_is_painted_over_is_drawn_anew(page: Page, server: RunningServer, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pocket_diffusion import PocketDiffusionError
-from pocket_diffusion.bundle import Bundle, Manifest, _is_inside, read_manifest, sha256_of
+from pocket_diffusion.bundle import Bundle, Manifest, is_inside, read_manifest, sha256_of
 from pocket_diffusion.errors import BundleDamagedError, BundleFormatError, BundleNotFoundError
 
 
@@ -248,7 +248,7 @@ def test_a_manifest_that_names_a_file_outside_is_refused(
 
 @given(st.text(alphabet=st.sampled_from("./\\ab:~ \0\n"), max_size=12) | st.text())
 def test_no_path_that_is_let_in_leads_out(name: str) -> None:
-    if _is_inside(name):
+    if is_inside(name):
         root = "/bundles/one"
         inside = os.path.normpath(f"{root}/{name}")
         assert inside.startswith(root + "/")

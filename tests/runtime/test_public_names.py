@@ -20,8 +20,8 @@ def test_options_of_generate() -> None:
     options = inspect.signature(Pipeline.generate).parameters
     assert list(options) == [
         "self", "prompt", "negative_prompt", "width", "height", "steps", "sampler", "scheduler", "eta", "s_noise",
-        "guidance_scale", "guidance_rescale", "guidance_interval", "clip_skip", "loras",
-        "token_downsampling", "seed", "count", "image", "mask",
+        "guidance_scale", "guidance_rescale", "guidance_interval", "image_guidance_scale", "clip_skip", "loras",
+        "token_downsampling", "cache", "seed", "count", "image", "mask",
         "strength", "on_step",
     ]  # fmt: skip
     assert list(options)[1:-1] == list(pocket_diffusion.Order.__struct_fields__)

@@ -17,7 +17,7 @@ from pocket_diffusion.cli.text import one_line
 from pocket_diffusion.errors import PocketDiffusionError
 from pocket_diffusion.version import __version__
 
-_COMMANDS = ("generate", "import", "samplers", "serve", "inspect", "verify", "doctor")
+_COMMANDS = ("generate", "import", "add", "samplers", "serve", "inspect", "verify", "doctor")
 _DEBUG = "POCKET_DIFFUSION_DEBUG"
 _INTERRUPTED = 130  # what shells report for a process ended by Ctrl-C
 

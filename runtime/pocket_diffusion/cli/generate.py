@@ -12,7 +12,7 @@ from typing import Any
 import click
 from PIL import Image
 
-from pocket_diffusion.cli.options import folder_options, machine_options, model_option
+from pocket_diffusion.cli.options import cache_option, folder_options, machine_options, model_option
 from pocket_diffusion.drawing.images import check_output_format, make_folder, save_picture
 from pocket_diffusion.errors import InvalidRequestError, OutputError
 from pocket_diffusion.order import Order
@@ -58,6 +58,12 @@ class Interval(click.ParamType[tuple[float, float]]):
 )
 @click.option("--guidance-rescale", type=float, default=0.0, help="Reduce the contrast that guidance adds, 0 to 1.")
 @click.option("--guidance-interval", type=Interval(), help="Guide a part of the way alone, such as 0.2:0.8: faster.")
+@click.option(
+    "--image-guidance",
+    "image_guidance_scale",
+    type=float,
+    help="How strictly to keep a picture that the prompt changes (InstructPix2Pix), from 1.  [default: the bundle's]",
+)
 @click.option("--clip-skip", type=int, default=1, help="2 reads the text encoder's last layer but one.  [default: 1]")
 @click.option(
     "--token-downsampling",
@@ -66,10 +72,15 @@ class Interval(click.ParamType[tuple[float, float]]):
     metavar="N",
     help="Let self-attention look at every N-th token of every N-th row: faster, another picture.  [default: 1]",
 )
+@cache_option
 @click.option("--seed", type=int, help="The same seed draws the same picture.  [default: drawn]")
 @click.option("--count", type=int, default=1, show_default=True, help="How many pictures; each uses the next seed.")
 @click.option("--image", type=click.Path(path_type=Path), help="Picture to start from (image to image).")
-@click.option("--strength", type=float, help="How much to change the picture, 0 to 1.  [default: 0.8]")
+@click.option(
+    "--strength",
+    type=float,
+    help="How much to change the picture, 0 to 1.  [default: 0.8; 1 to repaint by a mask with a model for that]",
+)
 @click.option("--mask", type=click.Path(path_type=Path), help="With --image: white is repainted (inpainting).")
 @click.option(
     "--lora",
@@ -99,6 +110,7 @@ def generate(
     preview_every: int | None,
     provider: str,
     threads: int | None,
+    vae: str | None,
     memory: str,
     arithmetic: str,
     loras: tuple[str, ...],
@@ -110,9 +122,7 @@ def generate(
     **options: Any,  # noqa: ANN401 - an order's fields
 ) -> None:
     """Draw what PROMPT says."""
-    if options["strength"] is None:
-        del options["strength"]
-    elif options["image"] is None:
+    if options["strength"] is not None and options["image"] is None:
         raise InvalidRequestError("--strength goes with --image; give one, or leave --strength out")
     order = Order(prompt=prompt, **options)
     several = order.count > 1
@@ -128,6 +138,7 @@ def generate(
         model,
         provider=provider,
         threads=threads,
+        vae=vae,
         memory=memory,
         arithmetic=arithmetic,
         loras=loras,
@@ -227,9 +238,8 @@ class _Preview:
         if self._path is None:
             make_folder(self._folder)
             self._path = _free_name(self._folder / f"{self._stem}.png")
-        preview = step.preview()
-        size = preview.width * _PREVIEW_SCALE, preview.height * _PREVIEW_SCALE
-        save_picture(preview.resize(size, Image.Resampling.BICUBIC), self._path)
+        height, width = (side * _PREVIEW_SCALE for side in step.predicted.shape[2:])
+        save_picture(step.preview().resize((width, height), Image.Resampling.BICUBIC), self._path)
 
 
 def _check_destination(output: Path | None, *, several: bool) -> Path:

@@ -13,7 +13,7 @@ from pocket_diffusion.cli.progress import WorkProgress
 @click.argument("output", type=click.Path(path_type=Path))
 @checkpoint_options
 def import_(source: Path, output: Path, *, quiet: bool, **options: object) -> None:
-    """Make a bundle at OUTPUT from SOURCE: a .ckpt, a .safetensors or a diffusers folder of Stable Diffusion 1.x.
+    """Make a bundle at OUTPUT from SOURCE: a .ckpt, a .safetensors or a diffusers folder of Stable Diffusion.
 
     Needs no PyTorch and takes seconds. Other architectures, and a comparison with PyTorch: pocket-diffusion export.
     """

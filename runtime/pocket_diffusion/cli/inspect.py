@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 import msgspec
 
-from pocket_diffusion.bundle import COMPONENTS, CONCEPTS, Bundle, Manifest
+from pocket_diffusion.addon import ROLES, TINY_VAE, Addon, read_addon, with_tiny_vae
+from pocket_diffusion.bundle import COMPONENTS, CONCEPTS, Bundle, Component, Manifest
 from pocket_diffusion.certificate import Certificate, Computation
 from pocket_diffusion.cli.text import one_line
 
@@ -29,8 +30,11 @@ def inspect(bundle: Path, *, as_json: bool) -> None:
     opened = Bundle.open(bundle)
     manifest = opened.manifest
     certificates = {name: opened.certificate(name) for name in manifest.int8_graphs}
+    addon = read_addon(bundle)
     if as_json:
         shown = {**msgspec.to_builtins(manifest), "certificates": certificates}
+        if addon is not None:
+            shown[TINY_VAE] = addon
         click.echo(msgspec.json.format(msgspec.json.encode(shown), indent=2))
         return
     defaults, source = manifest.defaults, manifest.provenance
@@ -58,13 +62,39 @@ def inspect(bundle: Path, *, as_json: bool) -> None:
     for name in COMPONENTS:
         component = manifest.component(name)
         size = sum(manifest.files[file].size for file in component.files)
-        worst = max(component.parity, key=lambda figure: figure.relative_error, default=None)
-        error = f"{worst.relative_error:.1e} relative ({worst.tolerance:.0e})" if worst else "not measured"
-        click.echo(f"{name:<14} {component.parameters / 1e6:>10.2f} M {_megabytes(size):>10}   {error}")
+        parameters = f"{component.parameters / 1e6:>10.2f} M"
+        click.echo(f"{name:<14} {parameters} {_megabytes(size):>10}   {_error(component)}")
     for name, certificate in certificates.items():
-        click.echo(f"\n{name} in 8 bits")
-        for label, value in _figures(certificate):
-            click.echo(f"  {label:<14} {one_line(value)}")
+        _show_certificate(name, certificate)
+    if addon is not None:
+        _show_tiny_vae(opened, addon)
+
+
+def _show_tiny_vae(bundle: Bundle, addon: Addon) -> None:
+    source = addon.provenance
+    click.echo(f"\ntiny VAE, for --vae tiny and for previews: {one_line(source.source)}")
+    for label, value in (
+        ("license", source.license or "not stated by the source"),
+        ("created", source.created),
+        *((role, _error(addon.component(role))) for role in ROLES),
+    ):
+        click.echo(f"  {label:<14} {one_line(value)}")
+    whole = with_tiny_vae(bundle)
+    for role in ROLES:
+        if role in whole.manifest.int8_graphs:
+            _show_certificate(f"tiny {role}", whole.certificate(role))
+
+
+def _show_certificate(name: str, certificate: Certificate) -> None:
+    click.echo(f"\n{name} in 8 bits")
+    for label, value in _figures(certificate):
+        click.echo(f"  {label:<14} {one_line(value)}")
+
+
+def _error(component: Component) -> str:
+    """Return how far a component was from PyTorch at most."""
+    worst = max(component.parity, key=lambda figure: figure.relative_error, default=None)
+    return f"{worst.relative_error:.1e} relative ({worst.tolerance:.0e})" if worst else "not measured"
 
 
 def _adapters(manifest: Manifest) -> list[str]:

@@ -15,13 +15,20 @@ from pocket_diffusion.model.memory import MODES
 
 Function = TypeVar("Function", bound=Callable[..., None])
 
+cache_option = click.option(
+    "--cache",
+    metavar="METHOD[:N]",
+    help="Evaluate the model in full at every N-th step alone: faster, nearly the same picture. reuse goes on in the "
+    "last direction between; deep computes the U-Net's last layer alone.  [N: 3]",
+)
+
 model_option = click.option(
     "-m", "--model", type=click.Path(path_type=Path), help="Bundle to draw with.  [default: the embedded one]"
 )
 
 
 def machine_options(command: Function) -> Function:
-    """Add what the work is done with: `provider`, `threads`, `memory`, `arithmetic`, as `Pipeline.load` takes them."""
+    """Add what the work is done with: `provider`, `threads`, `vae`, `memory`, `arithmetic`, as `Pipeline.load`'s."""
     for option in (
         click.option(
             "--arithmetic",
@@ -36,6 +43,11 @@ def machine_options(command: Function) -> Function:
             show_default=True,
             help=f"What to trade for memory: {', '.join((AUTO, *MODES))}; "
             "or a limit to keep to, such as 1500MB or 2GiB.",
+        ),
+        click.option(
+            "--vae",
+            metavar="tiny",
+            help="Encode and decode with the bundle's tiny VAE: faster, and nearly the same picture.",
         ),
         click.option("--threads", type=int, help="CPU threads.  [default: one a core]"),
         click.option(
@@ -77,6 +89,12 @@ def checkpoint_options(command: Function) -> Function:
             "--vae",
             type=click.Path(path_type=Path, exists=True),
             help="File or diffusers folder with a VAE, in place of SOURCE's.",
+        ),
+        click.option(
+            "--tiny-vae",
+            type=click.Path(path_type=Path),
+            metavar="SOURCE",
+            help="Tiny VAE (TAESD), a file or folder, to lie with the bundle for --vae tiny and for previews.",
         ),
         click.option(
             "--tokenizer",

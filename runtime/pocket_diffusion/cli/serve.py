@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from pocket_diffusion.cli.options import folder_options, machine_options, model_option
+from pocket_diffusion.cli.options import cache_option, folder_options, machine_options, model_option
 from pocket_diffusion.errors import InvalidRequestError
 from pocket_diffusion.pipeline import Pipeline
 
@@ -28,6 +28,7 @@ _TOKEN_VARIABLE = "POCKET_DIFFUSION_TOKEN"  # noqa: S105 - a name, not a token
 @click.option(
     "--keep", type=click.IntRange(1, 100_000), help="How many pictures are kept to be fetched.  [default: 256]"
 )
+@cache_option
 @folder_options
 @machine_options
 def serve(
@@ -40,8 +41,10 @@ def serve(
     allowed_hosts: tuple[str, ...],
     queue: int | None,
     keep: int | None,
+    cache: str | None,
     provider: str,
     threads: int | None,
+    vae: str | None,
     memory: str,
     arithmetic: str,
     lora_folder: Path | None,
@@ -60,6 +63,7 @@ def serve(
         model,
         provider=provider,
         threads=threads,
+        vae=vae,
         memory=memory,
         arithmetic=arithmetic,
         lora_folder=lora_folder,
@@ -71,7 +75,8 @@ def serve(
                 f"on {host} anyone in the network could draw; give a --token that they need (or ${_TOKEN_VARIABLE}), "
                 "or allow it with --insecure"
             )
-        app = create_app(pipeline, token=token, hosts=hosts_of(listener, allowed_hosts), limits=Limits(**limits))
+        hosts = hosts_of(listener, allowed_hosts)
+        app = create_app(pipeline, token=token, hosts=hosts, limits=Limits(**limits), cache=cache)
 
         def announce() -> None:
             click.echo(f"{pipeline.name} draws at {url_of(listener)}  (Ctrl-C stops it)")

@@ -5,14 +5,18 @@ from pathlib import Path
 
 import click
 
+from pocket_diffusion.addon import read_addon, with_files_of
 from pocket_diffusion.bundle import MANIFEST_NAME, Bundle, read_manifest
 
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
 def verify(bundle: Path) -> None:
-    """Compare every file of BUNDLE with its sha256; exit 1 if one differs."""
+    """Compare every file of BUNDLE, and of a tiny VAE in it, with its sha256; exit 1 if one differs."""
     opened = Bundle(bundle, read_manifest(bundle))
+    addon = read_addon(bundle)
+    if addon is not None:
+        opened = with_files_of(addon, opened)
     faults = opened.damaged_files()
     for fault in faults.values():
         click.echo(f"error: {bundle}: {fault}", err=True)

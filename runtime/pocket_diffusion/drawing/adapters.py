@@ -34,6 +34,8 @@ class ModelChanges:
     """Those of them that the order does not name: the pipeline's own, which come first."""
     concepts: Mapping[str, Concept] = field(default_factory=dict)
     """The embeddings that the prompts use, by word."""
+    has_tiny_vae: bool = False
+    """Whether a tiny VAE stood in for the model's own."""
 
 
 NO_CHANGES = ModelChanges()
@@ -118,6 +120,7 @@ class Adapters:
             (*self.loras, *named),
             tuple(LoraUse(name=name, scale=scale, text_encoder_scale=other) for name, scale, other in own),
             {word: self.concepts[word] for word in words},
+            self._bundle.manifest.has_tiny_vae,
         )
 
     def use(self, loras: tuple[Lora, ...]) -> None:

@@ -1,19 +1,23 @@
-"""What the latents start from, and what of the given picture must be kept: the three tasks' only difference."""
+"""What the latents start from, what the U-Net is shown, and what of a given picture must be kept.
 
-from collections.abc import Callable
-from dataclasses import dataclass
+That is all that the tasks differ in.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pocket_diffusion.bundle import IMAGE_LATENTS, MASK, MASKED_LATENTS
 from pocket_diffusion.drawing.images import to_array, to_mask
 from pocket_diffusion.drawing.levels import Levels
 from pocket_diffusion.drawing.noise import NoiseGenerator
 from pocket_diffusion.drawing.resolve import Drawing
 
 Latents = NDArray[np.float32]
-EncodeImage = Callable[[NDArray[np.float32], NDArray[np.float32]], Latents]
-"""A picture `[1, 3, height, width]` and noise to scaled latents `[1, 4, height/8, width/8]`."""
+EncodeImage = Callable[[NDArray[np.float32], NDArray[np.float32] | None], Latents]
+"""A picture `[1, 3, height, width]` and noise, or None, to scaled latents `[1, 4, height/8, width/8]`."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,8 @@ class Canvas:
     """Inpainting: the noise that the original is shown under."""
     mask: Latents | None = None
     """Inpainting: `[1, 1, height/8, width/8]`, 1 where it is repainted."""
+    shown: Mapping[str, Latents] = field(default_factory=dict)
+    """What the U-Net takes at every step, by the names of its inputs."""
 
     def restore(self, x: Latents, levels: Levels, i: int) -> Latents:
         """Put what must be kept back into the latents after step `i`."""
@@ -48,9 +54,15 @@ def prepare_canvas(
 
     `shape` is that of one picture's latents, `[1, 4, height/8, width/8]`.
     """
+    manifest = drawing.manifest
+    if manifest.repaints:
+        return _to_repaint(drawing, shape, levels, generator, encode_image)
     if drawing.image is None:
         return Canvas(np.float32(levels.start) * generator.normal(shape))
     picture = to_array(drawing.image, drawing.width, drawing.height)
+    if manifest.follows_instructions:
+        seen = encode_image(picture, None) / np.float32(manifest.latents.scaling_factor)
+        return Canvas(np.float32(levels.start) * generator.normal(shape), shown={IMAGE_LATENTS: seen})
     original = encode_image(picture, generator.normal(shape))
     noise = generator.normal(shape)
     start = original + np.float32(levels.sigmas[drawing.first_step]) * noise
@@ -59,8 +71,36 @@ def prepare_canvas(
     # diffusers encodes the masked picture too, which 4-channel U-Nets do not use; the noise it draws counts.
     generator.normal(shape)
     mask = to_mask(drawing.mask, drawing.width, drawing.height)
-    downscale = drawing.height // shape[2]
     # At full strength the repainted part starts from noise alone.
     if drawing.strength == 1:
         start = np.float32(levels.start) * noise
-    return Canvas(start, original, noise, mask[:, :, ::downscale, ::downscale])
+    return Canvas(start, original, noise, _of_latents(mask, shape))
+
+
+def _to_repaint(
+    drawing: Drawing, shape: tuple[int, ...], levels: Levels, generator: NoiseGenerator, encode_image: EncodeImage
+) -> Canvas:
+    """Return the canvas of a U-Net that is shown a mask and what that leaves of the picture.
+
+    The order of the noise is that of diffusers' StableDiffusionInpaintPipeline with 9 channels. Where there is no
+    mask, all is repainted; where there is no picture, none of it shows, as in A1111.
+    """
+    white = np.ones((1, 1, drawing.height, drawing.width), np.float32)
+    mask = white if drawing.mask is None else to_mask(drawing.mask, drawing.width, drawing.height)
+    if drawing.image is None:
+        picture = np.zeros((1, 3, drawing.height, drawing.width), np.float32)
+    else:
+        picture = to_array(drawing.image, drawing.width, drawing.height)
+    if drawing.image is None or drawing.strength == 1:
+        start = np.float32(levels.start) * generator.normal(shape)
+    else:
+        original = encode_image(picture, generator.normal(shape))
+        start = original + np.float32(levels.sigmas[drawing.first_step]) * generator.normal(shape)
+    rest = encode_image(picture * (1 - mask), generator.normal(shape))
+    return Canvas(start, shown={MASK: _of_latents(mask, shape), MASKED_LATENTS: rest})
+
+
+def _of_latents(mask: NDArray[np.float32], shape: tuple[int, ...]) -> Latents:
+    """Return a picture's mask at the size of its latents: that of each patch's first pixel, as in diffusers."""
+    downscale = mask.shape[2] // shape[2]
+    return mask[:, :, ::downscale, ::downscale]

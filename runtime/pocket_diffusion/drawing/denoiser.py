@@ -1,18 +1,28 @@
 """What a sampler knows of the model: (x, sigma) → x_0."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping
+from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pocket_diffusion.bundle import NoiseSchedule
+from pocket_diffusion.bundle import IMAGE_LATENTS, NoiseSchedule
+from pocket_diffusion.drawing.caches import Cache
 from pocket_diffusion.drawing.conditioning import Conditioning
 from pocket_diffusion.drawing.guidance import Guidance
 from pocket_diffusion.drawing.levels import Levels
 
 Array = NDArray[np.float32]
-Predict = Callable[[Array, float, Array], Array]
-"""(latents `[1, channels, h, w]`, timestep, contexts `[n, tokens, dim]`) → predictions `[n, channels, h, w]`."""
+Shown = Mapping[str, Array]
+"""What a U-Net takes beyond latents, timestep and context, by the names of its inputs; each `[1, …]`."""
+Predict = Callable[..., Array]
+"""(latents `[1, channels, h, w]`, timestep, contexts `[n, tokens, dim]`, shown) → predictions `[n, channels, h, w]`.
+
+For a cache that keeps deep features, it takes `DeepFeatures` as well.
+"""
+_NOTHING: Shown = {}
+_NO_CACHE = Cache()
 
 
 class Denoiser:
@@ -48,14 +58,31 @@ class Denoiser:
         self._guidance = guidance
         self._together = together
         self._step = 0
+        self._shown = _NOTHING
+        self._cache = _NO_CACHE
 
-    def at(self, step: int) -> "Denoiser":
-        """Turn to a step, by which the contexts and the guidance go."""
-        self._step = step
+    def at(self, step: int, shown: Shown = _NOTHING, cache: Cache = _NO_CACHE) -> "Denoiser":
+        """Turn to a step, by which the contexts and the guidance go, of a picture that is drawn from what is shown.
+
+        The cache is that picture's.
+        """
+        self._step, self._shown, self._cache = step, shown, cache
         return self
 
     def __call__(self, x: Array, sigma: float) -> Array:
         """Return the clean latents that the model sees in `[1, channels, h, w]`."""
+        self.x_0 = self._cache.x_0(x, sigma, self._conditions(), partial(self._evaluate, x, sigma))
+        return self.x_0
+
+    def _conditions(self) -> Hashable:
+        """Return what tells the contexts of the step, and whether it is guided, from those of others."""
+        prompt = self._prompt.by_step[self._step]
+        return prompt, self._negative.by_step[self._step] if self._negative is not None and self._is_guided() else None
+
+    def _is_guided(self) -> bool:
+        return self._negative is not None and self._guidance.applies(self._step / self._levels.steps)
+
+    def _evaluate(self, x: Array, sigma: float) -> Array:
         scale = (1 + sigma * sigma) ** -0.5
         prediction = self._guided(x * np.float32(scale), self._timestep(sigma))
         match self._schedule.prediction_type:
@@ -65,8 +92,7 @@ class Denoiser:
                 x_0 = np.float32(scale * scale) * x - np.float32(sigma * scale) * prediction
             case "sample":
                 x_0 = prediction
-        self.x_0 = self._held(x_0)
-        return self.x_0
+        return self._held(x_0)
 
     def _timestep(self, sigma: float) -> float:
         timestep = self._timesteps.get(sigma)
@@ -74,14 +100,21 @@ class Denoiser:
 
     def _guided(self, latents: Array, timestep: float) -> Array:
         prompt = self._prompt.at(self._step)
-        if self._negative is None or not self._guidance.applies(self._step / self._levels.steps):
-            return self._predict(latents, timestep, prompt)
+        if self._negative is None or not self._is_guided():
+            return self._run(latents, timestep, prompt, self._shown)
         negative = self._negative.at(self._step)
         if self._together and negative.shape == prompt.shape:
-            both = self._predict(latents, timestep, np.concatenate([negative, prompt]))
+            both = self._run(latents, timestep, np.concatenate([negative, prompt]), self._shown)
         else:
-            both = np.concatenate([self._predict(latents, timestep, one) for one in (negative, prompt)])
-        return self._guidance.combine(both[:1], both[1:])
+            both = np.concatenate([self._run(latents, timestep, one, self._shown) for one in (negative, prompt)])
+        blind = None
+        if self._guidance.needs_blind:  # a run of its own: contexts share a run where they share what is shown
+            hidden = {**self._shown, IMAGE_LATENTS: np.zeros_like(self._shown[IMAGE_LATENTS])}
+            blind = self._run(latents, timestep, negative, hidden)
+        return self._guidance.combine(both[:1], both[1:], blind)
+
+    def _run(self, *inputs: Any) -> Array:  # noqa: ANN401 - `Predict`'s
+        return self._cache.run(self._predict, *inputs)
 
     def _held(self, x_0: Array) -> Array:
         """Keep the picture within the limits that the checkpoint's config asks for; latents have none."""

@@ -4,6 +4,7 @@ from typing import Any
 
 import msgspec
 
+from pocket_diffusion.addon import TINY
 from pocket_diffusion.drawing.adapters import NO_CHANGES, ModelChanges
 from pocket_diffusion.drawing.resolve import Drawing
 from pocket_diffusion.drawing.schedulers import SCHEDULERS
@@ -24,7 +25,7 @@ def settings(
     """
     order = drawing.order(index)
     fields = {name: getattr(order, name) for name in order.__struct_fields__ if name != "count"}
-    if drawing.image is None:
+    if not drawing.strength_counts:
         del fields["strength"]
     fields["loras"] = [_without_nulls(use) for use in drawing.loras] or None
     fields = {name: value for name, value in fields.items() if value is not None}
@@ -39,6 +40,8 @@ def settings(
         drawn_by["pipeline_loras"] = [_without_nulls(use) for use in changes.unnamed]
     if arithmetic != EXACT:
         drawn_by["arithmetic"] = arithmetic
+    if changes.has_tiny_vae:
+        drawn_by["vae"] = TINY
     return {**drawn_by, **fields}
 
 
@@ -61,7 +64,9 @@ def parameters_text(
         "Size": f"{drawing.width}x{drawing.height}",
         "Model": model,
     }
-    if drawing.image is not None:
+    if drawing.image_guidance_scale is not None:
+        facts["Image CFG scale"] = f"{drawing.image_guidance_scale:g}"
+    if drawing.strength_counts:
         facts["Denoising strength"] = f"{drawing.strength:g}"
     if drawing.clip_skip != 1:
         facts["Clip skip"] = drawing.clip_skip
@@ -71,6 +76,8 @@ def parameters_text(
         facts["Sigma noise"] = f"{drawing.s_noise:g}"
     if drawing.token_downsampling != 1:
         facts["Token downsampling"] = drawing.token_downsampling
+    if drawing.cache is not None:
+        facts["Cache"] = drawing.cache
     if drawing.guidance_rescale:
         facts["CFG Rescale phi"] = f"{drawing.guidance_rescale:g}"
     if drawing.guidance_interval is not None:
@@ -78,6 +85,8 @@ def parameters_text(
         facts["Guidance interval"] = f"{begin:g}-{end:g}"
     if arithmetic != EXACT:
         facts["Arithmetic"] = arithmetic
+    if changes.has_tiny_vae:
+        facts["VAE"] = TINY
     for name, hashes in (
         ("Lora hashes", {lora.file.name: lora.file.hash.short for lora in changes.loras}),
         ("TI hashes", {word: concept.hash.short for word, concept in changes.concepts.items()}),

@@ -1,4 +1,4 @@
-"""What latents look like, roughly and at once: a linear map to colours instead of the VAE."""
+"""What latents look like, roughly and at once: a linear map to colours instead of the VAE, or a tiny VAE."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +11,8 @@ from PIL import Image
 from pocket_diffusion.drawing.images import to_array, to_pictures
 
 Latents = NDArray[np.float32]
+DecodeLatents = Callable[[Latents], NDArray[np.float32]]
+"""Scaled latents `[1, channels, height, width]` to a picture `[1, 3, …]`, about -1…1, of any size."""
 EncodeImage = Callable[[NDArray[np.float32]], Latents]
 """A picture `[1, 3, height, width]` in -1…1 to scaled latents `[1, channels, height/8, width/8]`."""
 
@@ -57,29 +59,42 @@ class LatentPreview:
 
 
 class Previewer:
-    """Previews of one VAE's latents, which get better with each picture that is drawn."""
+    """Previews of one VAE's latents: by a tiny VAE, or else by a map that gets better with each picture drawn."""
 
-    def __init__(self, encode_image: EncodeImage) -> None:
-        """Learn nothing yet."""
+    def __init__(self, encode_image: EncodeImage, decode: DecodeLatents | None = None) -> None:
+        """Learn nothing yet. `decode` makes small pictures, where there is a tiny VAE."""
         self._encode_image = encode_image
+        self._decode = decode
+        self._has_decoded = False
         self._preview: LatentPreview | None = None
 
     @property
     def is_ready(self) -> bool:
-        """Whether it is known how latents look."""
-        return self._preview is not None
+        """Whether it is known how latents look, and what tells is loaded."""
+        return self._has_decoded or self._preview is not None
 
     def prepare(self) -> None:
-        """Learn how latents look, where that is not known yet; this loads the VAE's encoder."""
-        if self._preview is None:
+        """Learn how latents look, where that is not known yet.
+
+        This loads the VAE's encoder; or the tiny VAE's decoder, which stays, with the memory that a preview takes.
+        """
+        if self.is_ready:
+            return
+        if self._decode is None:
             self._preview = LatentPreview.fit(self._encode_image)
+        else:
+            self._decode(np.zeros((1, 4, _SIDE // 8, _SIDE // 8), np.float32))
+            self._has_decoded = True
 
     def picture(self, latents: Latents) -> Image.Image:
-        """Return a picture with a pixel for each latent of `[1, channels, height/8, width/8]`."""
+        """Return a picture of `[1, channels, height/8, width/8]`: with a pixel for each latent, or a tiny VAE's."""
+        # At high noise, guidance makes predictions far stronger than latents of pictures are, whose deviation is 1.
+        weaker = (latents / max(1.0, float(latents.std()))).astype(np.float32)
+        if self._decode is not None:
+            return to_pictures(self._decode(weaker))[0]
         self.prepare()
         assert self._preview is not None  # noqa: S101 - for the type checker: `prepare` has just seen to it
-        # At high noise, guidance makes predictions far stronger than latents of pictures are, whose deviation is 1.
-        return self._preview.picture(latents / max(1.0, float(latents.std())))
+        return self._preview.picture(weaker)
 
     def learn(self, latents: Latents, picture: Image.Image) -> None:
         """Look at a finished picture, if previews are wanted at all."""

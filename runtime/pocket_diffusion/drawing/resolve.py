@@ -12,6 +12,7 @@ import msgspec
 from PIL import Image
 
 from pocket_diffusion.bundle import SIDES, TOKEN_DOWNSAMPLING, Manifest
+from pocket_diffusion.drawing.caches import LEAST_EVALUATIONS, Cache, CacheSetting, find_cache
 from pocket_diffusion.drawing.guidance import Guidance, is_guided
 from pocket_diffusion.drawing.images import fitting_size, open_picture
 from pocket_diffusion.drawing.levels import Levels
@@ -32,11 +33,18 @@ MAX_S_NOISE = 10.0
 MAX_LORAS = 16
 AUTOMATIC = "automatic"
 """The scheduler that is the sampler's own, as A1111 calls it."""
+_STRENGTH = 0.8
+
+
+class OrderWarning(UserWarning):
+    """An order says something that this model does not draw with, or leaves out something that it needs."""
 
 
 class Drawing(Order, frozen=True, kw_only=True):
     """An order that can be drawn: all values known and checked, pictures opened."""
 
+    manifest: Manifest
+    """Of the bundle that it was checked for."""
     width: int
     height: int
     steps: int
@@ -47,6 +55,9 @@ class Drawing(Order, frozen=True, kw_only=True):
     eta: float | None
     """None where the sampler adds no noise."""
     guidance_scale: float
+    image_guidance_scale: float | None
+    """None where the U-Net is not shown the picture that a prompt changes."""
+    strength: float
     seed: int
     image: Image.Image | None = None
     mask: Image.Image | None = None
@@ -69,13 +80,14 @@ class Drawing(Order, frozen=True, kw_only=True):
     @property
     def is_guided(self) -> bool:
         """Whether some step needs the unconditional prediction."""
-        return is_guided(self.guidance_scale)
+        return is_guided(self.guidance.scale)
 
     @property
     def guidance(self) -> Guidance:
-        """How the two predictions combine, and when."""
+        """How predictions combine, and when: not at all where the U-Net is told the guidance scale."""
         return Guidance(
-            scale=self.guidance_scale,
+            scale=1.0 if self.manifest.guides_itself else self.guidance_scale,
+            image_scale=1.0 if self.image_guidance_scale is None else self.image_guidance_scale,
             rescale=self.guidance_rescale,
             interval=self.guidance_interval or Guidance.interval,
         )
@@ -87,15 +99,63 @@ class Drawing(Order, frozen=True, kw_only=True):
             width=self.width,
             height=self.height,
             guided=self.is_guided,
-            from_picture=self.image is not None,
+            from_picture=self.image is not None or self.manifest.sees_pictures,
             count=self.count,
+            keeps_deep=self.cache_setting is not None and self.cache_setting.kind.needs_shallow_graph,
         )
 
     @property
     def evaluations(self) -> int:
         """How often the U-Net is evaluated for one picture."""
-        guided = sum(self.guidance.applies(step / self.steps) for step in range(self.first_step, self.steps))
-        return (self.steps_to_take + guided) * self.kind.evaluations
+        ways = (step / self.steps for step in range(self.first_step, self.steps))
+        return sum(map(self.guidance.predictions, ways)) * self.kind.evaluations
+
+    @property
+    def cache_setting(self) -> CacheSetting | None:
+        """The cache, if there is one."""
+        return None if self.cache is None else find_cache(self.cache)
+
+    def new_cache(self) -> Cache:
+        """Make the cache of one picture."""
+        setting = self.cache_setting
+        return Cache() if setting is None else setting.cache(adds_noise=bool(self.eta))
+
+    def cache_obstacle(self, setting: CacheSetting) -> str | None:
+        """Return why a cache cannot be had in this drawing, and what to do, if that is so."""
+        if self.kind.is_distilled:
+            return f"{self.kind.label} takes few steps, none of which can be left out; leave the cache out"
+        if setting.kind.one_evaluation and self.kind.evaluations > 1:
+            return (
+                f"{self.kind.label} evaluates the model twice a step, to correct the first answer by the second; take "
+                "the cache deep, or a sampler that evaluates once, such as DPM++ 2M"
+            )
+        evaluations = self.steps_to_take * self.kind.evaluations
+        if evaluations < LEAST_EVALUATIONS:
+            return (
+                f"{evaluations} evaluations of the model are too few to leave any out; leave the cache out, or draw at "
+                f"least {LEAST_EVALUATIONS} steps"
+            )
+        if setting.kind.needs_shallow_graph and self.manifest.unet.shallow is None:
+            return (
+                "this bundle has no shallow graph of its U-Net; take the cache reuse, or import or export the "
+                "checkpoint again"
+            )
+        return None
+
+    @property
+    def warnings(self) -> tuple[OrderWarning, ...]:
+        """What of the order the model does not draw with, or misses."""
+        found = []
+        if self.negative_prompt and not self.is_guided:
+            found.append(
+                f"the negative prompt changes nothing at a guidance scale of {self.guidance_scale:g}; "
+                "raise it above 1, where the model allows that"
+            )
+        if self.manifest.repaints and self.mask is None:
+            found.append(
+                "this model repaints what a mask shows, and there is none: all is repainted; give an image and a mask"
+            )
+        return tuple(map(OrderWarning, found))
 
     @property
     def kind(self) -> SamplerKind:
@@ -110,6 +170,11 @@ class Drawing(Order, frozen=True, kw_only=True):
         return "image-to-image" if self.mask is None else "inpainting"
 
     @property
+    def strength_counts(self) -> bool:
+        """Whether the strength makes a difference: drawing starts from a picture that is not only shown."""
+        return self.image is not None and not self.manifest.follows_instructions
+
+    @property
     def first_step(self) -> int:
         """How many of the steps are skipped because drawing starts from a picture."""
         if self.image is None:
@@ -121,14 +186,16 @@ class Drawing(Order, frozen=True, kw_only=True):
         """How many are left."""
         return self.steps - self.first_step
 
-    def latent_shape(self, manifest: Manifest) -> tuple[int, int, int, int]:
-        """Return the shape of one picture's latents."""
-        spec = manifest.latents
+    @property
+    def latent_shape(self) -> tuple[int, int, int, int]:
+        """The shape of one picture's latents."""
+        spec = self.manifest.latents
         return 1, spec.channels, self.height // spec.downscale, self.width // spec.downscale
 
-    def levels(self, manifest: Manifest) -> Levels:
-        """Return the noise levels on the way."""
-        return make_levels(manifest.schedule, self.scheduler, self.steps, self.kind.family)
+    @property
+    def levels(self) -> Levels:
+        """The noise levels on the way."""
+        return make_levels(self.manifest.schedule, self.scheduler, self.steps, self.kind.family)
 
     def order(self, index: int) -> Order:
         """Return the order that draws picture `index` again; the pictures it started from are not in it."""
@@ -150,6 +217,10 @@ def resolve(order: Order, manifest: Manifest) -> Drawing:
         raise InvalidRequestError('the prompt is empty; say what to draw, for example "a lake at sunset"')
     if order.mask is not None and order.image is None:
         raise InvalidRequestError("a mask needs the image that it belongs to; give one, or leave the mask out")
+    if manifest.follows_instructions and order.image is None:
+        raise InvalidRequestError("this model changes a picture as the prompt says, and needs one; give an image")
+    if manifest.follows_instructions and order.mask is not None:
+        raise InvalidRequestError("this model changes the whole picture and takes no mask; leave it out")
 
     source = None if order.image is None else open_picture(order.image, "image")
     fallback = (defaults.width, defaults.height)
@@ -168,13 +239,14 @@ def resolve(order: Order, manifest: Manifest) -> Drawing:
     last_seed = MAX_SEED + 1 - count
     seed = secrets.randbelow(last_seed + 1) if order.seed is None else order.seed
     scale = defaults.guidance_scale if order.guidance_scale is None else order.guidance_scale
-    strength = _real("strength", order.strength, 0.0, 1.0)
+    strength = _strength(order, manifest)
     if source is not None and int(steps * strength) == 0:
         enough = math.ceil(1000 / steps) / 1000  # rounded up: 1/7 printed with six digits would not be enough
         raise InvalidRequestError(
             f"strength {strength:g} of {steps} steps leaves nothing to draw; at least {enough:g} is needed"
         )
     drawing = Drawing(
+        manifest=manifest,
         prompt=order.prompt,
         negative_prompt=order.negative_prompt,
         width=width,
@@ -187,9 +259,11 @@ def resolve(order: Order, manifest: Manifest) -> Drawing:
         guidance_scale=_real("guidance_scale", scale, 0.0, MAX_GUIDANCE),
         guidance_rescale=_real("guidance_rescale", order.guidance_rescale, 0.0, 1.0),
         guidance_interval=_interval(order.guidance_interval),
+        image_guidance_scale=_image_guidance_scale(order.image_guidance_scale, manifest),
         clip_skip=_clip_skip(order.clip_skip, manifest),
         loras=_loras(order.loras, order.prompt),
         token_downsampling=_token_downsampling(order.token_downsampling, manifest),
+        cache=_cache(order.cache),
         seed=_whole("seed", seed, 0, last_seed),
         count=count,
         image=source,
@@ -202,6 +276,12 @@ def resolve(order: Order, manifest: Manifest) -> Drawing:
             f"guidance_interval {begin:g}:{end:g} guides none of the {drawing.steps_to_take} steps that are drawn; "
             "widen it, or take a guidance_scale of 1"
         )
+    if manifest.guides_itself:
+        _check_for_own_guidance(drawing)
+    if drawing.cache_setting is not None:
+        obstacle = drawing.cache_obstacle(drawing.cache_setting)
+        if obstacle is not None:
+            raise InvalidRequestError(f"cache {drawing.cache} cannot be had: {obstacle}")
     return drawing
 
 
@@ -227,6 +307,44 @@ def resolve_all(order: Order, prompts: str | Sequence[str], manifest: Manifest) 
         )
         drawings.append(drawing)
     return drawings
+
+
+def _check_for_own_guidance(drawing: Drawing) -> None:
+    """Refuse what works on a prediction without the prompt, for a model that has learnt what guidance does."""
+    for name, value in (
+        ("a negative prompt", drawing.negative_prompt),
+        ("guidance_rescale", drawing.guidance_rescale),
+        ("guidance_interval", drawing.guidance_interval),
+    ):
+        if value:
+            raise InvalidRequestError(
+                f"{name} cannot be had: this model has learnt guidance, and is told guidance_scale alone; leave it out"
+            )
+
+
+def _strength(order: Order, manifest: Manifest) -> float:
+    if order.strength is None:
+        from_noise = manifest.follows_instructions or (manifest.repaints and order.mask is not None)
+        return 1.0 if from_noise else _STRENGTH
+    strength = _real("strength", order.strength, 0.0, 1.0)
+    if manifest.follows_instructions and strength != 1:
+        raise InvalidRequestError(
+            f"strength {strength:g} cannot be had: this model is shown the picture and starts from noise alone; "
+            "leave it out, and say by image_guidance_scale how much is kept"
+        )
+    return strength
+
+
+def _image_guidance_scale(scale: float | None, manifest: Manifest) -> float | None:
+    if manifest.follows_instructions:
+        scale = manifest.defaults.image_guidance_scale if scale is None else scale
+        return _real("image_guidance_scale", scale, 1.0, MAX_GUIDANCE)
+    if scale is not None:
+        raise InvalidRequestError(
+            "image_guidance_scale is for models that change a picture as they are told (InstructPix2Pix), which this "
+            "is not; leave it out, and say by strength how much is kept"
+        )
+    return None
 
 
 def _sampler(order: Order, manifest: Manifest) -> tuple[SamplerKind, str]:
@@ -322,6 +440,11 @@ def _token_downsampling(every: int, manifest: Manifest) -> int:
             "was exported before there was that option; leave it out, or export the checkpoint again"
         )
     return every
+
+
+def _cache(cache: str | None) -> str | None:
+    setting = None if cache is None else find_cache(cache)
+    return None if setting is None else str(setting)
 
 
 def shown(value: object) -> str:

@@ -1,12 +1,22 @@
 """What can be known of an imported bundle without PyTorch: that it computes, and how exact its 8-bit graphs are."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from pocket_diffusion.bundle import Bundle, Int8Graph, sha256_of
+from pocket_diffusion.bundle import (
+    GUIDANCE,
+    IMAGE_LATENTS,
+    MASK,
+    MASKED_LATENTS,
+    Bundle,
+    Component,
+    Int8Graph,
+    sha256_of,
+)
 from pocket_diffusion.calibration import PROMPTS, Calibration, calibrate
 from pocket_diffusion.certificate import Certificate
 from pocket_diffusion.errors import CheckpointError, InferenceError
@@ -14,6 +24,8 @@ from pocket_diffusion.machine.cpu import products_are_right
 from pocket_diffusion.model.budget import MemoryBudget
 from pocket_diffusion.model.components import Components
 from pocket_diffusion.pipeline import Pipeline
+
+Latents = NDArray[np.float32]
 
 _SIDE = 8
 """Of the picture for which every network computes once: in latents."""
@@ -35,7 +47,7 @@ def check_evaluations(bundle: Bundle, name: str) -> None:
             context = pipeline.encode_prompt(PROMPTS[0])
             shape = (1, bundle.manifest.latents.channels, _SIDE, _SIDE)
             latents = np.random.default_rng(0).standard_normal(shape, np.float32)
-            noise = pipeline.predict_noise(latents, 500, context)
+            noise = pipeline.predict_noise(latents, 500, context, **_shown(bundle.manifest.unet, latents))
             picture = pipeline.decode_latents(latents)
             encoded = pipeline.encode_image(picture.clip(-1, 1))
     except InferenceError as error:
@@ -43,6 +55,18 @@ def check_evaluations(bundle: Bundle, name: str) -> None:
     results = {"text_encoder": context, "unet": noise, "vae_decoder": picture, "vae_encoder": encoded}
     for role, result in results.items():
         _check_finite(role, name, result)
+
+
+def _shown(unet: Component, latents: Latents) -> dict[str, Any]:
+    """Return what a U-Net takes beside latents, timestep and context, for no picture in particular."""
+    batch, _, *sides = latents.shape
+    shown = {
+        GUIDANCE: np.ones(batch, np.float32),
+        MASK: np.ones((batch, 1, *sides), np.float32),
+        MASKED_LATENTS: latents,
+        IMAGE_LATENTS: latents,
+    }
+    return {name: array for name, array in shown.items() if unet.needs(name)}
 
 
 def certify(bundle: Bundle, weights_errors: Mapping[str, float], name: str) -> None:
@@ -58,7 +82,9 @@ def certify(bundle: Bundle, weights_errors: Mapping[str, float], name: str) -> N
     """
     drawn = None
     if products_are_right():
-        drawn = calibrate(bundle, PROMPTS[:1], _STEPS, guidance_scale=1.0, memory="low", encode=True)
+        # Guidance doubles the time, but for a model that has learnt it.
+        scale = None if bundle.manifest.guides_itself else 1.0
+        drawn = calibrate(bundle, PROMPTS[:1], _STEPS, guidance_scale=scale, memory="low", encode=True)
         for role, evaluations in drawn.evaluations.items():
             _check_finite(role, name, *(output for one in evaluations for output in one.outputs.values()))
     else:
@@ -84,13 +110,14 @@ def _measure(certificate: Certificate, drawn: Calibration, role: str, int8: Int8
     component = msgspec.structs.replace(drawn.bundle.manifest.component(role), graph=int8.graph)
     errors = drawn.errors(role, component, drawn.evaluations[role])
     _check_finite(role, name, np.array(errors))
+    unguided = "" if drawn.guidance_scale is None else ", not guided"
     return msgspec.structs.replace(
         certificate,
         relative_error=float(np.median(errors)),
         largest_error=max(errors),
         evaluations=len(errors),
         psnr_db=drawn.psnr(role, component),
-        what=f"{drawn.what}, not guided; the layers' forms are those of all imported checkpoints",
+        what=f"{drawn.what}{unguided}; the layers' forms are those of all imported checkpoints",
     )
 
 

@@ -92,9 +92,9 @@ class _Placing:
         self.source: str = network.name
         self.tensors: StoredTensors = network.tensors
         self.table: LayerTable = template.tables[component]
-        weights = template.manifest.component(component).weights
+        weights = template.components[component].weights
         self.path = folder / weights
-        self.bytes = template.manifest.files[weights].size
+        self.bytes = template.records[weights].size
         self.int8_errors: dict[str, float] = {}
         self._component = component
         self._loras = loras

@@ -150,9 +150,9 @@ class GraphSession:
         """Load a component whose files are in `folder`.
 
         On a CPU, weights stay mapped from their file and are cast just before each use, unless `expand_weights` has
-        them as float32 in memory. An arena that is shared must be there: see `renew_shared_arena`. Without an arena,
-        what is freed while running goes back to the system at once: with glibc by a setting of the whole process,
-        which stays.
+        them as float32 in memory, or the component is small. An arena that is shared must be there: see
+        `renew_shared_arena`. Without an arena, what is freed while running goes back to the system at once: with glibc
+        by a setting of the whole process, which stays.
 
         Arrays in `replaced` stand in for the initializers of these names, which lie in the weights file with the same
         shapes and types.
@@ -167,7 +167,7 @@ class GraphSession:
         self.name = name
         self._spec = component
         self._expanded = expand_weights
-        options = _options(provider, threads, expand_weights=expand_weights, arena=arena)
+        options = _options(provider, threads, expand_weights=expand_weights, arena=arena, is_small=component.is_small)
         if arena == "none" and provider == "cpu":
             _have_process_give_back()
         self._session: Any = _open(folder / component.graph, provider, options, replaced or {}, oldest_onnxruntime)
@@ -178,7 +178,7 @@ class GraphSession:
             )
         for kind, found, specs in (
             ("inputs", self._session.get_inputs(), component.inputs),
-            ("outputs", self._session.get_outputs(), component.outputs),
+            ("outputs", self._session.get_outputs(), (*component.outputs, *component.outputs_on_request)),
         ):
             names = sorted(node.name for node in found)
             if names != sorted(spec.name for spec in specs):
@@ -192,8 +192,10 @@ class GraphSession:
         if self._expanded:
             _call_glibc("malloc_trim", 0)  # which would keep much of the weights for later otherwise
 
-    def run(self, **inputs: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
-        """Compute all outputs, by name and as float32; inputs are converted to the graph's precision.
+    def run(self, *more: str, **inputs: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
+        """Compute the outputs, by name and as float32; inputs are converted to the graph's precision.
+
+        `more` names outputs that are returned on request alone.
 
         Raises:
             InvalidRequestError: an input is missing, unknown, of the wrong kind or of a shape that does not fit.
@@ -205,19 +207,18 @@ class GraphSession:
         specs = (*self._spec.inputs, *(spec for spec in self._spec.options if spec.name in inputs))
         _check_inputs(self.name, specs, inputs)
         feeds = {spec.name: np.ascontiguousarray(inputs[spec.name], dtype=np.dtype(spec.dtype)) for spec in specs}
+        names = [*(spec.name for spec in self._spec.outputs), *more]
         try:
-            outputs = self._session.run([spec.name for spec in self._spec.outputs], feeds)
+            outputs = self._session.run(names, feeds)
         except Exception as error:  # ONNX Runtime's exceptions share no base of their own
             raise InferenceError(
                 f"{self.name} failed at {_shapes(feeds)}: {_first_line(error)}; "
                 "if memory ran out, try a smaller size or count"
             ) from None
-        return {
-            spec.name: np.asarray(output, np.float32) for spec, output in zip(self._spec.outputs, outputs, strict=True)
-        }
+        return {name: np.asarray(output, np.float32) for name, output in zip(names, outputs, strict=True)}
 
 
-def _options(provider: Provider, threads: int | None, *, expand_weights: bool, arena: Arena) -> Any:  # noqa: ANN401 - ONNX Runtime has no types
+def _options(provider: Provider, threads: int | None, *, expand_weights: bool, arena: Arena, is_small: bool) -> Any:  # noqa: ANN401 - ONNX Runtime has no types
     ort = onnxruntime()
     options = ort.SessionOptions()
     options.log_severity_level = 4  # a failure is reported once, by the exception
@@ -226,7 +227,9 @@ def _options(provider: Provider, threads: int | None, *, expand_weights: bool, a
     if provider == "cuda":
         return options
     options.enable_mem_pattern = False  # halves the arena
-    if expand_weights:
+    if is_small:
+        options.add_session_config_entry("session.disable_quant_qdq", "1")  # as below; all else makes it faster
+    elif expand_weights:
         # Folds the Casts and DequantizeLinears of the weights. Beyond the basic optimisations, ONNX Runtime would
         # replace the products with int8 weights by ones that round their inputs too.
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC

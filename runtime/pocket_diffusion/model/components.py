@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pocket_diffusion.bundle import Bundle
+from pocket_diffusion.bundle import SHALLOW_UNET, Bundle
 from pocket_diffusion.machine.session import GraphSession, Provider, renew_shared_arena
 from pocket_diffusion.model.arithmetic import ArithmeticChoice
 from pocket_diffusion.model.budget import MemoryBudget
@@ -21,7 +21,13 @@ from pocket_diffusion.model.weights import ChangedWeights, changed_arrays, chang
 
 Arrays = dict[str, NDArray[np.float32]]
 
-_STAGES = {"text_encoder": "context", "vae_encoder": "start", "unet": "steps", "vae_decoder": "picture"}
+_STAGES = {
+    "text_encoder": "context",
+    "vae_encoder": "start",
+    "unet": "steps",
+    SHALLOW_UNET: "steps",
+    "vae_decoder": "picture",
+}
 """By role: the stage that needs the network. Networks of one stage may be loaded together."""
 
 _EXACT = ArithmeticChoice()
@@ -31,8 +37,8 @@ _log = logging.getLogger(__name__)
 class Network(Protocol):
     """A loaded network."""
 
-    def run(self, **inputs: NDArray[Any]) -> Arrays:
-        """Compute all outputs, by name."""
+    def run(self, *more: str, **inputs: NDArray[Any]) -> Arrays:
+        """Compute the outputs, by name; `more` names those that are returned on request alone."""
 
     def close(self) -> None:
         """Give the memory back."""
@@ -86,8 +92,10 @@ class Components:
         """Networks that are being loaded in a thread."""
         self._shares_arena = False
 
-    def run(self, role: str, **inputs: NDArray[Any]) -> Arrays:
+    def run(self, role: str, *more: str, **inputs: NDArray[Any]) -> Arrays:
         """Run a network, loading it first where it is not loaded; arrays go in and come out by name.
+
+        `more` names outputs that are returned on request alone.
 
         Raises:
             InvalidRequestError: an input is missing, unknown, or of a shape that does not fit.
@@ -97,7 +105,7 @@ class Components:
         """
         if role not in self._loaded:
             self._load(role)
-        return self._loaded[role].run(**inputs)
+        return self._loaded[role].run(*more, **inputs)
 
     def expect(self, role: str) -> None:
         """Begin to load a network that will be needed soon, beside what is computed until then.
@@ -119,7 +127,8 @@ class Components:
             BundleFormatError, BundleDamagedError: see `Bundle.layers`.
 
         """
-        affected = frozenset(role for role in CHANGEABLE if _effects(loras, role) != _effects(self.loras, role))
+        roles = CHANGEABLE if self.bundle.manifest.unet.shallow is None else (*CHANGEABLE, SHALLOW_UNET)
+        affected = frozenset(role for role in roles if _effects(loras, role) != _effects(self.loras, role))
         changed = self._changed | {role: changed_memory(self.bundle, role, loras) for role in affected}
         more = sum(one.size for one in changed.values()) - sum(one.size for one in self._changed.values())
         for role in affected:

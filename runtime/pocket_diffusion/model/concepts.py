@@ -24,7 +24,13 @@ _UNNAMED = re.compile(r"emb_params|clip_l|string_to_param\.\*")
 _SDXL = "clip_g"
 _LEFTOVERS = re.compile(r"string_to_token\..*")
 """What A1111 keeps beside them."""
-_FOREIGN = {1024: "Stable Diffusion 2", 1280: "Stable Diffusion XL", 4096: "a model with T5"}
+_MODELS = {
+    768: "Stable Diffusion 1",
+    1024: "Stable Diffusion 2",
+    1280: "Stable Diffusion XL",
+    4096: "a model with T5",
+}
+"""By the width of their vectors."""
 _VOCABULARY = "text_model.embeddings.token_embedding.weight"
 _SHOWN = 60
 
@@ -59,7 +65,7 @@ def read_concept(path: Path, bundle: Bundle) -> Concept:
         return InvalidRequestError(f"embedding {word}: {why}")
 
     if _SDXL in tensors:
-        raise refuse(_made_for("Stable Diffusion XL"))
+        raise refuse(_made_for("Stable Diffusion XL", width))
     tensors = {name: tensor for name, tensor in tensors.items() if not _LEFTOVERS.fullmatch(name)}
     if len(tensors) != 1:
         shown = ", ".join(ascii(name[:_SHOWN])[1:-1] for name in list(tensors)[:3])
@@ -69,8 +75,8 @@ def read_concept(path: Path, bundle: Bundle) -> Concept:
     if len(shape) != 2 or not tensor.size or not tensor.is_floating_point:
         raise refuse(f"it holds {tensor.dtype} {list(tensor.shape)}, but vectors are float [{width}] or [n, {width}]")
     if shape[1] != width:
-        if shape[1] in _FOREIGN:
-            raise refuse(_made_for(_FOREIGN[shape[1]]))
+        if shape[1] in _MODELS:
+            raise refuse(_made_for(_MODELS[shape[1]], width))
         raise refuse(
             f"its vectors have {shape[1]} numbers, and this text encoder's {width}; choose one made for this model"
         )
@@ -155,5 +161,6 @@ class Concepts:
         self.ids, self.known = ids, known
 
 
-def _made_for(model: str) -> str:
-    return f"it was made for {model}, and this is Stable Diffusion 1; choose one made for this model"
+def _made_for(model: str, width: int) -> str:
+    ours = _MODELS.get(width, f"a model whose vectors have {width} numbers")
+    return f"it was made for {model}, and this is {ours}; choose one made for this model"

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from pocket_diffusion.bundle import COMPONENTS, SIDES, Manifest
+from pocket_diffusion.bundle import COMPONENTS, SHALLOW_UNET, SIDES, Manifest
 from pocket_diffusion.machine.session import Arena
 from pocket_diffusion.model.tiles import largest_run
 from pocket_diffusion.model.weights import ChangedWeights
@@ -41,7 +41,7 @@ class MemoryMode:
 
     def expands(self, component: str) -> bool:
         """Tell whether a component's weights are expanded: those of the U-Net, which alone runs often."""
-        return self.expand_weights and component == "unet"
+        return self.expand_weights and component in ("unet", SHALLOW_UNET)
 
     def vae_tile(self, height: int, width: int) -> int:
         """Return the longest side of a tile for a picture of `height` x `width` latents."""
@@ -76,6 +76,8 @@ class Demand:
     guided: bool
     from_picture: bool
     count: int = 1
+    keeps_deep: bool = False
+    """Whether the U-Net's shallow graph is used, with features that are kept for each picture."""
     changed_weights: Mapping[str, ChangedWeights] = field(default_factory=dict)
     """By component."""
 
@@ -83,8 +85,8 @@ class Demand:
     def usual(cls, manifest: Manifest) -> "Demand":
         """Return the demand of a picture that is drawn with a bundle's defaults."""
         defaults = manifest.defaults
-        guided = defaults.guidance_scale > 1
-        return cls(width=defaults.width, height=defaults.height, guided=guided, from_picture=False)
+        guided = defaults.guidance_scale > 1 and not manifest.guides_itself
+        return cls(width=defaults.width, height=defaults.height, guided=guided, from_picture=manifest.sees_pictures)
 
     def smaller(self, multiple: int) -> Iterator["Demand"]:
         """Yield demands of about these proportions, the largest first, with sides that are multiples."""
@@ -109,14 +111,17 @@ def needed_memory(manifest: Manifest, mode: MemoryMode, demand: Demand) -> int |
     pixels = demand.width * demand.height
     height, width = (side // manifest.latents.downscale for side in (demand.height, demand.width))
     vae_pixels = largest_run(height, width, mode.vae_tile(height, width)) * manifest.latents.downscale**2
+    unet_pixels = pixels * (2 if demand.guided and mode.guide_together else 1)
     at_once = {
         "text_encoder": pixels,
-        "unet": pixels * (2 if demand.guided and mode.guide_together else 1),
+        "unet": unet_pixels,
+        SHALLOW_UNET: unet_pixels,
         "vae_encoder": vae_pixels,
         "vae_decoder": vae_pixels,
     }
-    turns, weights = [], 0
-    for name in COMPONENTS:
+    turns: list[int] = []
+    weights = 0
+    for name in (*COMPONENTS, SHALLOW_UNET) if demand.keeps_deep else COMPONENTS:
         memory = manifest.component(name).memory
         if memory is None:
             return None
@@ -127,8 +132,20 @@ def needed_memory(manifest: Manifest, mode: MemoryMode, demand: Demand) -> int |
             # Opening takes the changed weights twice: they are made, which takes more for a while, and then copied.
             running = max(memory.least, memory.base + memory.per_pixel * at_once[name])
             turn = max(running, changed.size, changed.working)
-            turns.append(turn if mode.keep_sessions else turn + changed.size)
+            if name == SHALLOW_UNET and not mode.keep_sessions:  # loaded beside the U-Net, with an arena of its own
+                turns[COMPONENTS.index("unet")] += changed.size + (turn if mode.arena == "own" else 0)
+            else:
+                turns.append(turn if mode.keep_sessions else turn + changed.size)
     pictures = (_PICTURE_BYTES + _FINISHED_BYTES * (demand.count - 1)) * pixels
     most = max(turns)
     kept = _UNSHARED * (sum(turns) - most) if mode.keep_sessions else 0
-    return int(weights + most + kept) + pictures
+    deep = _deep_bytes(manifest, demand, height * width) if demand.keeps_deep else 0
+    return int(weights + most + kept) + pictures + deep
+
+
+def _deep_bytes(manifest: Manifest, demand: Demand, latents: int) -> int:
+    """Return what the features take that are kept of the U-Net's deep layers: one for each latent and prediction."""
+    (spec,) = manifest.unet.outputs_on_request
+    channels = max(size for size in spec.shape if isinstance(size, int))
+    predictions = 1 if not demand.guided else 3 if manifest.follows_instructions else 2
+    return 4 * channels * latents * predictions * demand.count

@@ -55,6 +55,7 @@ def changed_arrays(bundle: Bundle, component: str, loras: Sequence[Lora]) -> Arr
     if not names:
         return {}
     table = bundle.layers(component)
+    names = {name: users for name, users in names.items() if name in table.layers}  # a shallow graph has some alone
     weights_file = bundle.manifest.component(component).weights
     bundle.check_files(weights_file)  # a mapped file that has become shorter would end the process
     weights = np.memmap(bundle.path(weights_file), np.uint8, "r")
@@ -107,7 +108,7 @@ def changed_memory(bundle: Bundle, component: str, loras: Sequence[Lora]) -> Cha
     if not names:
         return ChangedWeights()
     table = bundle.layers(component).layers
-    layers = [table[name] for name in names]
+    layers = [table[name] for name in names if name in table]
     return ChangedWeights(
         size=sum(layer.bytes_of(stored) for layer in layers for stored in layer.stored),
         working=min(_room_for(layers), sum(map(working_bytes, layers))),
@@ -121,7 +122,7 @@ def working_bytes(layer: Layer) -> int:
 
 def _room_for(layers: Iterable[Layer]) -> int:
     """Return the bytes that layers may take at once while they are changed: the largest has to fit."""
-    return max(_ROOM, *map(working_bytes, layers))
+    return max([_ROOM, *map(working_bytes, layers)])
 
 
 class Room:

@@ -61,6 +61,7 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
     mask: str | None = None
     inpainting_mask_invert: bool | int = False
     denoising_strength: float = 0.75
+    image_cfg_scale: float | None = None
 
 
 class PngInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -271,20 +272,24 @@ async def _order(request: Request, asked: Generation, *, from_picture: bool) -> 
         if asked.inpainting_mask_invert:
             async with request.app.state.decoding:
                 mask = await asyncio.to_thread(_inverted, mask)
+    manifest = request.app.state.queue.pipeline.bundle.manifest
+    by_instructions = manifest.follows_instructions
+    # Clients send these whatever the model; `_without_effect` names them.
     return Order(
         prompt=asked.prompt,
-        negative_prompt=asked.negative_prompt,
+        negative_prompt="" if manifest.guides_itself else asked.negative_prompt,
         width=asked.width,
         height=asked.height,
         steps=asked.steps,
         guidance_scale=asked.cfg_scale,
-        **_sampling(asked, request.app.state.queue.pipeline.bundle.manifest.defaults.sampler),
+        image_guidance_scale=asked.image_cfg_scale if by_instructions else None,
+        **_sampling(asked, manifest.defaults.sampler),
         clip_skip=asked.override_settings.get(_CLIP_SKIP, 1),
         seed=None if asked.seed == -1 else asked.seed,
         count=asked.batch_size * asked.n_iter,
         image=picture_bytes(asked.init_images[0], "init_images") if from_picture else None,
         mask=mask,
-        strength=asked.denoising_strength,
+        strength=None if by_instructions else asked.denoising_strength,
     )
 
 
@@ -312,6 +317,9 @@ def _without_effect(job: Job, sent: Collection[str], asked: Generation) -> list[
     drawing = job.drawing
     if drawing.kind.eta is None:
         names |= {"eta", "s_noise"} & set(sent)
+    if drawing.manifest.guides_itself and asked.negative_prompt:
+        names.add("negative_prompt")
+    names |= {"denoising_strength" if drawing.manifest.follows_instructions else "image_cfg_scale"} & set(sent)
     for name in ("sampler_name", "sampler_index"):
         known = _found(find_sampler, getattr(asked, name))
         if getattr(asked, name) and (known is None or known[0] is not drawing.kind):

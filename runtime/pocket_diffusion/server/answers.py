@@ -13,6 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from pocket_diffusion.drawing.adapters import ModelChanges
+from pocket_diffusion.drawing.caches import CacheSetting
 from pocket_diffusion.drawing.images import png_bytes
 from pocket_diffusion.drawing.resolve import Drawing
 from pocket_diffusion.errors import BusyError, Cancelled, InferenceError, InvalidRequestError, PocketDiffusionError
@@ -97,7 +98,7 @@ async def submit(request: Request, order: Order) -> Job:
     """
     state = request.app.state
     async with state.decoding:  # one at a time: pictures take memory, and prompts can take a second
-        checked = await asyncio.to_thread(_check, order, state.queue.pipeline, state.limits)
+        checked = await asyncio.to_thread(_check, order, state.queue.pipeline, state.limits, state.usual_cache)
     release = getattr(request.state, RELEASE_BODY, None)
     if release is not None:
         release()
@@ -149,15 +150,12 @@ def picture_url(request: Request, name: str) -> str:
     return str(request.url.replace(path=f"{request.scope.get('root_path', '')}/pictures/{name}", query=""))
 
 
-def _check(order: Order, pipeline: Pipeline, limits: Limits) -> tuple[Drawing, list[str], ModelChanges]:
-    """Return what is to be drawn, what is to be said of its prompts, and which LoRAs and embeddings it uses."""
-    drawing = resolve_within(order, pipeline.bundle.manifest, limits)
-    warnings = [
-        str(warning)
-        for text, name in drawing.texts
-        for warning in pipeline.conditioner.warnings(text, drawing.steps, name)
-    ]
-    return drawing, warnings, pipeline.adapters.changes(drawing)
+def _check(
+    order: Order, pipeline: Pipeline, limits: Limits, usual_cache: CacheSetting | None
+) -> tuple[Drawing, list[str], ModelChanges]:
+    """Return what is to be drawn, what is to be said of the order, and which LoRAs and embeddings it uses."""
+    drawing = resolve_within(order, pipeline.bundle.manifest, limits, usual_cache)
+    return drawing, [*map(str, pipeline.warnings_of(drawing))], pipeline.adapters.changes(drawing)
 
 
 def _texts(files: Iterable[bytes | None]) -> Iterable[str]:

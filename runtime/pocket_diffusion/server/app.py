@@ -14,6 +14,7 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from pocket_diffusion.drawing.caches import find_cache
 from pocket_diffusion.errors import InvalidRequestError, PocketDiffusionError
 from pocket_diffusion.pipeline import Pipeline
 from pocket_diffusion.server import a1111, monitoring, openai, rest
@@ -35,6 +36,7 @@ def create_app(
     token: str | None = None,
     hosts: Collection[str] | None = None,
     limits: Limits | None = None,
+    cache: str | None = None,
 ) -> Starlette:
     """Return an ASGI application that draws with a pipeline, which is then the application's alone.
 
@@ -42,16 +44,19 @@ def create_app(
     to whoever serves the application. Without it and without a token, a stranger's page whose domain name is made to
     lead here can have pictures drawn (DNS rebinding).
 
+    `cache` is that of orders that name none, where their sampler and steps allow it; see `Order.cache`.
+
     It can be mounted under any path, and is for one event loop. What is drawn is cancelled when that, or its lifespan
     where it has one, ends; `app.state.queue.close()` does so earlier.
 
     Raises:
-        InvalidRequestError: the token is empty, which everyone would know.
+        InvalidRequestError: the token is empty, which everyone would know; or there is no such cache.
 
     """
     if token == "":
         raise InvalidRequestError("the token is empty; give one that cannot be guessed, or none")
     limits = limits or Limits()
+    usual_cache = None if cache is None else find_cache(cache)
     names = None if hosts is None else frozenset(name.lower() for name in hosts)
     metrics = Metrics()
     pictures = PictureStore(limits.pictures)
@@ -81,6 +86,7 @@ def create_app(
         lifespan=lifespan,
     )
     app.state.limits = limits
+    app.state.usual_cache = usual_cache
     app.state.metrics = metrics
     app.state.queue = queue
     app.state.decoding = asyncio.Lock()

@@ -68,6 +68,8 @@ class Job:
         self.step = 0
         self.predicted: Latents | None = None
         """What the model sees of the first picture after the last step, as latents."""
+        self.preview: Image.Image | None = None
+        """What these look like, once somebody has asked."""
         self.pictures: list[str] = []
         """The names in the store."""
         self.error: PocketDiffusionError | None = None
@@ -99,7 +101,7 @@ class Job:
     def finish(self, state: State, error: PocketDiffusionError | None = None) -> None:
         """Settle it for good."""
         self.state, self.error = state, error
-        self.predicted = None
+        self.predicted = self.preview = None
         self.drawing = msgspec.structs.replace(self.drawing, image=None, mask=None)
         self.change()
 
@@ -217,10 +219,12 @@ class JobQueue:
             await self._worker
 
     def preview(self, job: Job) -> Image.Image | None:
-        """Return roughly what is drawn so far, a pixel a latent; None before the first step and after the last."""
+        """Return roughly what is drawn so far; None before the first step and after the last."""
         if job.predicted is None or not self._can_preview or not np.isfinite(job.predicted).all():
             return None
-        return self.pipeline.previewer.picture(job.predicted)
+        if job.preview is None:  # a tiny VAE takes a tenth of a second for it, and all followers ask
+            job.preview = self.pipeline.previewer.picture(job.predicted)
+        return job.preview
 
     # How jobs are drawn.
 
@@ -277,11 +281,11 @@ class JobQueue:
             _log.exception("there will be no previews")
             return False
         finally:
-            self.pipeline.close()  # the memory of that graph was not weighed
+            self.pipeline.components.close()  # the memory of that graph was not weighed
         return True
 
     def _stepped(self, job: Job, step: Step) -> None:
-        job.step, job.predicted = step.number, step.predicted[:1]
+        job.step, job.predicted, job.preview = step.number, step.predicted[:1], None
         self._metrics.stepped()
         job.change()
 

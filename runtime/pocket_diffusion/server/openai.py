@@ -55,8 +55,10 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
     s_noise: float = 1.0
     guidance_rescale: float = 0.0
     guidance_interval: tuple[float, float] | None = None
+    image_guidance_scale: float | None = None
     clip_skip: int = 1
     token_downsampling: int = 1
+    cache: str | None = None
     seed: int | None = None
     strength: float | None = None
 
@@ -132,7 +134,7 @@ async def _submit(request: Request, asked: Generation, image: bytes | None = Non
         image=image,
         mask=mask,
         # What is masked is expected to be drawn anew.
-        strength=asked.strength if asked.strength is not None else 0.8 if mask is None else 1.0,
+        strength=1.0 if asked.strength is None and mask is not None else asked.strength,
     )
     return await submit(request, order)
 

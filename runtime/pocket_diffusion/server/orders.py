@@ -7,14 +7,19 @@ import msgspec
 from PIL import Image
 
 from pocket_diffusion.bundle import Manifest
+from pocket_diffusion.drawing.caches import CacheSetting
 from pocket_diffusion.drawing.resolve import Drawing, resolve
 from pocket_diffusion.errors import InvalidRequestError
 from pocket_diffusion.order import Order
 from pocket_diffusion.server.limits import Limits
 
 
-def resolve_within(order: Order, manifest: Manifest, limits: Limits) -> Drawing:
+def resolve_within(
+    order: Order, manifest: Manifest, limits: Limits, usual_cache: CacheSetting | None = None
+) -> Drawing:
     """Return what is to be drawn. Its pictures have the size that is drawn, so that waiting takes little memory.
+
+    An order that says nothing of a cache has the usual one, where it can have it.
 
     Raises:
         InvalidRequestError: names the option, what is allowed, and what was given.
@@ -24,6 +29,8 @@ def resolve_within(order: Order, manifest: Manifest, limits: Limits) -> Drawing:
     limits.check_prompt(order.negative_prompt, "negative prompt")
     drawing = resolve(order, manifest)
     limits.check(drawing)
+    if order.cache is None and usual_cache is not None and drawing.cache_obstacle(usual_cache) is None:
+        drawing = msgspec.structs.replace(drawing, cache=str(usual_cache))
     # As `images.to_array` and `to_mask` do, for which there is then nothing left to do.
     size = drawing.width, drawing.height
     image, mask = (

@@ -61,6 +61,14 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     height: int
     steps: int
     guidance_scale: float
+    image_guidance_scale: float | None
+    """Null where it does not change a picture as the prompt says."""
+    guides_itself: bool
+    """It has learnt guidance, and takes no negative prompt, `guidance_rescale` or `guidance_interval`."""
+    repaints: bool
+    """It is made for repainting what a mask shows; without one, it repaints all."""
+    follows_instructions: bool
+    """It changes a picture as the prompt says; it needs one, and takes no mask and no strength."""
     sampler: str
     scheduler: str | None
     """Null is the sampler's own."""
@@ -209,6 +217,10 @@ async def read_model(request: Request) -> Response:
             height=defaults.height,
             steps=defaults.steps,
             guidance_scale=defaults.guidance_scale,
+            image_guidance_scale=defaults.image_guidance_scale if manifest.follows_instructions else None,
+            guides_itself=manifest.guides_itself,
+            repaints=manifest.repaints,
+            follows_instructions=manifest.follows_instructions,
             sampler=kind.name,
             scheduler=defaults.scheduler or named,
             samplers=list(SAMPLERS),

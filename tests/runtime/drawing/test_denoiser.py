@@ -1,6 +1,6 @@
 """The U-Net as a function of latents and their noise level."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import msgspec
 import numpy as np
@@ -32,7 +32,9 @@ class Model:
     def __init__(self) -> None:
         self.asked: list[tuple[np.ndarray, float, int]] = []
 
-    def __call__(self, latents: np.ndarray, timestep: float, context: np.ndarray) -> np.ndarray:
+    def __call__(
+        self, latents: np.ndarray, timestep: float, context: np.ndarray, shown: Mapping[str, np.ndarray]
+    ) -> np.ndarray:
         self.asked.append((latents, timestep, len(context)))
         return np.ones((len(context), *SHAPE[1:]), np.float32) * context[:, :1, :1, None]
 

@@ -19,6 +19,7 @@ from pocket_diffusion.drawing.resolve import Drawing, resolve_all
 from pocket_diffusion.drawing.resolve import resolve as resolve_order
 from pocket_diffusion.errors import InvalidRequestError
 from pocket_diffusion.pipeline import DEFAULT_BUNDLE
+from siblings import INSTRUCTED, REPAINTING, SELF_GUIDED, with_inputs
 
 MANIFEST = read_manifest(DEFAULT_BUNDLE)
 PICTURE = Image.new("RGB", (64, 64))
@@ -110,10 +111,16 @@ anything = (
 )  # fmt: skip
 
 
-@given(st.fixed_dictionaries({}, optional=dict.fromkeys(("prompt", "mask", *OPTIONS), anything)))
-def test_nothing_but_an_invalid_request_comes_of_arbitrary_values(options: dict[str, Any]) -> None:
+@given(
+    st.fixed_dictionaries({}, optional=dict.fromkeys(("prompt", "mask", *OPTIONS), anything)),
+    st.sampled_from([(), SELF_GUIDED, REPAINTING, INSTRUCTED]),
+)
+def test_nothing_but_an_invalid_request_comes_of_arbitrary_values(
+    options: dict[str, Any], names: tuple[str, ...]
+) -> None:
+    image = {"image": PICTURE} if names == INSTRUCTED else {}  # without which nothing else is looked at
     try:
-        drawing = resolve(**options)
+        drawing = resolve(manifest=with_inputs(MANIFEST, names), **options, **image)
     except InvalidRequestError:
         return
     assert type(drawing.width) is type(drawing.steps) is type(drawing.seeds[0]) is int

@@ -30,7 +30,7 @@ class FakeNetwork:
         self._role, self._open_now = role, open_now
         open_now.append(role)
 
-    def run(self, **inputs: np.ndarray) -> Arrays:
+    def run(self, *_: str, **inputs: np.ndarray) -> Arrays:
         return inputs
 
     def close(self) -> None:
@@ -82,9 +82,9 @@ def test_a_pipeline_draws_with_other_networks_in_the_place_of_its_own(pipeline: 
         def __init__(self, role: str) -> None:
             self.role, self.session = role, components.open_session(role)
 
-        def run(self, **inputs: np.ndarray) -> Arrays:
+        def run(self, *more: str, **inputs: np.ndarray) -> Arrays:
             ran.append(self.role)
-            return self.session.run(**inputs)
+            return self.session.run(*more, **inputs)
 
         def close(self) -> None:
             self.session.close()

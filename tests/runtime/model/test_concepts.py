@@ -26,8 +26,11 @@ Given = Callable[..., Path]
 @pytest.fixture
 def bundle(manifest: Manifest) -> Bundle:
     """Says that its text encoder takes vectors of Stable Diffusion 1's width."""
-    option = TensorSpec(name=CONCEPTS, dtype="float32", shape=(CONCEPTS, WIDTH))
-    return _with(manifest, (option,))
+    return _with(manifest, (_option(WIDTH),))
+
+
+def _option(width: int) -> TensorSpec:
+    return TensorSpec(name=CONCEPTS, dtype="float32", shape=(CONCEPTS, width))
 
 
 def _with(manifest: Manifest, options: tuple[TensorSpec, ...]) -> Bundle:
@@ -102,6 +105,12 @@ def test_refuses_what_is_no_embedding_of_this_model(
     with pytest.raises(InvalidRequestError) as refused:
         read_concept(path, bundle)
     assert str(refused.value) == f"embedding style: {why}"
+
+
+def test_a_model_of_stable_diffusion_2_refuses_embeddings_of_the_first(manifest: Manifest, tmp_path: Path) -> None:
+    path = write_safetensors(tmp_path / "style.safetensors", {"emb_params": vectors(2, WIDTH)})
+    with pytest.raises(InvalidRequestError, match="made for Stable Diffusion 1, and this is Stable Diffusion 2;"):
+        read_concept(path, _with(manifest, (_option(1024),)))
 
 
 def test_refuses_a_bundle_without_that_input(manifest: Manifest, tmp_path: Path) -> None:

@@ -36,12 +36,10 @@ class FakePipeline:
         self.failure: Exception | None = None
         self.latents = LATENTS
         self.previewer = Previewer(lambda picture: self.encode_image(picture))
+        self.components = SimpleNamespace(close=lambda: None)
 
     def encode_image(self, picture: np.ndarray) -> np.ndarray:
         return np.zeros((1, 4, *(side // 8 for side in picture.shape[2:])), "f4")
-
-    def close(self) -> None:
-        pass
 
     def steps(self, drawing: Drawing) -> Steps:
         return Steps(self._walk(drawing))

@@ -82,6 +82,11 @@ class SamplerKind:
             return BrownianNoise(generator.seed, shape)
         return lambda sigma, sigma_next: generator.normal(shape)
 
+    @property
+    def is_distilled(self) -> bool:
+        """Whether it is for models that were distilled to few steps."""
+        return self.schedulers == _DISTILLED
+
     def takes(self, scheduler: str) -> bool:
         """Tell whether a scheduler of that name goes with this sampler."""
         return scheduler in self.schedulers

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from pocket_diffusion.bundle import Bundle
+from pocket_diffusion.bundle import SHALLOW_UNET, Bundle
 from pocket_diffusion.checkpoint.tensor_file import read_tensor_file
 from pocket_diffusion.errors import CheckpointError, InvalidRequestError
 from pocket_diffusion.layers import LayerTable
@@ -112,8 +112,9 @@ class Lora:
         return f"LoRA {self.file.name} ({self.file.hash.short}) at {scales[0]}, in the text encoder at {scales[1]}"
 
     def changes(self, component: str) -> Mapping[str, Change]:
-        """Return what it does to a network, by published name."""
-        return self.file.changes.get(component, {}) if self.strength(component) else {}
+        """Return what it does to a network, by published name; of a shallow graph, what it does to the whole."""
+        whole = "unet" if component == SHALLOW_UNET else component
+        return self.file.changes.get(whole, {}) if self.strength(component) else {}
 
 
 def read_lora(path: Path, bundle: Bundle) -> LoraFile:

@@ -23,7 +23,7 @@ from pocket_diffusion.model.lora.keys import Keys, is_part, other_method
 _NAMED = 3  # how many layers or keys a message names
 _SHOWN = 80  # and how much of a key
 
-_SDXL, _SD2 = "Stable Diffusion XL", "Stable Diffusion 2"
+_SDXL, _SD2, _SD1 = "Stable Diffusion XL", "Stable Diffusion 2", "Stable Diffusion 1"
 _FOREIGN_KEYS = (
     (r"^lora_te[12]_|(^|\.)text_encoder_2\.|_transformer_blocks_[1-9]|\.transformer_blocks\.[1-9]", _SDXL),
     (r"double_blocks|single_blocks|single_transformer_blocks", "Flux"),
@@ -31,8 +31,8 @@ _FOREIGN_KEYS = (
 )
 # What tells other models by their size: cross-attention's inputs, and the width of the text encoder.
 _FOREIGN_WIDTHS = {
-    "unet": (r"\.attn2\.to_[kv]$", {1024: _SD2, 2048: _SDXL}),
-    "text_encoder": (r"\.([qkv]_proj|fc1)$", {1024: _SD2, 1280: _SDXL}),
+    "unet": (r"\.attn2\.to_[kv]$", {768: _SD1, 1024: _SD2, 2048: _SDXL}),
+    "text_encoder": (r"\.([qkv]_proj|fc1)$", {768: _SD1, 1024: _SD2, 1280: _SDXL}),
 }
 _CHECKPOINT = re.compile(r"^(model\.diffusion_model|first_stage_model|cond_stage_model|model_ema)\.")
 _EMBEDDING = re.compile(r"^(emb_params|clip_[lg]|string_to_(param|token)(\..*)?)$")
@@ -68,9 +68,9 @@ def read_changes(
         _check_kind(tensors)
         parts, unmatched = _by_layer(tensors, tables)
         changes, misfits, foreign = _fit(parts, tables, settings or {})
-        foreign = _foreign_by_keys(unmatched) or foreign
-        if foreign:
-            raise _FaultError(f"it was made for {foreign}, and this is Stable Diffusion 1; choose one made for that")
+        foreign, ours = _foreign_by_keys(unmatched) or foreign, _model_of(tables)
+        if foreign and foreign != ours:
+            raise _FaultError(f"it was made for {foreign}, and this is {ours}; choose one made for that")
         if unmatched:
             raise _FaultError(f"this model has no layer for {_listed(unmatched)}; choose one made for it")
         if misfits:
@@ -200,6 +200,12 @@ def _check_numbers(tensors: Mapping[str, Tensor]) -> None:
             raise _FaultError(f"{_short(key)} holds {numbers.dtype}, and no numbers to compute with; fetch it again")
         if not np.isfinite(numbers).all():
             raise _FaultError(f"{_short(key)} holds NaN or infinity; its training failed, or the file is damaged")
+
+
+def _model_of(tables: Mapping[str, LayerTable]) -> str:
+    """Return the model that the layers are of; small ones of other widths count as Stable Diffusion 1."""
+    widths = (layer.shape[1:] for name, layer in tables["unet"].layers.items() if name.endswith(".attn2.to_k.weight"))
+    return _SD2 if next(widths, ()) == (1024,) else _SD1
 
 
 def _foreign_by_keys(unmatched: Iterable[str]) -> str | None:

@@ -8,9 +8,9 @@ const JOB = "pocket-diffusion job";
 const FORM = "pocket-diffusion form";
 const at = (id) => document.getElementById(id);
 const form = at("form");
-const NUMBERS = ["width", "height", "steps", "guidance_scale", "seed", "count"];
+const NUMBERS = ["width", "height", "steps", "guidance_scale", "image_guidance_scale", "seed", "count"];
 const CHOICES = ["sampler", "scheduler"];
-const CARRIED = ["guidance_rescale", "guidance_interval", "clip_skip", "token_downsampling", "loras"]; // settings without a field, as a picture has them
+const CARRIED = ["guidance_rescale", "guidance_interval", "clip_skip", "token_downsampling", "cache", "loras"]; // settings without a field, as a picture has them
 const NOISE = ["eta", "s_noise"]; // likewise, of one sampler
 const REUSED = ["prompt", "negative_prompt", "strength", ...CHOICES, ...NUMBERS];
 
@@ -35,16 +35,18 @@ let stopping = false; // asked for before there was a job to cancel
 
 /** Return the form as an order; what is left empty is the model's default. */
 async function order() {
-  const asked = { prompt: form.prompt.value, negative_prompt: form.negative_prompt.value };
+  const asked = { prompt: form.prompt.value };
+  if (!form.negative_prompt.disabled) asked.negative_prompt = form.negative_prompt.value;
   for (const name of CHOICES) {
     if (form[name].value) asked[name] = form[name].value;
   }
   for (const name of NUMBERS) {
-    if (form[name].value !== "") asked[name] = Number(form[name].value);
+    if (form[name].value !== "" && !form[name].disabled) asked[name] = Number(form[name].value);
   }
   Object.assign(asked, carried);
   const pictures = await source.order();
-  if (pictures.image) Object.assign(asked, pictures, { strength: Number(form.strength.value) });
+  Object.assign(asked, pictures);
+  if (pictures.image && !form.strength.disabled) asked.strength = Number(form.strength.value);
   return asked;
 }
 
@@ -77,8 +79,20 @@ async function introduce() {
   form.count.max = model.max_count;
   for (const name of ["width", "height"]) form[name].step = form[name].min = model.multiple;
   form.width.min = form.height.min = Math.ceil(64 / model.multiple) * model.multiple;
+  introduceFamily(model);
   introduceSamplers(model, choices);
   introduceWords(adapters);
+}
+
+/** Offer what this kind of model takes, and nothing else. */
+function introduceFamily({ guides_itself, repaints, follows_instructions, image_guidance_scale }) {
+  form.negative_prompt.disabled = guides_itself;
+  if (guides_itself) form.negative_prompt.placeholder = "this model takes none";
+  if (repaints) form.strength.value = 1; // where the mask is, nothing is left to start from
+  at("image-guidance-row").hidden = form.image_guidance_scale.disabled = !follows_instructions;
+  form.image_guidance_scale.placeholder = image_guidance_scale ?? "";
+  at("strength-row").hidden = form.strength.disabled = follows_instructions;
+  for (const element of document.querySelectorAll("[data-of-mask]")) element.hidden = follows_instructions;
 }
 
 /** Offer what the prompt may name: each button puts its text where the cursor is. */

@@ -47,6 +47,12 @@ UP, DOWN = "lora_up.weight", "lora_down.weight"
 PEFT = {"up": ".lora_B.weight", "down": ".lora_A.weight"}
 
 
+SD2_TABLES = {
+    "unet": table(down_blocks__1__attentions__0__transformer_blocks__0__attn2__to_k__weight=(32, 1024)),
+    "text_encoder": table(),
+}
+
+
 def ones(*shape: int) -> NDArray[np.float32]:
     return np.ones(shape, np.float32)
 
@@ -303,6 +309,16 @@ def test_refuses_with_what_is_wrong(tensors: dict[str, NDArray[Any]], why: str) 
     with pytest.raises(InvalidRequestError) as refused:
         read(tensors)
     assert str(refused.value) == f"LoRA style: {why}"
+
+
+@pytest.mark.parametrize(("width", "model"), [(768, "Stable Diffusion 1"), (2048, "Stable Diffusion XL")])
+def test_a_model_of_stable_diffusion_2_refuses_others(width: int, model: str) -> None:
+    tensors = pair(f"unet.{TO_K.removesuffix('.weight')}", 32, width)
+    with pytest.raises(InvalidRequestError) as refused:
+        read_changes("style", {name: Numbers(array) for name, array in tensors.items()}, SD2_TABLES)
+    assert str(refused.value) == (
+        f"LoRA style: it was made for {model}, and this is Stable Diffusion 2; choose one made for that"
+    )
 
 
 def test_keys_that_are_not_printable_are_shown_so() -> None:
