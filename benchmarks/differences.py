@@ -43,8 +43,8 @@ class _Recorded:
     def __init__(self, network: Network, evaluations: list[Evaluation]) -> None:
         self._network, self._evaluations = network, evaluations
 
-    def run(self, **inputs: NDArray[Any]) -> Arrays:
-        outputs = self._network.run(**inputs)
+    def run(self, *more: str, **inputs: NDArray[Any]) -> Arrays:
+        outputs = self._network.run(*more, **inputs)
         self._evaluations.append(Evaluation(inputs, outputs))
         return outputs
 

@@ -212,6 +212,7 @@ def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--model", type=Path, help="a bundle of the landscapes model (default: the embedded one)")
+    parser.add_argument("--lora", type=Path, help="a LoRA to draw with, such as the few-step model")
     parser.add_argument("--count", type=int, default=500, help="how many held-out prompts")
     parser.add_argument("--wording", type=int, default=WORDING_SEED, help="seed of the prompts' scenes and words")
     parser.add_argument("--steps", type=int, help="default: the bundle's")
@@ -226,7 +227,12 @@ def main() -> None:
     arguments = parser.parse_args()
 
     try:
-        pipeline = Pipeline.load(arguments.model, threads=arguments.threads, arithmetic=arguments.arithmetic)
+        pipeline = Pipeline.load(
+            arguments.model,
+            threads=arguments.threads,
+            arithmetic=arguments.arithmetic,
+            loras=[arguments.lora] if arguments.lora else [],
+        )
     except PocketDiffusionError as error:
         parser.error(str(error))
     draw, probes = drawer(pipeline), Probes.load()
@@ -244,6 +250,7 @@ def main() -> None:
         "benchmark": "landscapes",
         "machine": machine_facts(),
         "bundle": pipeline.name,
+        "lora": arguments.lora and arguments.lora.name,
         "arithmetic": pipeline.arithmetic,
         "steps": arguments.steps or defaults.steps,
         "sampler": arguments.sampler or defaults.sampler,

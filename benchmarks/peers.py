@@ -54,14 +54,18 @@ FIGURES = (
 _HEADER = ("first step begins", "ends", "step", "decode", "whole picture", "peak RSS", "anonymous", "on disk")
 
 
-def prepare(workload: Workload, checkpoint: Path, names: Iterable[str], cache: Path) -> Path:
-    """Return the folder with the peers' files, written now where they are missing.
+def prepare(
+    workload: Workload, checkpoint: Path, names: Iterable[str], cache: Path, tiny_vae: Path | None = None
+) -> Path:
+    """Return the folder with the peers' files, written now where they are missing; those of a tiny VAE too, if given.
 
     Raises:
         StageError: they could not be written.
 
     """
-    source = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in _files(checkpoint)]
+    places = [checkpoint] if tiny_vae is None else [checkpoint, tiny_vae]
+    files = [file for place in places for file in _files(place)]
+    source = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     weights = workload.load_pipeline().bundle.manifest.weights
     tools = [version(name) for name in ("torch", "diffusers", "transformers", "onnxscript", "openvino", "nncf")]
     key = hashlib.sha256(json.dumps([source, weights, tools]).encode()).hexdigest()
@@ -72,6 +76,7 @@ def prepare(workload: Workload, checkpoint: Path, names: Iterable[str], cache: P
         progress(f"writing the peers' files ({', '.join(missing)}), once; minutes for Stable Diffusion's size")
         script = Path(__file__).with_name("prepare_peers.py")
         command = [sys.executable, str(script), str(workload.folder), str(checkpoint), str(folder), *missing]
+        command += [] if tiny_vae is None else ["--tiny-vae", str(tiny_vae)]
         if subprocess.run(command, stdout=sys.stderr, check=False).returncode != 0:
             raise StageError("the peers' files could not be written")
     return folder

@@ -1,6 +1,7 @@
 """Write what the peers read: the same weights as a bundle's, each system's files as its users have them.
 
     python benchmarks/prepare_peers.py BUNDLE CHECKPOINT FOLDER diffusers|onnx|openvino|openvino-nncf ...
+                                       [--tiny-vae FOLDER]
 
 peers.py runs this where files are missing. CHECKPOINT is what BUNDLE was exported from; diffusers' own loader reads it,
 and weights that the bundle stores as float16 are rounded to it. Each kind of files appears whole or not at all.
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import AutoencoderKL, AutoencoderTiny, StableDiffusionPipeline
 from torch import Tensor, nn
 
 from pocket_diffusion.bundle import Bundle
@@ -54,9 +55,9 @@ class _UNet(nn.Module):
 
 
 class _VAEDecoder(nn.Module):
-    def __init__(self, theirs: StableDiffusionPipeline) -> None:
+    def __init__(self, vae: AutoencoderKL | AutoencoderTiny) -> None:
         super().__init__()
-        self.network = theirs.vae
+        self.network = vae
 
     def forward(self, latents: Tensor) -> Tensor:
         return self.network.decode(latents).sample
@@ -65,7 +66,7 @@ class _VAEDecoder(nn.Module):
 _NETWORKS: dict[str, Callable[[StableDiffusionPipeline], nn.Module]] = {
     "text_encoder": _TextEncoder,
     "unet": _UNet,
-    "vae_decoder": _VAEDecoder,
+    "vae_decoder": lambda theirs: _VAEDecoder(theirs.vae),
 }
 
 
@@ -161,6 +162,20 @@ def calibration_inputs(theirs: StableDiffusionPipeline) -> list[dict[str, Tensor
     return inputs
 
 
+def write_tiny_diffusers(tiny: AutoencoderTiny, folder: Path) -> None:
+    """Write a diffusers folder of a tiny VAE."""
+    tiny.save_pretrained(folder / "tiny_vae")
+
+
+def write_tiny_openvino(tiny: AutoencoderTiny, folder: Path) -> None:
+    """Write what OpenVINO's converter makes of a tiny VAE's decoder."""
+    import openvino
+
+    latents = torch.randn(1, tiny.config.latent_channels, 16, 24)
+    model = openvino.convert_model(_VAEDecoder(tiny).eval(), example_input={"latents": latents})
+    _save_openvino(model, folder, "tiny_vae_decoder")
+
+
 def _openvino_model(theirs: StableDiffusionPipeline, name: str) -> "openvino.Model":
     import openvino
 
@@ -180,6 +195,11 @@ WRITERS: dict[str, Callable[[StableDiffusionPipeline, Path], None]] = {
     "openvino": write_openvino,
     "openvino-nncf": write_openvino_nncf,
 }
+TINY_WRITERS: dict[str, Callable[[AutoencoderTiny, Path], None]] = {
+    "diffusers": write_tiny_diffusers,
+    "openvino": write_tiny_openvino,
+    "openvino-nncf": write_tiny_openvino,
+}
 
 
 def main() -> None:
@@ -189,6 +209,9 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("folder", type=Path, help="each kind gets a folder in it")
     parser.add_argument("kinds", nargs="+", choices=WRITERS)
+    parser.add_argument(
+        "--tiny-vae", metavar="FOLDER", type=Path, help="diffusers' folder of one, for all kinds but onnx"
+    )
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")  # the tracers' talk of what they take for constant
     os.environ["CI"] = "true"  # so that OpenVINO and NNCF tell their makers nothing
@@ -203,6 +226,8 @@ def main() -> None:
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
         WRITERS[kind](theirs, unfinished)
+        if arguments.tiny_vae is not None and kind in TINY_WRITERS:
+            TINY_WRITERS[kind](AutoencoderTiny.from_pretrained(arguments.tiny_vae), unfinished)
         unfinished.rename(finished)
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocket_diffusion import Pipeline, PocketDiffusionError, Result
+from pocket_diffusion.addon import choose_vae
 from pocket_diffusion.bundle import COMPONENTS, Bundle
 from pocket_diffusion.machine.session import Provider
 from pocket_diffusion.model.arithmetic import choose_arithmetic
@@ -29,8 +30,6 @@ from timeline import Timeline
 
 PROMPT = "a lake under snowy mountains at sunset"
 SEED = 0
-SAMPLER = "ddpm"
-"""One evaluation a step, and the one that earlier figures were measured with."""
 MIDDLE_TIMESTEP = 500.0
 
 
@@ -51,6 +50,14 @@ class Workload:
     """The runtime's arithmetic."""
     count: int = 1
     """Pictures drawn together."""
+    sampler: str = "ddpm"
+    """One evaluation a step, and the one that earlier figures were measured with."""
+    scheduler: str | None = None
+    guidance_scale: float | None = None
+    """`None` is the bundle's own."""
+    cache: str | None = None
+    vae: str | None = None
+    """`tiny` draws with the tiny VAE that lies with the bundle."""
 
     @property
     def folder(self) -> Path:
@@ -65,13 +72,14 @@ class Workload:
             threads=self.threads,
             memory=self.memory,
             arithmetic=self.arithmetic,
+            vae=self.vae,
         )
 
     def load_pipeline_with(self, open_network: OpenNetwork) -> Pipeline:
         """Return a pipeline around networks of another kind."""
         provider: Provider = "cuda" if self.provider == "cuda" else "cpu"
         budget = MemoryBudget.parse(self.memory)
-        bundle = Bundle.open(self.folder)
+        bundle = choose_vae(self.vae, Bundle.open(self.folder))
         components = Components(
             bundle,
             provider=provider,
@@ -174,7 +182,10 @@ def draw(pipeline: Pipeline, workload: Workload, on_step: OnStep | None = None) 
         width=workload.width,
         height=workload.height,
         steps=workload.steps,
-        sampler=SAMPLER,
+        sampler=workload.sampler,
+        scheduler=workload.scheduler,
+        guidance_scale=workload.guidance_scale,
+        cache=workload.cache,
         seed=SEED,
         count=workload.count,
         on_step=on_step,

@@ -10,7 +10,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import numpy as np
 import torch
 import transformers
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 from numpy.typing import NDArray
 from torch import Tensor
 from transformers import CLIPTextModel
@@ -36,10 +36,16 @@ def _vae_decoder(folder: Path) -> Forward:
     return lambda latents: network.decode(latents).sample
 
 
+def _tiny_vae_decoder(folder: Path) -> Forward:
+    network = AutoencoderTiny.from_pretrained(folder / "tiny_vae").eval()
+    return lambda latents: network.decode(latents).sample
+
+
 _OPENERS: dict[str, Callable[[Path], Forward]] = {
     "text_encoder": _text_encoder,
     "unet": _unet,
     "vae_decoder": _vae_decoder,
+    "tiny_vae_decoder": _tiny_vae_decoder,
 }
 
 # `from_pretrained` swaps methods of `torch.nn.Module` meanwhile: a network made beside it in another thread is empty.

@@ -17,10 +17,10 @@ class Marked:
     def __init__(self, network: Network, role: str, timeline: Timeline) -> None:
         self._network, self._role, self._timeline = network, role, timeline
 
-    def run(self, **inputs: NDArray[Any]) -> Arrays:
+    def run(self, *more: str, **inputs: NDArray[Any]) -> Arrays:
         """Run it between two marks."""
         self._timeline.mark(f"{self._role} begins")
-        outputs = self._network.run(**inputs)
+        outputs = self._network.run(*more, **inputs)
         self._timeline.mark(f"{self._role} ends")
         return outputs
 

@@ -33,7 +33,7 @@ class PeerNetwork:
     def __init__(self, opened: Opened, output: str) -> None:
         self._run, self._output = opened.run, output
 
-    def run(self, **inputs: NDArray[Any]) -> Arrays:
+    def run(self, *_: str, **inputs: NDArray[Any]) -> Arrays:
         """Compute the output; peers take as many latents as there are contexts."""
         if "context" in inputs:
             contexts = len(inputs["context"])
@@ -50,7 +50,8 @@ def load_with(open_network: OpenNetwork, files: Path, workload: Workload, timeli
     networks: dict[str, Opened] = {}
 
     def opened(role: str) -> Marked:
-        networks[role] = open_network(files, role, workload.threads)
+        file = f"tiny_{role}" if role.startswith("vae_") and workload.vae is not None else role
+        networks[role] = open_network(files, file, workload.threads)
         output = pipeline.bundle.manifest.component(role).outputs[0].name
         return Marked(PeerNetwork(networks[role], output), role, timeline)
 
