@@ -130,7 +130,7 @@ def certify(bundle: Path, edit_manifest: EditManifest) -> Certify:
         int8 = {"graph": graph, "certificate": certificate, "memory": None}
 
         def change(data: dict[str, Any]) -> None:
-            data[role]["int8"] = int8
+            data[role]["int8"] = int8 | ({"shallow": data[role]["shallow"]} if "shallow" in data[role] else {})
             for name in (graph, certificate):
                 written = (bundle / name).read_bytes()
                 data["files"][name] = {"size": len(written), "sha256": hashlib.sha256(written).hexdigest()}
