@@ -103,7 +103,8 @@ def headline(figures: dict[str, Any]) -> str:
     what = [f"{bundle['name']} ({bundle['weights']} weights, for {bundle['target']})"]
     if "width" in workload:
         what.append(f"{workload['width']}×{workload['height']}")
-    what += [f"{workload['steps']} steps", workload["provider"]]
+    what += [f"{workload['steps']} steps"] if "steps" in workload else []
+    what.append(workload["provider"])
     if "threads" in workload:
         what.append(f"threads {workload['threads'] or 'automatic'}")
     what += [f"{name} {workload[name]}" for name in ("memory", "arithmetic") if name in workload]

@@ -53,7 +53,9 @@ WAYS = {
     "lcm": Way(title="LCM, 4 steps", steps=4, sampler="lcm"),
     "turbo": Way(title="Turbo, 1 step", steps=1, sampler="euler", scheduler="trailing"),
 }
-"""By the names that --ways takes. Few-step models have the networks of Stable Diffusion, but for a layer or two."""
+"""By the names that --ways takes. All are drawn with the networks of one bundle, whichever model they were made for."""
+
+_VARIED = ("steps", "memory", "arithmetic", "sampler", "scheduler", "guidance_scale", "cache", "vae")
 
 Measurement = tuple[str, str, str]
 """A system, a way and a VAE, by their names."""
@@ -186,7 +188,7 @@ def main() -> None:
     figures: dict[str, Any] = {
         "benchmark": "seconds",
         "machine": machine_facts(dict.fromkeys([*PACKAGES, *(p for s in SYSTEMS.values() for p in s.packages)])),
-        **workload.facts(varied=("memory", "arithmetic", "sampler", "scheduler", "guidance_scale", "cache", "vae")),
+        **workload.facts(varied=_VARIED),
         "ways": {name: asdict(WAYS[name]) for name in arguments.ways},
         "precisions": {},
         "failures": {},

@@ -13,6 +13,7 @@ Diffusion.
 
 import re
 import shutil
+import sys
 from pathlib import Path
 from typing import TypeVar
 
@@ -29,10 +30,11 @@ from pocket_diffusion.bundle import (
     TensorSpec,
     sha256_of,
 )
-from pocket_diffusion.errors import InvalidRequestError, ParityError
+from pocket_diffusion.cli.text import one_line
+from pocket_diffusion.errors import InvalidRequestError, ParityError, PocketDiffusionError
 from pocket_diffusion.layers import LayerTable
 from pocket_diffusion.machine.session import GraphSession
-from pocket_diffusion.writer import BundleWriter
+from pocket_diffusion.writer import BundleWriter, copy_tiny_vae
 from pocket_export.graph_file import write_graph
 
 Thing = TypeVar("Thing")
@@ -126,7 +128,7 @@ def with_shallow_graphs(bundle: Bundle, output: Path) -> Bundle:
 
     Raises:
         InvalidRequestError: it has them already.
-        BundleFormatError, BundleDamagedError: see `Bundle.layers`.
+        BundleFormatError, BundleDamagedError: see `Bundle.layers` and `read_addon`.
         OutputExistsError, OutputError: the output is taken or cannot be written.
 
     """
@@ -136,8 +138,9 @@ def with_shallow_graphs(bundle: Bundle, output: Path) -> Bundle:
     unet, table = manifest.unet, bundle.layers("unet")
     with BundleWriter(output, force=False) as writer:
         for name in manifest.files:
-            (writer.folder / name).parent.mkdir(exist_ok=True)
+            (writer.folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(bundle.path(name), writer.folder / name)
+        copy_tiny_vae(bundle.root, writer.folder)
 
         def add(component: Component) -> Component:
             path = writer.folder / component.graph
@@ -286,11 +289,15 @@ def _spec(value: ir.Value) -> TensorSpec:
 
 
 @click.command()
-@click.argument("bundle", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("output", type=click.Path(path_type=Path))
 def main(bundle: Path, output: Path) -> None:
     """Copy BUNDLE to OUTPUT with shallow graphs of its U-Net."""
-    with_shallow_graphs(Bundle.open(bundle), output)
+    try:
+        with_shallow_graphs(Bundle.open(bundle), output)
+    except PocketDiffusionError as error:
+        click.echo(f"error: {one_line(str(error))}", err=True)
+        sys.exit(error.exit_code)
 
 
 if __name__ == "__main__":

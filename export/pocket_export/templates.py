@@ -7,6 +7,8 @@ them into the runtime's archive. Weights matter only to the figures that importe
 which are measured here.
 """
 
+import ast
+import hashlib
 import io
 import lzma
 import tarfile
@@ -20,6 +22,7 @@ import msgspec
 import torch
 from msgspec.structs import replace
 
+import pocket_models
 from pocket_diffusion.bundle import FORMAT_VERSION, Component, Defaults, FileRecord, NoiseSchedule, WeightStorage
 from pocket_diffusion.calibration import Evaluation, errors_of
 from pocket_diffusion.certificate import Certificate
@@ -59,6 +62,7 @@ _UNET = UNetSpec(
     cross_attention_dim=768,
     use_linear_projection=False,
 )
+_UNET_2 = replace(_UNET, cross_attention_dim=1024, attention_heads=(5, 10, 20, 20), use_linear_projection=True)
 _SMALL = replace(_UNET, layers_per_block=1)
 _TINY = replace(
     _SMALL,
@@ -82,13 +86,15 @@ NETWORKS: dict[str, Spec] = {
     "unet/bk-sdm-base": _SMALL,
     "unet/bk-sdm-small": replace(_SMALL, mid_block=False),
     "unet/bk-sdm-tiny": _TINY,
-    "unet/stable-diffusion-2": replace(
-        _UNET, cross_attention_dim=1024, attention_heads=(5, 10, 20, 20), use_linear_projection=True
-    ),
+    "unet/stable-diffusion-2": _UNET_2,
+    "unet/stable-diffusion-2-inpainting": replace(_UNET_2, in_channels=9),
 }
 """What comes along, by its place in the archive."""
 COMPONENTS_OF = {"text_encoder": ("text_encoder",), "unet": ("unet",), "vae": ("vae_encoder", "vae_decoder")}
 """The components of a bundle that a network is."""
+_HERE = Path(__file__).parent
+_MAKES_GRAPHS = ("graph_file.py", "int8_graph.py", "parts.py", "shallow.py", "targets.py", "trace.py")
+"""With the rewrites and the models, all that graphs come from."""
 _SIZES = {"batch": 1, "contexts": 2, "height": 32, "width": 32, "tokens": 77}
 """At which 8-bit graphs are compared with exact ones."""
 
@@ -204,6 +210,7 @@ def template_files(
         format_version=FORMAT_VERSION,
         onnxruntime=OLDEST_ONNXRUNTIME,
         tools=tool_versions(),
+        code_sha256=fingerprint(),
         components=dict(components),
         files={name: record for name, record in records.items() if name in kept | weights},
     )
@@ -221,6 +228,24 @@ def pack(files: Mapping[str, bytes]) -> bytes:
     return lzma.compress(content.getvalue(), preset=9 | lzma.PRESET_EXTREME)
 
 
+def fingerprint() -> str:
+    """Return the sha256 of all code that graphs depend on, comments and docstrings aside."""
+    models, rewrites = Path(pocket_models.__file__).parent, _HERE / "rewrite"
+    digest = hashlib.sha256((rewrites / "convolution_costs.json").read_bytes())
+    others = (*sorted(rewrites.glob("*.py")), *sorted(models.glob("*.py")))
+    for path in (*(_HERE / name for name in _MAKES_GRAPHS), *others):
+        digest.update(ast.unparse(_without_docstrings(ast.parse(path.read_text()))).encode())
+    return digest.hexdigest()
+
+
+def _without_docstrings(tree: ast.Module) -> ast.Module:
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            node.body = [one for one in body if not (isinstance(one, ast.Expr) and isinstance(one.value, ast.Constant))]  # type: ignore[attr-defined] # it has one
+    return tree
+
+
 @click.command()
 @click.argument("places", nargs=-1, type=click.Choice(list(NETWORKS)))
 def main(places: tuple[str, ...]) -> None:
@@ -230,7 +255,9 @@ def main(places: tuple[str, ...]) -> None:
             made = write_template(place, NETWORKS[place], progress)
             others = read_archive(ARCHIVE) if ARCHIVE.exists() else {}
             kept = {name: file for name, file in others.items() if not name.startswith(f"{place}/")}
-            ARCHIVE.write_bytes(pack(kept | made))
+            unfinished = ARCHIVE.with_suffix(".part")
+            unfinished.write_bytes(pack(kept | made))
+            unfinished.replace(ARCHIVE)
 
 
 if __name__ == "__main__":

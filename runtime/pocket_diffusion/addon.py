@@ -11,7 +11,17 @@ from typing import Literal, NoReturn
 
 import msgspec
 
-from pocket_diffusion.bundle import Bundle, Component, FileRecord, Int8Graph, LatentSpec, Provenance, is_inside
+from pocket_diffusion.bundle import (
+    Bundle,
+    Component,
+    FileRecord,
+    Int8Graph,
+    LatentSpec,
+    Positive,
+    Provenance,
+    Version,
+    is_inside,
+)
 from pocket_diffusion.errors import BundleFormatError, InvalidRequestError
 from pocket_diffusion.strict import Strict
 
@@ -21,6 +31,8 @@ TINY = "tiny"
 """What a user calls it in the place of the bundle's own VAE."""
 ADDON_NAME = "addon.json"
 ROLES = ("vae_encoder", "vae_decoder")
+_TAKEN_AND_GIVEN = {"vae_encoder": ("picture", "latents"), "vae_decoder": ("latents", "picture")}
+"""The one input and the one output of each."""
 
 
 class Addon(Strict, frozen=True):
@@ -28,11 +40,11 @@ class Addon(Strict, frozen=True):
 
     format_version: Literal[1]
     kind: Literal["tiny_vae"]
-    onnxruntime: str
+    onnxruntime: Version
     """The oldest version of ONNX Runtime that has the operators of the graphs."""
-    channels: int
+    channels: Positive
     """Of the latents that it speaks."""
-    downscale: int
+    downscale: Positive
     """Pixels per latent along a side."""
     vae_encoder: Component
     vae_decoder: Component
@@ -50,7 +62,8 @@ def read_addon(root: Path) -> Addon | None:
     """Read and check the manifest of a bundle's tiny VAE, but none of the files beside it; None where there is none.
 
     Raises:
-        BundleFormatError: with the field that is not understood, or the file that lies outside the folder.
+        BundleFormatError: with the field that is not understood, the component that is no half of a VAE, or the file
+            that lies outside the folder.
 
     """
     path = root / TINY_VAE / ADDON_NAME
@@ -60,7 +73,7 @@ def read_addon(root: Path) -> Addon | None:
 
     try:
         addon = msgspec.json.decode(path.read_bytes(), type=Addon)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         refuse(f"cannot be read ({error.strerror})")
@@ -69,10 +82,36 @@ def read_addon(root: Path) -> Addon | None:
     for name in addon.files:
         if not is_inside(name):
             refuse(f"names a file outside its folder: {name!r}")
+    for role in ROLES:
+        fault = _fault(role, addon.component(role))
+        if fault:
+            refuse(fault)
     for name in (file for role in ROLES for file in addon.component(role).files):
         if name not in addon.files:
             refuse(f"uses {name!r} but does not list it under files")
     return addon
+
+
+def _fault(role: str, component: Component) -> str | None:
+    """Return why a component is no half of a VAE, if so."""
+    for taken, specs in zip(_TAKEN_AND_GIVEN[role], (component.inputs, component.outputs), strict=True):
+        names = [spec.name for spec in specs]
+        if names != [taken]:
+            return f"{role} has {', '.join(names)[:100] or 'nothing'} where {taken!r} is wanted"
+    if any(one is not None and one.shallow is not None for one in (component, component.int8)):
+        return f"{role} has a shallow graph, which is for a U-Net"
+    return None
+
+
+def files_of_tiny_vae(root: Path) -> tuple[str, ...]:
+    """Return the names of all files that a bundle's tiny VAE consists of, in the bundle; none where there is none.
+
+    Raises:
+        BundleFormatError: see `read_addon`.
+
+    """
+    addon = read_addon(root)
+    return () if addon is None else tuple(map(_below, (ADDON_NAME, *addon.files)))
 
 
 def has_tiny_vae(bundle: Bundle) -> bool:
@@ -104,7 +143,8 @@ def with_tiny_vae(bundle: Bundle) -> Bundle:
     components = {role: _moved(addon.component(role)) for role in ROLES}
     listed = with_files_of(addon, bundle)
     listed.check_files(*map(_below, addon.files))
-    return Bundle(bundle.root, msgspec.structs.replace(listed.manifest, **components))
+    oldest = max(addon.onnxruntime, bundle.manifest.onnxruntime, key=_numbers)
+    return Bundle(bundle.root, msgspec.structs.replace(listed.manifest, **components, onnxruntime=oldest))
 
 
 def with_files_of(addon: Addon, bundle: Bundle) -> Bundle:
@@ -144,6 +184,10 @@ def check_latents(addon: Addon, wanted: LatentSpec) -> None:
             f"{addon.downscale}x{addon.downscale} pixels; this model's have {wanted.channels} channels, one for "
             f"{wanted.downscale}x{wanted.downscale}; give one that was made for this model"
         )
+
+
+def _numbers(version: Version) -> tuple[int, ...]:
+    return tuple(map(int, version.split(".")))
 
 
 def _moved(component: Component) -> Component:

@@ -46,11 +46,14 @@ Architecture = Literal["stable-diffusion-1", "stable-diffusion-2"]
 """What the text encoder and the U-Net's width of context are of; what else the U-Net takes, its inputs say."""
 SIDES = (64, 4096)
 """The shortest and the longest side of a picture, in pixels."""
+MAX_GUIDANCE = 100.0
+"""The largest guidance scale, of a prompt or a picture."""
 Positive = Annotated[int, msgspec.Meta(gt=0)]
 NotNegative = Annotated[int, msgspec.Meta(ge=0)]
 Bytes = Annotated[int, msgspec.Meta(ge=0, le=2**50)]
 Side = Annotated[int, msgspec.Meta(ge=SIDES[0], le=SIDES[1])]
 Probability = Annotated[float, msgspec.Meta(gt=0, lt=1)]
+Version = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,4}(\.[0-9]{1,4}){1,2}\Z")]
 
 
 class FileRecord(Strict, frozen=True):
@@ -208,11 +211,11 @@ class Defaults(Strict, frozen=True, omit_defaults=True):
     width: Side
     height: Side
     steps: Positive = 50
-    guidance_scale: Annotated[float, msgspec.Meta(ge=0)] = 7.5
+    guidance_scale: Annotated[float, msgspec.Meta(ge=0, le=MAX_GUIDANCE)] = 7.5
     sampler: str = "ddpm"
     scheduler: str | None = None
     """None: the sampler's own."""
-    image_guidance_scale: Annotated[float, msgspec.Meta(ge=0)] = 1.5
+    image_guidance_scale: Annotated[float, msgspec.Meta(ge=1, le=MAX_GUIDANCE)] = 1.5
     """How far a model that follows instructions keeps to the picture (Brooks et al. 2023, equation 3)."""
 
 
@@ -238,7 +241,7 @@ class Manifest(Strict, frozen=True):
     architecture: Architecture
     target: Target
     weights: WeightStorage
-    onnxruntime: Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,4}(\.[0-9]{1,4}){1,2}\Z")]
+    onnxruntime: Version
     """The oldest version of ONNX Runtime that has the operators of the graphs; named when one fails to load."""
     text_encoder: Component
     unet: Component
@@ -445,8 +448,12 @@ def read_manifest(root: Path) -> Manifest:
     for name in manifest.files:
         if not is_inside(name):
             refuse(f"names a file outside the bundle: {name!r}; do not use a bundle that does this")
-    components = [manifest.component(name) for name in COMPONENTS]
-    needed = [file for component in components for file in component.files]
+    components = {name: manifest.component(name) for name in COMPONENTS}
+    for name, component in components.items():
+        fault = _shallow_fault(name, component)
+        if fault:
+            refuse(f"{fault}; export the bundle again")
+    needed = [file for component in components.values() for file in component.files]
     needed += [manifest.tokenizer.vocab, manifest.tokenizer.merges]
     for name in needed:
         if name not in manifest.files:
@@ -468,6 +475,31 @@ def is_inside(name: str) -> bool:
     path = PurePosixPath(name)
     clean = "\\" not in name and ":" not in name and name.isprintable()
     return clean and bool(path.parts) and not path.is_absolute() and ".." not in path.parts
+
+
+def _shallow_fault(role: str, component: Component) -> str | None:
+    """Return what is wrong with the shallow graphs of a component, exact and in 8 bits, or None."""
+    for whole in (component, component.int8):
+        if whole is None or whole.shallow is None:
+            continue
+        shallow = whole.shallow
+        what = f"has the shallow graph {shallow.graph!r}"
+        if role != "unet":
+            return f"{what} of {role}; unet alone has one"
+        if shallow.shallow is not None or shallow.int8 is not None:
+            return f"{what} with further graphs of its own"
+        if shallow.weights != component.weights:
+            return f"{what} over {shallow.weights!r}, not over {component.weights!r}"
+        deep = [spec for spec in shallow.inputs if spec.name == DEEP]
+        others = {spec.name for spec in shallow.inputs} - {DEEP}
+        if len(deep) != 1 or others != {spec.name for spec in component.inputs}:
+            return f"{what} with other inputs than those of unet and {DEEP}"
+        if {spec.name for spec in shallow.outputs} != {spec.name for spec in component.outputs}:
+            return f"{what} with other outputs than those of unet"
+        channels = [size for size in deep[0].shape if isinstance(size, int)]
+        if len(channels) != 1 or channels[0] < 1:
+            return f"{what} with {DEEP} of no one number of channels"
+    return None
 
 
 def _read_manifest_text(root: Path) -> bytes:

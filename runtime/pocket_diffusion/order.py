@@ -37,6 +37,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     # the way from noise to a picture
     steps: int | None = None
+    """With an image, the model's own number grows to the least of which `strength` leaves one to draw, up to 50."""
     sampler: str | None = None
     """By our name, AUTOMATIC1111's label, or diffusers' class name."""
     scheduler: str | None = None

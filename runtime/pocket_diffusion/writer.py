@@ -9,7 +9,7 @@ from types import MappingProxyType, TracebackType
 
 import msgspec
 
-from pocket_diffusion.addon import ADDON_NAME, TINY_VAE, read_addon
+from pocket_diffusion.addon import TINY_VAE, files_of_tiny_vae
 from pocket_diffusion.bundle import MANIFEST_NAME, FileRecord, Manifest, TokenizerSpec, read_manifest, sha256_of
 from pocket_diffusion.checkpoint.tokenizer_files import TokenizerFiles
 from pocket_diffusion.errors import (
@@ -28,7 +28,7 @@ class BundleWriter:
     """A folder beside the output, filled file by file, that takes the output's name when it is complete.
 
     The folder is locked while it is written: a second export into the same place is refused, and what a killed one left
-    behind is removed by the next.
+    behind is removed by the next. A bundle that is replaced leaves its tiny VAE to one that has none.
     """
 
     def __init__(self, output: Path, *, force: bool) -> None:
@@ -141,17 +141,11 @@ class BundleWriter:
         except msgspec.ValidationError as error:
             raise CheckpointError(f"the source describes a model that cannot be drawn with: {error}") from None
         self.write(MANIFEST_NAME, content + b"\n")
+        if not (self.folder / TINY_VAE).exists():
+            copy_tiny_vae(self._output, self.folder)
         sync_folder(self.folder)
         self._check_output()
-        shutil.rmtree(self._replaced, ignore_errors=True)
-        if self._output.exists():
-            self._output.rename(self._replaced)
-        try:
-            self.folder.rename(self._output)
-        except OSError:
-            if self._replaced.exists():
-                self._replaced.rename(self._output)
-            raise
+        take_place(self.folder, self._output, aside=self._replaced)
         self._published = True
         _sync(self._output.parent)
         shutil.rmtree(self._replaced, ignore_errors=True)
@@ -175,13 +169,10 @@ class BundleWriter:
                 f"{self._output} exists, and its {MANIFEST_NAME} is not one that this version knows; remove it first, "
                 "or choose another place"
             ) from None
-        known = {MANIFEST_NAME, *manifest.files}
         try:
-            addon = read_addon(self._output)
+            known = {MANIFEST_NAME, *manifest.files, *files_of_tiny_vae(self._output)}
         except BundleFormatError as error:
             raise OutputExistsError(f"{self._output} exists, and {error}") from None
-        if addon is not None:
-            known |= {f"{TINY_VAE}/{name}" for name in (ADDON_NAME, *addon.files)}
         for path in self._output.rglob("*"):
             name = path.relative_to(self._output).as_posix()
             if not path.is_dir() and name not in known:
@@ -206,6 +197,32 @@ class BundleWriter:
             mine = False
         if not mine:
             raise OutputExistsError(f"another export is writing {self._output}; wait for it, or choose another place")
+
+
+def copy_tiny_vae(bundle: Path, folder: Path) -> None:
+    """Copy the tiny VAE of a bundle, if it has one, into another bundle's folder; a damaged one stays as damaged.
+
+    Raises:
+        BundleFormatError: see `read_addon`.
+
+    """
+    for name in files_of_tiny_vae(bundle):
+        if (bundle / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(bundle / name, folder / name)
+
+
+def take_place(new: Path, place: Path, *, aside: Path) -> None:
+    """Rename a folder to a place; what is there is kept aside, and comes back if that fails."""
+    shutil.rmtree(aside, ignore_errors=True)
+    if place.exists():
+        place.rename(aside)
+    try:
+        new.rename(place)
+    except OSError:
+        if aside.exists():
+            aside.rename(place)
+        raise
 
 
 def sync_folder(folder: Path) -> None:

@@ -232,8 +232,42 @@ def test_what_a_kind_of_model_does_not_take_is_neither_offered_nor_sent(page: Pa
     expect(page.get_by_role("alert")).to_have_text("not drawn here")
     (order,) = sent
     assert ("negative_prompt" in order) == (kind != "guides_itself")
-    assert order.get("strength") == {"guides_itself": 0.8, "follows_instructions": None, "repaints": 1}[kind]
     assert order.get("image_guidance_scale") == (2 if instructed else None)
+    assert "strength" not in order  # the server's own, by the steps and the mask
+    if instructed:
+        return
+    expect(page.locator("#strength-value")).to_have_text("0.80")
+    page.locator("#mask").press("Space")
+    expect(page.locator("#strength-value")).to_have_text("1.00" if kind == "repaints" else "0.80")
+    page.get_by_label("How much to change").fill("0.4")
+    page.get_by_role("button", name="Clear the mask").click()
+    page.get_by_role("button", name="Draw").click()
+    expect(page.get_by_role("button", name="Draw")).to_be_enabled()
+    assert sent[1]["strength"] == 0.4
+
+
+def test_a_cache_is_chosen_and_the_servers_own_gives_way(page: Page) -> None:
+    usual = "reuse:2"
+    page.route("**/api/model", lambda route: route.fulfill(json={**route.fetch().json(), "cache": usual}))
+    page.reload()
+    chosen = page.locator("select[name=cache]")
+    expect(chosen.locator("option").first).to_have_text("the server's own (reuse:2)")
+    for cache in ("none", "reuse:3"):
+        settings(page, Steps=8)
+        chosen.select_option(cache)
+        assert facts(draw(page))["cache"] == cache
+        page.get_by_role("button", name="Back to defaults").click()
+        expect(chosen).to_have_value("")
+        page.get_by_role("button", name="Use its settings").click()
+        expect(chosen).to_have_value(cache)
+    usual = "reuse:3"  # as the picture has it, which is then left to the server
+    page.reload()
+    page.get_by_role("button", name="Use its settings").click()
+    expect(chosen).to_have_value("")
+    settings(page, Steps=4)
+    page.get_by_role("button", name="Draw").click()
+    expect(page.locator("#gallery li")).to_have_count(3, timeout=SECONDS)
+    expect(page.locator("#error")).to_be_empty()
 
 
 def test_what_is_painted_over_is_drawn_anew(page: Page, server: RunningServer, tmp_path: Path) -> None:

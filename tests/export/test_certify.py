@@ -267,11 +267,11 @@ def certify_unet(
             evaluations.append(Evaluation(inputs, exact.run(**inputs)))
         drawn = Calibration(bundle, ["a lake"], 1, None, AUTO, {"unet": evaluations}, [Image.new("RGB", (8, 8))])
         monkeypatch.setattr(certify, "trace", again)
-        for module in (certify, calibration):
-            monkeypatch.setattr(module, "calibrate", lambda *_, **__: drawn)
+        monkeypatch.setattr(calibration, "calibrate", lambda *_, **__: drawn)
         monkeypatch.setattr(certify, "measure_memory", lambda *_, **__: None)
         monkeypatch.setattr(certify, "BOUND", bound)
-        component = Certifier(bundle, Progress(lambda _what, _done: None, {})).certify(part)
+        certifier = Certifier(bundle.root, drawn, Progress(lambda _what, _done: None, {}))
+        component = certifier.certify(part, bundle.manifest.unet)
         assert component.int8 is not None
         return msgspec.json.decode(bundle.path(component.int8.certificate).read_bytes(), type=Certificate)
 

@@ -172,6 +172,9 @@ def test_a_folder_with_a_tiny_vae_alone_needs_a_whole_one(folder: Path, tmp_path
     with pytest.raises(UnsupportedModelError, match="folder has a tiny VAE alone; name a whole one with --vae"):
         read_checkpoint(str(folder))
     assert read_checkpoint(str(folder), vae=whole).vae_config.scaling_factor == 0.18215
+    set_in(whole / "config.json", scaling_factor=0.13025)  # Stable Diffusion XL's
+    with pytest.raises(UnsupportedModelError, match=r"whole scales latents by 0\.13025, folder by 0\.18215"):
+        read_checkpoint(str(folder), vae=whole)
 
 
 def test_refuses_a_part_saved_as_a_folder(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """Shallow graphs against PyTorch's U-Net with the same features kept, and against the whole graphs."""
 
+import hashlib
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -12,10 +13,12 @@ import onnx
 import onnx_ir as ir
 import pytest
 import torch
+from click.testing import CliRunner
 from torch import Tensor
 
 from loras import random_lora, write_safetensors
 from pocket_diffusion import InvalidRequestError, Pipeline
+from pocket_diffusion.addon import with_tiny_vae
 from pocket_diffusion.bundle import (
     COMPONENTS,
     DEEP,
@@ -29,8 +32,10 @@ from pocket_diffusion.bundle import (
 )
 from pocket_diffusion.drawing.noise import NoiseGenerator
 from pocket_diffusion.errors import ParityError
+from pocket_diffusion.importing.tiny_vae import add_tiny_vae
 from pocket_diffusion.layers import LayerTable
 from pocket_diffusion.model.memory import MODES, Demand, needed_memory
+from pocket_diffusion.pipeline import DEFAULT_BUNDLE
 from pocket_export import shallow as module
 from pocket_export.checkpoint import read_checkpoint
 from pocket_export.int8_graph import int8_graph
@@ -41,6 +46,7 @@ from pocket_export.rewrite.int8_products import Form
 from pocket_export.shallow import give_deep, shallow_graph, with_shallow_graphs
 from pocket_export.trace import trace
 from pocket_models import UNet
+from tiny_vaes import tiny_arrays, write_diffusers_folder
 
 PROMPT = "a lake"
 DRAWN = {"steps": 10, "seed": 5, "sampler": "euler", "guidance_scale": 3.0}
@@ -246,8 +252,16 @@ def test_an_older_bundle_gets_shallow_graphs_without_its_checkpoint(
 ) -> None:
     with pytest.raises(InvalidRequestError, match="has no shallow graph of its U-Net"):
         Pipeline.load(without_shallow, provider="cpu").generate(PROMPT, cache="deep", **DRAWN)
+    (without_shallow / "others" / "own").mkdir(parents=True)
+    (without_shallow / "others" / "own" / "words.txt").write_text("")
+    path = without_shallow / MANIFEST_NAME
+    manifest = msgspec.json.decode(path.read_bytes())
+    manifest["files"]["others/own/words.txt"] = {"size": 0, "sha256": hashlib.sha256().hexdigest()}
+    path.write_bytes(msgspec.json.encode(manifest))
+    add_tiny_vae(without_shallow, write_diffusers_folder(tmp_path / "taesd", tiny_arrays()))
     bundle = with_shallow_graphs(Bundle.open(without_shallow), tmp_path / "after")
-    assert bundle.damaged_files() == {}
+    assert with_tiny_vae(bundle).damaged_files() == {}
+    assert "others/own/words.txt" in bundle.manifest.files
     for arithmetic in ("exact", "int8"):
         found, expected = (
             Pipeline.load(folder, provider="cpu", arithmetic=arithmetic).generate(PROMPT, cache="deep", **DRAWN).latents
@@ -256,6 +270,17 @@ def test_an_older_bundle_gets_shallow_graphs_without_its_checkpoint(
         np.testing.assert_array_equal(found, expected)
     with pytest.raises(InvalidRequestError, match="has a shallow graph already"):
         with_shallow_graphs(bundle, tmp_path / "again")
+
+
+@pytest.mark.parametrize(
+    ("bundle", "fault"), [(DEFAULT_BUNDLE, "has a shallow graph already"), ("nothing", "no bundle at nothing")]
+)
+def test_the_command_says_in_one_line_what_is_wrong(tmp_path: Path, bundle: Path | str, fault: str) -> None:
+    outcome = CliRunner().invoke(module.main, [str(bundle), str(tmp_path / "after")])
+    assert outcome.exit_code == 2
+    assert outcome.stderr.startswith("error: ")
+    assert fault in outcome.stderr
+    assert outcome.stderr.count("\n") == 1
 
 
 def test_a_shallow_graph_that_computes_something_else_is_refused(

@@ -1,6 +1,8 @@
 """The templates that come along are what a fresh export makes: nodes, constants, layer tables and inputs."""
 
+import shutil
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, get_args
 
 import msgspec
@@ -23,7 +25,7 @@ from pocket_export.targets import PREPARED, Rewrite, recipe
 from pocket_export.trace import trace
 
 RETRACED = ("text_encoder/stable-diffusion-1", "unet/stable-diffusion-1", "vae/stable-diffusion")
-"""Tracing takes minutes for all of them; what differs in the others is traced at tiny sizes by their own tests."""
+"""Tracing all of them takes a quarter of an hour; the others are known by the code that made them."""
 
 
 def anatomy(model: onnx.ModelProto, published: set[str]) -> tuple[list[Any], dict[str, bytes]]:
@@ -75,6 +77,27 @@ def test_all_networks_come_along_in_every_storage(files: dict[str, bytes]) -> No
             template = template_of(files, place, storage)
             for component, table in template.tables.items():
                 table.check(template.records[template.components[component].weights].size)
+
+
+def test_the_code_that_made_them_is_todays(files: dict[str, bytes]) -> None:
+    """Where this fails, `python -m pocket_export.templates` makes them anew."""
+    made_by = {
+        place: template_of(files, place, storage).networks[0].code_sha256
+        for place in writing.NETWORKS
+        for storage in get_args(WeightStorage)
+    }
+    assert set(made_by.values()) == {writing.fingerprint()}, made_by
+
+
+def test_comments_are_no_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = shutil.copytree(Path(writing.__file__).parent, tmp_path / "pocket_export")
+    monkeypatch.setattr(writing, "_HERE", folder)
+    as_it_is = writing.fingerprint()
+    code = (folder / "trace.py").read_text()
+    (folder / "trace.py").write_text(code.replace('"""One network', '# Of PyTorch.\n"""A network'))
+    assert writing.fingerprint() == as_it_is
+    (folder / "trace.py").write_text(code.replace("OPSET = 20", "OPSET = 21"))
+    assert writing.fingerprint() != as_it_is
 
 
 def template_of(files: dict[str, bytes], place: str, storage: str) -> templates.Template:

@@ -177,6 +177,28 @@ def test_names_of_a_single_file_are_mapped_as_diffusers_does(model: str) -> None
     assert {n: t.shape for n, t in ours.items()} == {n: tuple(t.shape) for n, t in theirs.items()}
 
 
+@pytest.mark.parametrize(
+    ("model", "changes"),
+    [
+        ("SD 1.5", {"mid_block_only_cross_attention": False}),
+        ("SD 1.5", {"resnet_out_scale_factor": None}),
+        ("SD 1.5", {"only_cross_attention": True, "mid_block_only_cross_attention": False}),
+        ("BK-SDM-v2-Tiny", {"only_cross_attention": True}),
+    ],
+)
+def test_settings_that_change_nothing_or_hold_at_all_levels_are_read_as_diffusers_does(
+    model: str, changes: dict[str, Any]
+) -> None:
+    config = CONFIGS[model] | changes
+    with torch.device("meta"):
+        theirs = UNet2DConditionModel.from_config(config)
+    spec = read_unet_config(model, config)
+    assert shapes_of(spec) == {name: tuple(tensor.shape) for name, tensor in theirs.state_dict().items()}
+    assert spec.only_cross_attention == (True,) * len(spec.block_out_channels) * bool(
+        config.get("only_cross_attention")
+    )
+
+
 def test_attention_that_looks_at_the_context_alone_is_recognised_by_its_width() -> None:
     spec = read_unet_config("", CONFIGS["SDXS-512-0.9"])
     assert spec.only_cross_attention == (True, False, False)
@@ -189,6 +211,7 @@ def test_attention_that_looks_at_the_context_alone_is_recognised_by_its_width() 
         ({"up_block_types": [CROSS_UP, CROSS_UP, CROSS_UP, PLAIN_UP]}, "has up_block_types ["),
         ({"mid_block_type": "UNetMidBlock2D"}, "has mid_block_type 'UNetMidBlock2D', not 'UNetMidBlock2DCrossAttn'"),
         ({"only_cross_attention": True, "mid_block_only_cross_attention": True}, "mid_block_only_cross_attention True"),
+        ({"only_cross_attention": True}, "has only_cross_attention True in the middle"),
         ({"out_channels": 8}, "has out_channels 8, not 4"),
         ({"resnet_out_scale_factor": 0.5}, "has resnet_out_scale_factor 0.5"),
         ({"in_channels": 5}, "is a depth-to-image model (its U-Net takes 5 channels"),
@@ -205,7 +228,6 @@ def test_refuses_what_it_cannot_build(changes: dict[str, Any], reason: str) -> N
     "changes",
     [
         {"only_cross_attention": [True]},
-        {"only_cross_attention": True},
         {"time_cond_proj_dim": 257},
         {"time_cond_proj_dim": 2},
         {"time_cond_proj_dim": 10**9},

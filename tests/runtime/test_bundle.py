@@ -179,6 +179,55 @@ def set_endless_memory(data: dict[str, Any]) -> None:
     data["unet"]["memory"]["per_pixel"] = 10**400
 
 
+def set_no_image_guidance(data: dict[str, Any]) -> None:
+    data["defaults"]["image_guidance_scale"] = 0
+
+
+def set_endless_guidance(data: dict[str, Any]) -> None:
+    data["defaults"]["guidance_scale"] = 1e6
+
+
+def nest_shallow_graphs(data: dict[str, Any]) -> None:
+    for _ in range(400):
+        data["unet"]["shallow"] = data["unet"]["shallow"] | {"shallow": data["unet"]["shallow"]}
+
+
+def set_shallow_in_8_bits(data: dict[str, Any]) -> None:
+    data["unet"]["shallow"]["int8"] = {name: data["unet"]["int8"][name] for name in ("graph", "certificate", "memory")}
+
+
+def set_shallow_decoder(data: dict[str, Any]) -> None:
+    data["vae_decoder"]["shallow"] = data["unet"]["shallow"]
+
+
+def set_other_shallow_weights(data: dict[str, Any]) -> None:
+    data["unet"]["shallow"]["weights"] = data["vae_decoder"]["weights"]
+
+
+def drop_deep(data: dict[str, Any]) -> None:
+    data["unet"]["int8"]["shallow"]["inputs"].pop()
+
+
+def repeat_deep(data: dict[str, Any]) -> None:
+    data["unet"]["shallow"]["inputs"].append(data["unet"]["shallow"]["inputs"][-1])
+
+
+def drop_context(data: dict[str, Any]) -> None:
+    del data["unet"]["shallow"]["inputs"][2]
+
+
+def rename_shallow_output(data: dict[str, Any]) -> None:
+    data["unet"]["shallow"]["outputs"][0]["name"] = "picture"
+
+
+def set_dynamic_channels(data: dict[str, Any]) -> None:
+    data["unet"]["shallow"]["inputs"][-1]["shape"] = ["contexts", "channels", "height", "width"]
+
+
+def set_no_channels(data: dict[str, Any]) -> None:
+    data["unet"]["shallow"]["inputs"][-1]["shape"][1] = 0
+
+
 def unlist_weights(data: dict[str, Any]) -> None:
     del data["files"][data["unet"]["weights"]]
 
@@ -205,6 +254,18 @@ def unlist_weights(data: dict[str, Any]) -> None:
         (set_endless_default, r"<= 4096.*defaults\.height"),
         (set_small_default, r">= 64.*defaults\.height"),
         (set_endless_memory, r"unet\.memory\.per_pixel"),
+        (set_no_image_guidance, r">= 1.*defaults\.image_guidance_scale"),
+        (set_endless_guidance, r"<= 100.*defaults\.guidance_scale"),
+        (nest_shallow_graphs, r"'unet\.shallow\.onnx' with further graphs of its own; export the bundle again"),
+        (set_shallow_in_8_bits, r"'unet\.shallow\.onnx' with further graphs of its own"),
+        (set_shallow_decoder, r"'unet\.shallow\.onnx' of vae_decoder; unet alone has one"),
+        (set_other_shallow_weights, r"'unet\.shallow\.onnx' over 'vae_decoder\.weights', not over 'unet\.weights'"),
+        (drop_deep, r"'unet\.int8\.shallow\.onnx' with other inputs than those of unet and deep"),
+        (repeat_deep, r"'unet\.shallow\.onnx' with other inputs than"),
+        (drop_context, r"'unet\.shallow\.onnx' with other inputs than"),
+        (rename_shallow_output, r"'unet\.shallow\.onnx' with other outputs than those of unet"),
+        (set_dynamic_channels, r"'unet\.shallow\.onnx' with deep of no one number of channels"),
+        (set_no_channels, r"'unet\.shallow\.onnx' with deep of no one number of channels"),
         (unlist_weights, r"does not list it under files"),
     ],
 )

@@ -18,6 +18,7 @@ import pocket_diffusion
 from pocket_diffusion import Pipeline
 from pocket_diffusion.bundle import Manifest
 from pocket_diffusion.cli.generate import _Progress
+from pocket_diffusion.drawing.caches import CACHES
 from pocket_diffusion.drawing.samplers import SAMPLERS
 from pocket_diffusion.drawing.schedulers import SCHEDULERS
 from pocket_diffusion.machine import session
@@ -356,11 +357,13 @@ def test_verify_of_a_whole_bundle(run_cli: RunCli, manifest: Manifest) -> None:
     assert f"all {len(manifest.files)} files are what bundle.json says" in outcome.out
 
 
-def test_samplers_lists_every_sampler_and_scheduler_with_a_sentence(run_cli: RunCli) -> None:
+def test_samplers_lists_every_sampler_scheduler_and_cache_with_a_sentence(run_cli: RunCli) -> None:
     lines = run_cli("samplers").out.splitlines()
     for row in (*SAMPLERS.values(), *SCHEDULERS.values()):
         (line,) = [line for line in lines if line.startswith(f"{row.name} ") and line.endswith(row.summary)]
         assert row.label in line
+    for kind in CACHES.values():
+        assert [line.split()[1] for line in lines if line.endswith(kind.summary)] == [str(kind.usual)]
 
 
 def test_previews_are_written_beside_the_picture_while_it_is_drawn(

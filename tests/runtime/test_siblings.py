@@ -110,6 +110,21 @@ def test_a_negative_prompt_without_guidance_is_warned_of(names: tuple[str, ...])
     assert resolve(names, guidance_scale=1).warnings == ()
 
 
+def test_a_repainting_model_without_a_mask_says_what_becomes_of_the_image() -> None:
+    (nothing,), (image,) = resolve(REPAINTING).warnings, resolve(REPAINTING, image=PICTURE).warnings
+    assert str(nothing).endswith("and there is none: all is repainted; give an image and a mask")
+    assert str(image).endswith("and there is none: all of the image is changed, by a strength of 0.8; give a mask")
+    assert resolve(REPAINTING, image=PICTURE, mask=PICTURE).warnings == ()
+
+
+def test_guidance_by_the_picture_without_guidance_is_warned_of() -> None:
+    (told,) = resolve(INSTRUCTED, image=PICTURE, image_guidance_scale=2, guidance_scale=1).warnings
+    assert "image_guidance_scale 2 changes nothing at a guidance scale of 1" in str(told)
+    for silent in ({}, {"image_guidance_scale": 1}):
+        assert resolve(INSTRUCTED, image=PICTURE, guidance_scale=1, **silent).warnings == ()
+    assert resolve(INSTRUCTED, image=PICTURE, image_guidance_scale=2, guidance_scale=2).warnings == ()
+
+
 @pytest.mark.parametrize("names", SIBLINGS, ids=str)
 def test_an_import_computes_once_with_each_network(names: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     sibling = make_sibling(monkeypatch, names)

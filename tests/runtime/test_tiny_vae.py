@@ -1,6 +1,9 @@
 """A tiny VAE beside a bundle: read in all its forms, added, drawn with, and refused where it does not belong."""
 
+import errno
+import fcntl
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -11,7 +14,7 @@ import numpy as np
 import pytest
 
 from pocket_diffusion import Order, Pipeline
-from pocket_diffusion.addon import ADDON_NAME, TINY_VAE, read_addon, with_tiny_vae
+from pocket_diffusion.addon import ADDON_NAME, ROLES, TINY_VAE, read_addon, with_tiny_vae
 from pocket_diffusion.bundle import Bundle
 from pocket_diffusion.checkpoint.tiny_vae import read_tiny_vae
 from pocket_diffusion.errors import (
@@ -20,6 +23,7 @@ from pocket_diffusion.errors import (
     CheckpointError,
     CheckpointNotFoundError,
     InvalidRequestError,
+    OutputError,
     OutputExistsError,
     TensorMismatchError,
     UnsupportedModelError,
@@ -32,6 +36,7 @@ from tiny_vaes import Arrays, own_names, tiny_arrays, write_diffusers_folder, wr
 from weights_files import write_safetensors
 
 SMALL = {"width": 128, "height": 64, "steps": 2, "seed": 1}
+NOISE = {"name": "noise", "dtype": "float32", "shape": []}
 DRAWING = ("--width", 128, "--height", 64, "--steps", 2, "--seed", 1)
 
 
@@ -102,6 +107,32 @@ def test_those_for_other_models_are_refused_by_their_names(arrays: Arrays, tmp_p
         read_tiny_vae(source)
 
 
+@pytest.mark.parametrize(
+    "place", ["madebyollin/taesdxl/file", "models--madebyollin--taesdxl/snapshots/0a1b2c", "taesd3/vae"]
+)
+def test_the_nearest_folder_whose_name_tells_counts(arrays: Arrays, tmp_path: Path, place: str) -> None:
+    folder = write_diffusers_folder(tmp_path / place, arrays)
+    for source in (folder, folder / "diffusion_pytorch_model.safetensors"):
+        with pytest.raises(UnsupportedModelError, match="is a tiny VAE for Stable Diffusion"):
+            read_tiny_vae(source)
+    (folder / "config.json").rename(folder / "vae_config.json")
+    named = (folder / "diffusion_pytorch_model.safetensors").rename(folder / "taesd.safetensors")
+    assert read_tiny_vae(named).tensors.keys() == arrays.keys()
+
+
+def test_a_link_to_one_for_other_models_is_refused(arrays: Arrays, tmp_path: Path) -> None:
+    (tmp_path / "tiny").symlink_to(write_diffusers_folder(tmp_path / "taesdxl", arrays))
+    (tmp_path / "other-taesdxl").symlink_to(write_diffusers_folder(tmp_path / "blobs", arrays))
+    for name in ("tiny", "other-taesdxl"):
+        with pytest.raises(UnsupportedModelError, match="taesdxl is a tiny VAE for Stable Diffusion XL"):
+            read_tiny_vae(tmp_path / name)
+
+
+def test_a_folder_that_is_named_after_something_else_says_nothing(arrays: Arrays, tmp_path: Path) -> None:
+    source = write_diffusers_folder(tmp_path / "taewoo" / "tiny", arrays)
+    assert read_tiny_vae(source).name == "tiny"
+
+
 def test_one_that_a_config_names_is_refused(arrays: Arrays, tmp_path: Path) -> None:
     source = write_diffusers_folder(tmp_path / "tiny", arrays, _name_or_path="madebyollin/taesdxl")
     with pytest.raises(UnsupportedModelError, match="for Stable Diffusion XL"):
@@ -143,6 +174,12 @@ def test_what_is_no_tiny_vae_is_refused(tmp_path: Path) -> None:
         read_tiny_vae(file)
 
 
+def test_two_names_for_one_tensor_are_refused(arrays: Arrays, tmp_path: Path) -> None:
+    twice = arrays | {"taesd_encoder.0.weight": arrays["encoder.layers.0.weight"] + 1}
+    with pytest.raises(CheckpointError, match=r"holds encoder\.layers\.0\.weight twice, under two names"):
+        read_tiny_vae(write_safetensors(tmp_path / "tiny.safetensors", twice))
+
+
 @pytest.mark.parametrize(
     ("change", "fault"),
     [
@@ -162,6 +199,27 @@ def test_tensors_that_do_not_fit_leave_nothing_behind(
     assert after == before
 
 
+@pytest.mark.filterwarnings("error")
+def test_weights_that_overflow_are_refused(arrays: Arrays, bundle: Path, tmp_path: Path) -> None:
+    huge = {name: (array * 1e8).astype(np.float32) for name, array in arrays.items()}
+    with pytest.raises(CheckpointError, match="huge makes NaN or infinity of plain pictures and noise; fetch it again"):
+        add_tiny_vae(bundle, write_diffusers_folder(tmp_path / "huge", huge))
+    assert not list(bundle.glob(f"*{TINY_VAE}*"))
+
+
+@pytest.mark.filterwarnings("error")
+def test_half_a_tiny_vae_that_makes_zeros_has_no_8_bit_graph(arrays: Arrays, bundle: Path, tmp_path: Path) -> None:
+    zeros = {name: np.zeros_like(array) for name, array in arrays.items()}
+    addon = add_tiny_vae(bundle, write_diffusers_folder(tmp_path / "zeros", zeros))
+    assert addon.vae_encoder.int8 is None
+    assert "vae_encoder.int8.onnx" not in addon.files
+    whole = with_tiny_vae(Bundle.open(bundle))
+    figures = whole.certificate("vae_decoder")  # its pictures are black
+    assert figures.relative_error == 0
+    assert figures.psnr_db is not None
+    assert not whole.damaged_files()
+
+
 def test_the_bundle_itself_stays_as_it_is(tiny_bundle: Path) -> None:
     for path in DEFAULT_BUNDLE.rglob("*"):
         if path.is_file() and "__pycache__" not in path.parts:
@@ -176,6 +234,52 @@ def test_one_that_is_there_is_replaced_only_if_asked(changed: Path, arrays: Arra
     assert (changed / TINY_VAE / ADDON_NAME).read_bytes() == before
     assert add_tiny_vae(changed, source, force=True).provenance.source == "other"
     assert Pipeline.load(changed, vae="tiny").bundle.manifest.has_tiny_vae
+
+
+def test_what_is_no_tiny_vae_is_not_replaced(bundle: Path, arrays: Arrays, tmp_path: Path) -> None:
+    source = write_diffusers_folder(tmp_path / "taesd", arrays)
+    (bundle / TINY_VAE).mkdir()
+    (bundle / TINY_VAE / "mine.txt").write_text("mine")
+    for force in (False, True):
+        with pytest.raises(OutputExistsError, match="tiny_vae exists and is no tiny VAE; move it away first"):
+            add_tiny_vae(bundle, source, force=force)
+    assert (bundle / TINY_VAE / "mine.txt").read_text() == "mine"
+
+
+def test_one_at_a_time_is_added(changed: Path, arrays: Arrays, tmp_path: Path) -> None:
+    source = write_diffusers_folder(tmp_path / "other", arrays)
+    lock = os.open(changed, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    with pytest.raises(OutputExistsError, match=r"is being added to .* by another process; wait for it"):
+        add_tiny_vae(changed, source, force=True)
+    os.close(lock)
+    assert not with_tiny_vae(Bundle.open(changed)).damaged_files()
+
+
+def test_what_a_killed_process_left_is_put_right(changed: Path, arrays: Arrays, tmp_path: Path) -> None:
+    (changed / ".tiny_vae.partial").mkdir()
+    (changed / TINY_VAE).rename(changed / ".tiny_vae.replaced")
+    with pytest.raises(OutputExistsError, match="use --force"):
+        add_tiny_vae(changed, write_diffusers_folder(tmp_path / "other", arrays))
+    assert not with_tiny_vae(Bundle.open(changed)).damaged_files()
+    assert not list(changed.glob(".*"))
+
+
+def test_the_old_one_stays_if_the_new_one_cannot_take_its_place(
+    changed: Path, arrays: Arrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename = Path.rename
+
+    def fail_on_the_new_one(self: Path, target: Path) -> Path:
+        if self.name.endswith(".partial"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail_on_the_new_one)
+    with pytest.raises(OutputError, match="tiny_vae cannot be written: Input/output error"):
+        add_tiny_vae(changed, write_diffusers_folder(tmp_path / "other", arrays), force=True)
+    assert with_tiny_vae(Bundle.open(changed)).manifest.has_tiny_vae
+    assert not list(changed.glob(".*"))
 
 
 def test_pictures_are_decoded_by_it_and_say_so(tiny: Pipeline, tiny_bundle: Path) -> None:
@@ -233,6 +337,29 @@ def test_previews_are_small_pictures_where_there_is_one(tiny_bundle: Path) -> No
     preview = next(steps).preview()
     assert preview.size == (128, 64)
     steps.close()
+    pipeline.close()
+    assert not pipeline.previewer.is_ready  # so that it is loaded before the next drawing's memory is weighed
+
+
+def test_without_a_tiny_vae_that_can_be_used_previews_are_rough(
+    changed: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    graphs = [changed / TINY_VAE / name for name in ("vae_decoder.onnx", "vae_decoder.int8.onnx")]
+    for graph in graphs:  # of the right size
+        graph.write_bytes(bytes(graph.stat().st_size))
+    (changed / TINY_VAE / ADDON_NAME).rename(changed / "kept.json")
+    (changed / TINY_VAE / ADDON_NAME).write_text("{")
+    not_understood = Pipeline.load(changed)
+    (changed / "kept.json").replace(changed / TINY_VAE / ADDON_NAME)
+    not_loaded = Pipeline.load(changed)
+    for pipeline in (not_understood, not_loaded):
+        steps = pipeline.steps(Order(prompt="a lake", **SMALL), previews=True)
+        assert next(steps).preview().size == (16, 8)
+        steps.close()
+    told = [record.getMessage() for record in caplog.records if "previews come without" in record.getMessage()]
+    assert len(told) == 2
+    assert "not understood" in told[0]
+    assert "cannot load" in told[1]
 
 
 def test_previews_of_large_pictures_stay_small(tiny_bundle: Path) -> None:
@@ -265,6 +392,17 @@ def test_the_command_line_refuses_what_is_not_there(run_cli: Callable[..., Simpl
     assert (outcome.code, "add one with" in outcome.err) == (2, True)
     outcome = run_cli("add", bundle, "--tiny-vae", "nothing")
     assert (outcome.code, "there is no nothing" in outcome.err) == (2, True)
+
+
+def test_a_bundle_that_is_replaced_leaves_its_tiny_vae(changed: Path) -> None:
+    before = (changed / TINY_VAE / ADDON_NAME).read_bytes()
+    manifest = Bundle.open(changed).manifest
+    with BundleWriter(changed, force=True) as writer:
+        for name in manifest.files:
+            writer.write(name, (changed / name).read_bytes())
+        writer.publish(manifest)
+    assert (changed / TINY_VAE / ADDON_NAME).read_bytes() == before
+    assert not with_tiny_vae(Bundle.open(changed)).damaged_files()
 
 
 def test_a_bundle_with_one_is_replaced_whole(changed: Path) -> None:
@@ -301,13 +439,40 @@ def test_other_latents_than_the_bundles_are_refused(changed: Path) -> None:
         ({"format_version": 2}, "not understood"),
         ({"files": {"../lake.png": {"size": 1, "sha256": "0" * 64}}}, "names a file outside its folder"),
         ({"files": {}}, "but does not list it under files"),
+        ({"onnxruntime": "newest"}, "not understood"),
+        ({"channels": 0}, "not understood"),
+        ({"vae_encoder": {"outputs": []}}, "not understood"),
+        ({"vae_encoder": {"inputs": []}}, "vae_encoder has nothing where 'picture' is wanted"),
+        ({"vae_decoder": {"inputs": [NOISE]}}, "vae_decoder has noise where 'latents' is wanted"),
+        ({"vae_decoder": {"outputs": [NOISE]}}, "vae_decoder has noise where 'picture' is wanted"),
     ],
 )
 def test_a_manifest_that_makes_no_sense_is_refused(changed: Path, change: dict[str, object], fault: str) -> None:
     path = changed / TINY_VAE / ADDON_NAME
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    content = json.loads(path.read_text())
+    for name, value in change.items():
+        content[name] = content[name] | value if name in ROLES else value
+    path.write_text(json.dumps(content))
     with pytest.raises(BundleFormatError, match=f"{ADDON_NAME}: .*{fault}.*add it again with"):
-        Pipeline.load(changed)
+        Pipeline.load(changed, vae="tiny")
+
+
+def test_a_shallow_graph_is_refused_however_deep_it_goes(changed: Path) -> None:
+    path = changed / TINY_VAE / ADDON_NAME
+    content = json.loads(path.read_text())
+    plain = json.dumps(content["vae_decoder"])
+    nested = (plain[:-1] + ', "shallow": ') * 900 + plain + "}" * 900
+    path.write_text(json.dumps(content | {"vae_decoder": "here"}).replace('"here"', nested))
+    with pytest.raises(BundleFormatError, match="vae_decoder has a shallow graph, which is for a U-Net"):
+        read_addon(changed)
+
+
+@pytest.mark.parametrize(("asked", "found"), [("1.3", None), ("1.999", "1.999")])
+def test_the_newer_onnxruntime_of_both_is_asked_for(changed: Path, asked: str, found: str | None) -> None:
+    path = changed / TINY_VAE / ADDON_NAME
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"onnxruntime": asked}))
+    bundle = Bundle.open(changed)
+    assert with_tiny_vae(bundle).manifest.onnxruntime == (found or bundle.manifest.onnxruntime)
 
 
 def test_a_file_that_is_shorter_is_refused(changed: Path) -> None:

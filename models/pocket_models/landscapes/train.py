@@ -2,8 +2,8 @@
 
 The stages, each skipped when its result is in OUTPUT: paint pictures, learn a vocabulary from captions, train the
 VAE, encode the pictures, train text encoder and U-Net, train the VAE's decoder further. OUTPUT/landscapes is written,
-a diffusers folder. Last, the model is distilled: OUTPUT/few-steps.safetensors is a LoRA for the sampler `lcm`. A GPU is
-used where PyTorch finds one.
+a diffusers folder. Only with --few-steps, the model is distilled then: OUTPUT/few-steps.safetensors is a LoRA for the
+sampler `lcm`. A GPU is used where PyTorch finds one.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _UNET = UNetConfig(
     cross_attention_dim=128,
     norm_num_groups=16,
 )
-_MINUTES = 101.0
+_MINUTES = 81.0
 _VAE_BUDGET = Budget(minutes=30, workers=2)
 _UNET_BUDGET = Budget(minutes=42, workers=2)
 _DECODER_BUDGET = Budget(minutes=9, workers=2)
@@ -47,10 +47,18 @@ _DISTILLING_BUDGET = Budget(minutes=20, workers=2)
 
 
 @dataclass(frozen=True)
+class FewSteps:
+    """The stage that distils the model into a LoRA of a ``rank``, from so many ``drawings`` of the finished model."""
+
+    drawings: int = 4_000
+    rank: int = 16
+    budget: Budget = _DISTILLING_BUDGET
+
+
+@dataclass(frozen=True)
 class Recipe:
     """How big the networks are, what they are shown, and for how long; the defaults made the shipped model.
 
-    ``drawings`` of the finished model, the ``rank`` and ``distilling_budget`` are the few-step LoRA's.
     ``batch`` is one worker's share of a step, in noised latents; the VAE sees half as many 64x64 crops, its decoder
     alone an eighth as many whole pictures, and the few-step model half as many latents.
     """
@@ -63,9 +71,7 @@ class Recipe:
     vae_budget: Budget = _VAE_BUDGET
     unet_budget: Budget = _UNET_BUDGET
     decoder_budget: Budget = _DECODER_BUDGET
-    drawings: int = 4_000
-    rank: int = 16
-    distilling_budget: Budget = _DISTILLING_BUDGET
+    few_steps: FewSteps | None = None
 
     def text_encoder(self, vocabulary: Vocabulary) -> TextEncoderConfig:
         """Return the text encoder's shape: as wide as the U-Net's context, as many entries as the vocabulary."""
@@ -112,20 +118,21 @@ def train(output: Path, recipe: Recipe) -> Path:
     train_decoder(output, vae, pictures, examples, budget=recipe.decoder_budget, batch=max(1, recipe.batch // 8))
     model = output / "landscapes"
     save_diffusers(model, painter, vae, examples.scaling_factor, tokenizer)
-    # Of this painter alone: a longer budget makes another one of it.
-    distilled = output / f"distilled-{_fingerprint(painter)}"
-    changes = distil(
-        distilled,
-        painter,
-        walk_trajectories(distilled, painter, vocabulary, recipe.drawings),
-        vocabulary,
-        vae,
-        examples.scaling_factor,
-        rank=recipe.rank,
-        budget=recipe.distilling_budget,
-        batch=max(2, recipe.batch // 2),
-    )
-    save_lora(output / "few-steps.safetensors", changes)
+    if recipe.few_steps is not None:
+        # Of this painter alone: a longer budget makes another one of it.
+        distilled = output / f"distilled-{_fingerprint(painter)}"
+        changes = distil(
+            distilled,
+            painter,
+            walk_trajectories(distilled, painter, vocabulary, recipe.few_steps.drawings),
+            vocabulary,
+            vae,
+            examples.scaling_factor,
+            rank=recipe.few_steps.rank,
+            budget=recipe.few_steps.budget,
+            batch=max(2, recipe.batch // 2),
+        )
+        save_lora(output / "few-steps.safetensors", changes)
     return model
 
 
@@ -140,14 +147,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Read the command line and train."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path, help="folder for everything: data, checkpoints, curves, the model")
-    parser.add_argument("--minutes", type=float, default=_MINUTES, help="training time of all stages together")
+    parser.add_argument(
+        "--minutes", type=float, default=_MINUTES, help="training time of the model; --few-steps takes a quarter more"
+    )
     parser.add_argument("--pictures", type=int, default=Recipe.pictures, help="how many pictures to paint")
-    parser.add_argument("--drawings", type=int, default=Recipe.drawings, help="how many the few-step model learns from")
+    parser.add_argument(
+        "--few-steps",
+        metavar="DRAWINGS",
+        nargs="?",
+        type=int,
+        const=FewSteps.drawings,
+        help=f"also distil the model, from so many of its drawings (default: {FewSteps.drawings})",
+    )
     parser.add_argument("--batch", type=int, default=Recipe.batch, help="a worker's share of a step")
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread that share a step (CPU only)")
     options = parser.parse_args(arguments)
-    if options.minutes <= 0 or min(options.pictures, options.drawings, options.workers) < 1:
-        parser.error("--minutes must be more than 0, --pictures, --drawings and --workers at least 1")
+    drawings = options.few_steps
+    if options.minutes <= 0 or min(options.pictures, options.workers, 1 if drawings is None else drawings) < 1:
+        parser.error("--minutes must be more than 0, --pictures, --workers and --few-steps at least 1")
     if options.batch < 2 or options.batch % 2:
         parser.error(f"--batch is {options.batch}, must be an even number: each caption is used for two")
     torch.set_num_threads(1)
@@ -163,8 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         vae_budget=vae,
         unet_budget=unet,
         decoder_budget=decoder,
-        drawings=options.drawings,
-        distilling_budget=distilling,
+        few_steps=None if drawings is None else FewSteps(drawings=drawings, budget=distilling),
     )
     print(f"the model is in {train(options.output, recipe)}")
 

@@ -205,11 +205,9 @@ def read_unet_config(name: str, config: Mapping[str, Any]) -> UNetSpec:
         encoder_hid_dim=None,
         flip_sin_to_cos=True,
         freq_shift=0,
-        mid_block_only_cross_attention=None,
         mid_block_scale_factor=1,
         num_attention_heads=None,
         out_channels=LATENTS,
-        resnet_out_scale_factor=1,
         resnet_skip_time_act=False,
         resnet_time_scale_shift="default",
         time_embedding_act_fn=None,
@@ -228,9 +226,13 @@ def read_unet_config(name: str, config: Mapping[str, Any]) -> UNetSpec:
     _require(
         f"{name}: unet/config.json", config, up_block_types=[kind.replace("Down", "Up") for kind in reversed(down)]
     )
+    if config.get("resnet_out_scale_factor") is not None:
+        _require(f"{name}: unet/config.json", config, resnet_out_scale_factor=1)
     middle = config.get("mid_block_type", _MIDDLE)
     if middle is not None:
         _require(f"{name}: unet/config.json", config, mid_block_type=_MIDDLE)
+        _check_middle(f"{name}: unet/config.json", config)
+    only_cross = config.get("only_cross_attention") or ()
     values = {
         "in_channels": config.get("in_channels", LATENTS),
         "out_channels": LATENTS,
@@ -243,7 +245,7 @@ def read_unet_config(name: str, config: Mapping[str, Any]) -> UNetSpec:
         "norm_num_groups": config.get("norm_num_groups", 32),
         "norm_eps": config.get("norm_eps", 1e-5),
         "mid_block": middle is not None,
-        "only_cross_attention": _unless_none(config.get("only_cross_attention") or ()),
+        "only_cross_attention": _unless_none([True] * len(widths) if only_cross is True else only_cross),
         "time_cond_proj_dim": config.get("time_cond_proj_dim"),
     }
     return msgspec.convert(values, UNetSpec)
@@ -283,6 +285,14 @@ def _require(where: str, config: Mapping[str, Any], **required: object) -> None:
     for key, value in required.items():
         if config.get(key, value) != value:
             raise UnsupportedModelError(f"{where} has {key} {config[key]!r}, not {value!r}; {WANTED}")
+
+
+def _check_middle(where: str, config: Mapping[str, Any]) -> None:
+    """Refuse a middle whose attentions both look at the context; one answer for all levels is its own, too."""
+    if config.get("mid_block_only_cross_attention") is not None:
+        _require(where, config, mid_block_only_cross_attention=False)
+    elif config.get("only_cross_attention") is True:
+        raise UnsupportedModelError(f"{where} has only_cross_attention True in the middle, too; {WANTED}")
 
 
 @contextlib.contextmanager

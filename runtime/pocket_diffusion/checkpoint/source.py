@@ -254,8 +254,7 @@ def _read_folder(root: Path, asked: _Asked) -> Source:
     name = root.resolve().name
     if asked.vae is not None:
         vae = asked.vae.network
-        if vae_spec is not None:
-            _check_scale(vae, vae_spec.scaling_factor, name)
+        _check_scale(vae, architecture.SCALING_FACTOR if vae_spec is None else vae_spec.scaling_factor, name)
     elif vae_spec is None:
         raise UnsupportedModelError(f"{name} has a tiny VAE alone; name a whole one with --vae")
     else:

@@ -31,6 +31,10 @@ _OTHERS = {
     "taehv": "HunyuanVideo",
 }
 """By a part of the name: other tiny autoencoders of that author, and the models whose latents they speak."""
+_WANTED = "taesd"
+_WORD = re.compile(r"[a-z0-9]+")
+_FOLDERS_ABOVE = 4
+"""How many may tell: in a hub's cache, `models--madebyollin--taesdxl/snapshots/<hash>/vae/<file>`."""
 _CONFIG: dict[str, Any] = {
     "in_channels": 3,
     "out_channels": 3,
@@ -70,18 +74,21 @@ def read_tiny_vae(path: Path) -> TinyVAESource:
     Raises:
         CheckpointNotFoundError: there is nothing, or one half alone.
         UnsupportedModelError: a tiny autoencoder for other models, or none at all.
-        CheckpointError: a file cannot be read; see those below it.
+        CheckpointError: a file cannot be read, or names one tensor twice; see those below it.
 
     """
     if not path.exists():
         raise CheckpointNotFoundError(f"there is no {path}; give a file or a folder with a tiny VAE, such as TAESD")
-    _refuse_by_name(path.resolve().name)
+    _refuse_by_place(path)
     files, license_ = _find(path)
     tensors: StoredTensors = {}
     for file in files:
         _refuse_by_name(file.name)
         half = next((half for half in _HALVES if half in file.stem.lower()), None)
-        tensors |= dict(_published(path, read_tensor_file(file).tensors, half))
+        for name, tensor in _published(path, read_tensor_file(file).tensors, half):
+            if name in tensors:
+                raise CheckpointError(f"{path} holds {name} twice, under two names; give a file with one tiny VAE")
+            tensors[name] = tensor
     latents = tensors.get("decoder.layers.0.weight")
     if latents is not None and latents.shape[1:2] not in ((), (4,)):
         raise UnsupportedModelError(
@@ -139,6 +146,17 @@ def _check_config(folder: Path) -> None:
                 f"{folder / 'config.json'} says {field} {str(config[field])[:100]}, not {wanted}: it is no tiny VAE "
                 "for Stable Diffusion; give one such as TAESD"
             )
+
+
+def _refuse_by_place(path: Path) -> None:
+    """Refuse by the name or, where it tells nothing, as in a hub's cache, by the nearest folder whose name does."""
+    for place in (path.absolute(), path.resolve()):
+        _refuse_by_name(place.name)
+        for one in (place, *place.parents[:_FOLDERS_ABOVE]):
+            words = _WORD.findall(one.name.lower())  # not parts of words: folders are named after other things too
+            _refuse_by_name(next((word for word in words if word in _OTHERS), ""))
+            if _WANTED in words:
+                break
 
 
 def _refuse_by_name(name: str) -> None:

@@ -76,7 +76,7 @@ def parameters_text(
         facts["Sigma noise"] = f"{drawing.s_noise:g}"
     if drawing.token_downsampling != 1:
         facts["Token downsampling"] = drawing.token_downsampling
-    if drawing.cache is not None:
+    if drawing.cache_setting is not None:
         facts["Cache"] = drawing.cache
     if drawing.guidance_rescale:
         facts["CFG Rescale phi"] = f"{drawing.guidance_rescale:g}"

@@ -1,18 +1,19 @@
 """What latents look like, roughly and at once: a linear map to colours instead of the VAE, or a tiny VAE."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from pocket_diffusion.drawing.images import to_array, to_pictures
+from pocket_diffusion.errors import PocketDiffusionError
 
 Latents = NDArray[np.float32]
-DecodeLatents = Callable[[Latents], NDArray[np.float32]]
-"""Scaled latents `[1, channels, height, width]` to a picture `[1, 3, …]`, about -1…1, of any size."""
 EncodeImage = Callable[[NDArray[np.float32]], Latents]
 """A picture `[1, 3, height, width]` in -1…1 to scaled latents `[1, channels, height/8, width/8]`."""
 
@@ -21,6 +22,18 @@ _SIDE, _PATCHES = 256, 8
 _RIDGE = 1e-6
 _MEMORY = 0.9
 """How much what was learnt before counts beside what comes new."""
+_log = logging.getLogger(__name__)
+
+
+class Decoder(Protocol):
+    """What makes small pictures of latents: a tiny VAE."""
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether it needs no more memory than it has."""
+
+    def __call__(self, latents: Latents, /) -> NDArray[np.float32]:
+        """Return a picture `[1, 3, …]`, about -1…1, of any size, of scaled latents `[1, channels, height, width]`."""
 
 
 @dataclass(frozen=True)
@@ -61,30 +74,33 @@ class LatentPreview:
 class Previewer:
     """Previews of one VAE's latents: by a tiny VAE, or else by a map that gets better with each picture drawn."""
 
-    def __init__(self, encode_image: EncodeImage, decode: DecodeLatents | None = None) -> None:
+    def __init__(self, encode_image: EncodeImage, decode: Decoder | None = None) -> None:
         """Learn nothing yet. `decode` makes small pictures, where there is a tiny VAE."""
         self._encode_image = encode_image
         self._decode = decode
-        self._has_decoded = False
         self._preview: LatentPreview | None = None
 
     @property
     def is_ready(self) -> bool:
         """Whether it is known how latents look, and what tells is loaded."""
-        return self._has_decoded or self._preview is not None
+        return self._preview is not None if self._decode is None else self._decode.is_loaded
 
     def prepare(self) -> None:
         """Learn how latents look, where that is not known yet.
 
-        This loads the VAE's encoder; or the tiny VAE's decoder, which stays, with the memory that a preview takes.
+        This loads the VAE's encoder; or the tiny VAE's decoder, which stays, with the memory that a preview takes. One
+        that cannot be loaded is done without from then on.
         """
         if self.is_ready:
             return
+        if self._decode is not None:
+            try:
+                self._decode(np.zeros((1, 4, _SIDE // 8, _SIDE // 8), np.float32))
+            except PocketDiffusionError as error:
+                _log.warning("previews come without the tiny VAE: %s", error)
+                self._decode = None
         if self._decode is None:
             self._preview = LatentPreview.fit(self._encode_image)
-        else:
-            self._decode(np.zeros((1, 4, _SIDE // 8, _SIDE // 8), np.float32))
-            self._has_decoded = True
 
     def picture(self, latents: Latents) -> Image.Image:
         """Return a picture of `[1, channels, height/8, width/8]`: with a pixel for each latent, or a tiny VAE's."""

@@ -11,8 +11,8 @@ from typing import SupportsIndex
 import msgspec
 from PIL import Image
 
-from pocket_diffusion.bundle import SIDES, TOKEN_DOWNSAMPLING, Manifest
-from pocket_diffusion.drawing.caches import LEAST_EVALUATIONS, Cache, CacheSetting, find_cache
+from pocket_diffusion.bundle import MAX_GUIDANCE, SIDES, TOKEN_DOWNSAMPLING, Manifest
+from pocket_diffusion.drawing.caches import LEAST_EVALUATIONS, NO_CACHE, Cache, CacheKind, CacheSetting, find_cache
 from pocket_diffusion.drawing.guidance import Guidance, is_guided
 from pocket_diffusion.drawing.images import fitting_size, open_picture
 from pocket_diffusion.drawing.levels import Levels
@@ -28,12 +28,13 @@ from pocket_diffusion.order import LoraUse, Order
 MIN_SIDE, MAX_SIDE = SIDES
 MAX_COUNT = 1000
 MAX_TOKEN_DOWNSAMPLING = 4
-MAX_GUIDANCE = 100.0
 MAX_S_NOISE = 10.0
 MAX_LORAS = 16
 AUTOMATIC = "automatic"
 """The scheduler that is the sampler's own, as A1111 calls it."""
 _STRENGTH = 0.8
+_MOST_STEPS = 50
+"""Where nobody says how many; every sampler takes as many."""
 
 
 class OrderWarning(UserWarning):
@@ -106,9 +107,17 @@ class Drawing(Order, frozen=True, kw_only=True):
 
     @property
     def evaluations(self) -> int:
-        """How often the U-Net is evaluated for one picture."""
+        """How often the U-Net is evaluated for one picture without a cache."""
         ways = (step / self.steps for step in range(self.first_step, self.steps))
         return sum(map(self.guidance.predictions, ways)) * self.kind.evaluations
+
+    @property
+    def work(self) -> float:
+        """About how many evaluations of the U-Net one picture takes the time of: a cache leaves some out."""
+        setting = self.cache_setting
+        if setting is None:
+            return float(self.evaluations)
+        return self.evaluations * setting.share(self.steps_to_take * self.kind.evaluations)
 
     @property
     def cache_setting(self) -> CacheSetting | None:
@@ -135,12 +144,7 @@ class Drawing(Order, frozen=True, kw_only=True):
                 f"{evaluations} evaluations of the model are too few to leave any out; leave the cache out, or draw at "
                 f"least {LEAST_EVALUATIONS} steps"
             )
-        if setting.kind.needs_shallow_graph and self.manifest.unet.shallow is None:
-            return (
-                "this bundle has no shallow graph of its U-Net; take the cache reuse, or import or export the "
-                "checkpoint again"
-            )
-        return None
+        return bundle_obstacle(setting.kind, self.manifest)
 
     @property
     def warnings(self) -> tuple[OrderWarning, ...]:
@@ -151,9 +155,20 @@ class Drawing(Order, frozen=True, kw_only=True):
                 f"the negative prompt changes nothing at a guidance scale of {self.guidance_scale:g}; "
                 "raise it above 1, where the model allows that"
             )
+        asked = self.image_guidance_scale not in (None, 1, self.manifest.defaults.image_guidance_scale)
+        if asked and not self.is_guided:
+            found.append(
+                f"image_guidance_scale {self.image_guidance_scale:g} changes nothing at a guidance scale of "
+                f"{self.guidance_scale:g}; raise guidance_scale above 1"
+            )
         if self.manifest.repaints and self.mask is None:
             found.append(
-                "this model repaints what a mask shows, and there is none: all is repainted; give an image and a mask"
+                "this model repaints what a mask shows, and there is none: "
+                + (
+                    "all is repainted; give an image and a mask"
+                    if self.image is None
+                    else f"all of the image is changed, by a strength of {self.strength:g}; give a mask"
+                )
             )
         return tuple(map(OrderWarning, found))
 
@@ -230,7 +245,10 @@ def resolve(order: Order, manifest: Manifest) -> Drawing:
     width = _side("width", fallback[0] if order.width is None else order.width, multiple)
     height = _side("height", fallback[1] if order.height is None else order.height, multiple)
     kind, scheduler = _sampler(order, manifest)
+    strength = _strength(order, manifest)
     steps = defaults.steps if order.steps is None else order.steps
+    if source is not None and order.steps is None:  # models of one step would else draw none from a picture
+        steps = next((enough for enough in range(steps, _MOST_STEPS + 1) if int(enough * strength) > 0), steps)
     steps = _whole("steps", steps, 1, manifest.schedule.train_timesteps)
     make_levels(manifest.schedule, scheduler, steps, kind.family)  # refuses steps that the sampler cannot take
     for text, name in ((order.prompt, "prompt"), (order.negative_prompt, "negative prompt")):
@@ -239,7 +257,6 @@ def resolve(order: Order, manifest: Manifest) -> Drawing:
     last_seed = MAX_SEED + 1 - count
     seed = secrets.randbelow(last_seed + 1) if order.seed is None else order.seed
     scale = defaults.guidance_scale if order.guidance_scale is None else order.guidance_scale
-    strength = _strength(order, manifest)
     if source is not None and int(steps * strength) == 0:
         enough = math.ceil(1000 / steps) / 1000  # rounded up: 1/7 printed with six digits would not be enough
         raise InvalidRequestError(
@@ -283,6 +300,16 @@ def resolve(order: Order, manifest: Manifest) -> Drawing:
         if obstacle is not None:
             raise InvalidRequestError(f"cache {drawing.cache} cannot be had: {obstacle}")
     return drawing
+
+
+def bundle_obstacle(kind: CacheKind, manifest: Manifest) -> str | None:
+    """Return why no drawing with a bundle can have a cache, and what to do, if that is so."""
+    if kind.needs_shallow_graph and manifest.unet.shallow is None:
+        return (
+            "this bundle has no shallow graph of its U-Net; take the cache reuse, or import or export the "
+            "checkpoint again"
+        )
+    return None
 
 
 def resolve_all(order: Order, prompts: str | Sequence[str], manifest: Manifest) -> list[Drawing]:
@@ -443,8 +470,11 @@ def _token_downsampling(every: int, manifest: Manifest) -> int:
 
 
 def _cache(cache: str | None) -> str | None:
-    setting = None if cache is None else find_cache(cache)
-    return None if setting is None else str(setting)
+    """Return the cache in our own spelling; `none` stays, since a server may have a cache by itself."""
+    if cache is None:
+        return None
+    setting = find_cache(cache)
+    return NO_CACHE if setting is None else str(setting)
 
 
 def shown(value: object) -> str:

@@ -56,7 +56,7 @@ def import_checkpoint(
         tiny_vae: a file or folder of a tiny VAE that is to lie with the bundle; see `add_tiny_vae`.
         prediction: what the model predicts, in place of what the source says.
         loras: what is added to the weights for good; each is `FILE`, `FILE:SCALE` or a `LoraSpec`.
-        force: replace a bundle that is there.
+        force: replace a bundle that is there; its tiny VAE stays, unless another is given.
         on_progress: is told what is being done, and the share of the work that is done.
 
     Raises:

@@ -40,6 +40,8 @@ class Network(Strict, frozen=True):
     format_version: int
     onnxruntime: str
     tools: dict[str, str]
+    code_sha256: str
+    """Of the exporter's code that made it, by which a test finds what has to be made anew."""
     components: dict[str, Component]
     files: dict[str, FileRecord]
     """Those of the archive, and the weights files to be, whose sizes alone count."""

@@ -7,14 +7,16 @@ another output.
 """
 
 import datetime
+import fcntl
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from pocket_diffusion.addon import ADDON_NAME, ROLES, TINY_VAE, Addon, check_latents
@@ -22,13 +24,20 @@ from pocket_diffusion.bundle import Bundle, Component, FileRecord, Provenance, T
 from pocket_diffusion.certificate import Certificate, LayerFigure
 from pocket_diffusion.checkpoint.fitting import check_fit
 from pocket_diffusion.checkpoint.tiny_vae import TinyVAESource, read_tiny_vae
-from pocket_diffusion.errors import BundleFormatError, OutputError, OutputExistsError, TensorMismatchError
+from pocket_diffusion.errors import (
+    BundleFormatError,
+    CheckpointError,
+    OutputError,
+    OutputExistsError,
+    PocketDiffusionError,
+    TensorMismatchError,
+)
 from pocket_diffusion.importing.templates import read_archive
 from pocket_diffusion.layers import LayerTable, store
 from pocket_diffusion.machine.cpu import products_are_right
 from pocket_diffusion.machine.session import GraphSession
 from pocket_diffusion.version import __version__
-from pocket_diffusion.writer import sync_folder
+from pocket_diffusion.writer import sync_folder, take_place
 
 ARCHIVE = Path(__file__).parent / "tiny_vae.tar.xz"
 MAGNITUDES = "magnitudes"
@@ -39,6 +48,8 @@ that is given should be kept. The decoder's is a third of what a tiny VAE's pict
 25 dB: whoever asks for one has chosen time."""
 _SIDE = 128
 """Of the pictures that are measured on, in pixels."""
+_LEAST_ERROR = float(np.finfo(np.float32).eps) ** 2
+"""The mean square below which two pictures are the same, so that their ratio is a number."""
 _WHAT = "pictures of patches of colour, sharp, blurred and noisy, and noise as latents"
 
 Array = NDArray[np.float32]
@@ -56,39 +67,66 @@ def add_tiny_vae(bundle: str | os.PathLike[str], source: str | os.PathLike[str],
         BundleNotFoundError, BundleFormatError, BundleDamagedError: see `Bundle.open`.
         CheckpointError: the source is no tiny VAE for Stable Diffusion; see those below it.
         InvalidRequestError: it speaks other latents than the bundle.
-        OutputExistsError, OutputError: there is one already, or the folder cannot be written.
+        OutputExistsError, OutputError: there is one already, another is just being added, or the folder cannot be
+            written.
 
     """
     opened = Bundle.open(bundle)
     root = opened.root.resolve()
-    place, partial = root / TINY_VAE, root.parent / f".{root.name}.{TINY_VAE}.partial"
-    if os.path.lexists(place) and not (force and (place / ADDON_NAME).is_file()):
-        raise OutputExistsError(f"{place} exists; use --force to replace it")
+    place, partial, aside = (root / name for name in (TINY_VAE, f".{TINY_VAE}.partial", f".{TINY_VAE}.replaced"))
     read = read_tiny_vae(Path(source))
     try:
-        shutil.rmtree(partial, ignore_errors=True)  # a killed process left it
-        addon = write_tiny_vae(read, partial)
-        check_latents(addon, opened.manifest.latents)
-        sync_folder(partial)
-        if place.exists():
-            shutil.rmtree(place)
-        partial.rename(place)
-        sync_folder(root)
+        with _locked(root):
+            shutil.rmtree(partial, ignore_errors=True)  # a killed process left it
+            if aside.exists() and not os.path.lexists(place):
+                aside.rename(place)  # it was killed between the two renames of `take_place`
+            _check_place(place, force=force)
+            try:
+                addon = write_tiny_vae(read, partial)
+                check_latents(addon, opened.manifest.latents)
+                sync_folder(partial)
+                take_place(partial, place, aside=aside)
+                sync_folder(root)
+                shutil.rmtree(aside, ignore_errors=True)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
-        if isinstance(error, OutputError):
+        if isinstance(error, PocketDiffusionError):
             raise
         raise OutputError(
             f"{place} cannot be written: {error.strerror or error}; make room or choose another place"
         ) from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return addon
+
+
+@contextmanager
+def _locked(root: Path) -> Iterator[None]:
+    """Have nobody else add something to a bundle meanwhile."""
+    lock = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OutputExistsError(f"a tiny VAE is being added to {root} by another process; wait for it") from None
+        yield
+    finally:
+        os.close(lock)
+
+
+def _check_place(place: Path, *, force: bool) -> None:
+    if not os.path.lexists(place):
+        return
+    if place.is_symlink() or not (place / ADDON_NAME).is_file():
+        raise OutputExistsError(f"{place} exists and is no tiny VAE; move it away first")
+    if not force:
+        raise OutputExistsError(f"{place} exists; use --force to replace it")
 
 
 def write_tiny_vae(source: TinyVAESource, folder: Path) -> Addon:
     """Write a tiny VAE into a folder, which is made; its manifest last.
 
     Raises:
+        CheckpointError: what it computes is not finite.
         TensorMismatchError: a tensor is missing, left over, of another shape or not finite.
         BundleFormatError: the graphs belong to another version of this program.
         OperatorUnavailableError: this ONNX Runtime is too old for them.
@@ -106,9 +144,9 @@ def write_tiny_vae(source: TinyVAESource, folder: Path) -> Addon:
         _place_weights(source, tables[role], folder / template.component(role).weights)
     components = {role: template.component(role) for role in ROLES}
     if products_are_right():
-        _certify_both(components, folder)
+        components = _certify_both(components, folder, source.name)
     else:
-        components = {role: msgspec.structs.replace(one, int8=None) for role, one in components.items()}
+        components = {role: _without_int8(one) for role, one in components.items()}
     kept = {name for component in components.values() for name in component.files}
     for path in folder.iterdir():
         if path.name not in kept:
@@ -174,22 +212,40 @@ def measuring(component: Component) -> Component:
     )
 
 
-def _certify_both(components: Mapping[str, Component], folder: Path) -> None:
-    """Measure the scales of both 8-bit graphs, and how exact these are with them."""
+def _without_int8(component: Component) -> Component:
+    return msgspec.structs.replace(component, int8=None)
+
+
+def _certify_both(components: Mapping[str, Component], folder: Path, name: str) -> dict[str, Component]:
+    """Measure the scales of both 8-bit graphs, and how exact these are with them.
+
+    A half that makes nothing but zeros, of which no error is a fraction, is returned without its 8-bit graph.
+
+    Raises:
+        CheckpointError: what the source of that name computes is not finite.
+
+    """
     pictures = _pictures()
-    encoded = _measure("vae_encoder", components["vae_encoder"], folder, pictures)
+    encoded = _measure("vae_encoder", components["vae_encoder"], folder, pictures, name)
     noise = np.random.default_rng(0).standard_normal(encoded[0].shape, np.float32)
     latents = [*encoded, noise]
-    shown = [one.clip(-1, 1) for one in _measure("vae_decoder", components["vae_decoder"], folder, latents)]
-    _certify("vae_encoder", components["vae_encoder"], folder, pictures, encoded)
-    _certify("vae_decoder", components["vae_decoder"], folder, latents, shown)
+    shown = [one.clip(-1, 1) for one in _measure("vae_decoder", components["vae_decoder"], folder, latents, name)]
+    certified = {}
+    for role, inputs, exact in (("vae_encoder", pictures, encoded), ("vae_decoder", latents, shown)):
+        if all(one.any() for one in exact):
+            _certify(role, components[role], folder, inputs, exact, name)
+            certified[role] = components[role]
+        else:
+            certified[role] = _without_int8(components[role])
+    return certified
 
 
-def _measure(role: str, component: Component, folder: Path, inputs: list[Array]) -> list[Array]:
+def _measure(role: str, component: Component, folder: Path, inputs: list[Array], name: str) -> list[Array]:
     """Write the scales of a half, and return what the exact graph makes of the inputs."""
     session = GraphSession(folder, role, measuring(component), "cpu")
-    name, wanted = component.inputs[0].name, component.outputs[0].name
-    results = [session.run(**{name: one}) for one in inputs]
+    given, wanted = component.inputs[0].name, component.outputs[0].name
+    results = [session.run(**{given: one}) for one in inputs]
+    _require_finite(name, *(array for result in results for array in result.values()))
     assert component.int8 is not None and component.int8.scales is not None  # noqa: S101 - the template has them
     largest = np.max([result[MAGNITUDES] for result in results], axis=0)
     tiny = np.finfo(np.float32).tiny
@@ -197,16 +253,25 @@ def _measure(role: str, component: Component, folder: Path, inputs: list[Array])
     return [result[wanted] for result in results]
 
 
-def _certify(role: str, component: Component, folder: Path, inputs: list[Array], exact: list[Array]) -> None:
+def _require_finite(name: str, *arrays: ArrayLike) -> None:
+    if not all(np.isfinite(array).all() for array in arrays):
+        raise CheckpointError(f"{name} makes NaN or infinity of plain pictures and noise; fetch it again")
+
+
+def _certify(role: str, component: Component, folder: Path, inputs: list[Array], exact: list[Array], name: str) -> None:
     """Write the certificate of an 8-bit graph."""
     int8 = component.int8
     assert int8 is not None and component.layers is not None  # noqa: S101 - the template has them
     session = GraphSession(folder, role, msgspec.structs.replace(component, graph=int8.graph), "cpu")
-    name, wanted = component.inputs[0].name, component.outputs[0].name
-    found = [session.run(**{name: one})[wanted] for one in inputs]
-    errors = [float(np.linalg.norm(ours - one) / np.linalg.norm(one)) for ours, one in zip(found, exact, strict=True)]
+    given, wanted = component.inputs[0].name, component.outputs[0].name
+    found = [session.run(**{given: one})[wanted].astype(np.float64) for one in inputs]  # whose squares are finite
+    errors = [
+        float(np.linalg.norm(ours - one) / np.linalg.norm(one.astype(np.float64)))
+        for ours, one in zip(found, exact, strict=True)
+    ]
+    _require_finite(name, errors)
     table = msgspec.json.decode((folder / component.layers).read_bytes(), type=LayerTable)
-    weights = [name for name, layer in table.layers.items() if len(layer.shape) > 1]
+    weights = [weight for weight, layer in table.layers.items() if len(layer.shape) > 1]
     certificate = Certificate(
         graph_sha256=sha256_of(folder / int8.graph),
         weights_sha256=sha256_of(folder / component.weights),
@@ -217,15 +282,16 @@ def _certify(role: str, component: Component, folder: Path, inputs: list[Array],
         psnr_db=_psnr(found[0], exact[0]) if role == "vae_decoder" else None,
         what=_WHAT,
         layers=tuple(
-            LayerFigure(name=name, stored="fp32", computed="tensor", storage_error=None, error=None) for name in weights
+            LayerFigure(name=weight, stored="fp32", computed="tensor", storage_error=None, error=None)
+            for weight in weights
         ),
     )
     (folder / int8.certificate).write_bytes(msgspec.json.format(msgspec.json.encode(certificate)) + b"\n")
 
 
-def _psnr(ours: Array, theirs: Array) -> float:
+def _psnr(ours: NDArray[np.float64], theirs: Array) -> float:
     """Return the peak signal-to-noise ratio of two pictures in -1…1."""
-    return float(10 * np.log10(4 / np.mean((ours - theirs) ** 2)))
+    return float(10 * np.log10(4 / max(float(np.mean((ours - theirs) ** 2)), _LEAST_ERROR)))
 
 
 def _pictures() -> list[Array]:

@@ -1,11 +1,14 @@
 """The decoder of a tiny VAE as previews use it: loaded beside the other networks, for pictures of a bounded size."""
 
+import logging
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from pocket_diffusion.addon import has_tiny_vae, with_tiny_vae
 from pocket_diffusion.bundle import Bundle
+from pocket_diffusion.errors import BundleDamagedError, BundleFormatError, InvalidRequestError
 from pocket_diffusion.machine.session import GraphSession, Provider
 from pocket_diffusion.model.arithmetic import choose_arithmetic
 from pocket_diffusion.model.budget import AUTO
@@ -16,6 +19,7 @@ _MOST_LATENTS = 32 * 32
 """Of a preview: larger latents are shrunken first, so that a preview of any picture takes about as long as that of a
 256x256 one, a quarter of what the picture of 512x512 takes."""
 _ROLE = "vae_decoder"
+_log = logging.getLogger(__name__)
 
 
 class TinyDecoder:
@@ -40,13 +44,20 @@ class TinyDecoder:
 
     @classmethod
     def of(cls, bundle: Bundle, provider: Provider, threads: int | None) -> "TinyDecoder | None":
-        """Return the decoder of a bundle's tiny VAE, or None where it has none.
+        """Return the decoder of a bundle's tiny VAE, or None where it has none, or one that cannot be used.
 
-        Raises:
-            InvalidRequestError, BundleFormatError, BundleDamagedError: see `with_tiny_vae`.
-
+        Why it cannot is logged: previews alone are no reason to refuse a bundle.
         """
-        return cls(bundle, provider, threads) if has_tiny_vae(bundle) else None
+        try:
+            return cls(bundle, provider, threads) if has_tiny_vae(bundle) else None
+        except (InvalidRequestError, BundleFormatError, BundleDamagedError) as error:
+            _log.warning("previews come without the tiny VAE: %s", error)
+            return None
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the network is in memory."""
+        return self._session is not None
 
     def __call__(self, latents: Array) -> Array:
         """Return a picture `[1, 3, 8h, 8w]`, about -1…1, of scaled latents `[1, 4, h, w]`, or of them shrunken.

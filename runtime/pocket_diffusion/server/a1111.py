@@ -18,7 +18,7 @@ from pocket_diffusion.drawing.samplers import SAMPLERS, find_sampler
 from pocket_diffusion.drawing.schedulers import SCHEDULERS, find_scheduler
 from pocket_diffusion.errors import Cancelled, InvalidRequestError
 from pocket_diffusion.order import Order
-from pocket_diffusion.server.answers import decode_json, picture_texts, png_text, read_json, submit, wait
+from pocket_diffusion.server.answers import base64_text, decode_json, picture_texts, read_json, submit, wait
 from pocket_diffusion.server.jobs import Job, JobQueue
 from pocket_diffusion.server.orders import picture_bytes
 
@@ -84,7 +84,7 @@ async def progress(request: Request) -> Response:
     """Tell how far the drawing that runs is."""
     queue: JobQueue = request.app.state.queue
     job = queue.running
-    preview = None if job is None else queue.preview(job)
+    preview = None if job is None else await queue.preview(job)
     state = {
         "skipped": False,
         "interrupted": job is not None and job.stop is not None,
@@ -101,7 +101,7 @@ async def progress(request: Request) -> Response:
             "progress": 0.0 if job is None else job.step / job.steps,
             "eta_relative": (queue.seconds_left(job) or 0.0) if job is not None else 0.0,
             "state": state,
-            "current_image": None if preview is None else png_text(preview),
+            "current_image": None if preview is None else base64_text(preview),
             "textinfo": None,
         }
     )

@@ -7,14 +7,12 @@ from collections.abc import Iterable
 from typing import TypeVar
 
 import msgspec
-from PIL import Image
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from pocket_diffusion.drawing.adapters import ModelChanges
 from pocket_diffusion.drawing.caches import CacheSetting
-from pocket_diffusion.drawing.images import png_bytes
 from pocket_diffusion.drawing.resolve import Drawing
 from pocket_diffusion.errors import BusyError, Cancelled, InferenceError, InvalidRequestError, PocketDiffusionError
 from pocket_diffusion.order import Order
@@ -140,9 +138,9 @@ async def picture_texts(request: Request, job: Job) -> list[str]:
     return list(_texts(files))
 
 
-def png_text(picture: Image.Image) -> str:
-    """Return a picture as a PNG in Base64."""
-    return base64.b64encode(png_bytes(picture)).decode()
+def base64_text(content: bytes) -> str:
+    """Return a file's content in Base64."""
+    return base64.b64encode(content).decode()
 
 
 def picture_url(request: Request, name: str) -> str:
@@ -162,7 +160,7 @@ def _texts(files: Iterable[bytes | None]) -> Iterable[str]:
     for content in files:
         if content is None:
             raise HTTPException(410, "the picture had to make room for others; `serve --keep` keeps more")
-        yield base64.b64encode(content).decode()
+        yield base64_text(content)
 
 
 async def _over(queue: JobQueue, job: Job) -> None:

@@ -15,6 +15,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from pocket_diffusion.drawing.caches import find_cache
+from pocket_diffusion.drawing.resolve import bundle_obstacle
 from pocket_diffusion.errors import InvalidRequestError, PocketDiffusionError
 from pocket_diffusion.pipeline import Pipeline
 from pocket_diffusion.server import a1111, monitoring, openai, rest
@@ -50,13 +51,18 @@ def create_app(
     where it has one, ends; `app.state.queue.close()` does so earlier.
 
     Raises:
-        InvalidRequestError: the token is empty, which everyone would know; or there is no such cache.
+        InvalidRequestError: the token is empty, which everyone would know; or there is no such cache, or the bundle
+            can have none.
 
     """
     if token == "":
         raise InvalidRequestError("the token is empty; give one that cannot be guessed, or none")
     limits = limits or Limits()
     usual_cache = None if cache is None else find_cache(cache)
+    if usual_cache is not None:
+        obstacle = bundle_obstacle(usual_cache.kind, pipeline.bundle.manifest)
+        if obstacle is not None:
+            raise InvalidRequestError(f"cache {usual_cache} cannot be had: {obstacle}")
     names = None if hosts is None else frozenset(name.lower() for name in hosts)
     metrics = Metrics()
     pictures = PictureStore(limits.pictures)

@@ -11,9 +11,9 @@ from enum import StrEnum
 
 import msgspec
 import numpy as np
-from PIL import Image
 
 from pocket_diffusion.drawing.adapters import NO_CHANGES, ModelChanges
+from pocket_diffusion.drawing.images import png_bytes
 from pocket_diffusion.drawing.metadata import parameters_text, settings
 from pocket_diffusion.drawing.resolve import Drawing
 from pocket_diffusion.errors import (
@@ -61,15 +61,15 @@ class Job:
         self.settings = [settings(drawing, index, model, arithmetic, changes) for index in range(drawing.count)]
         """How to draw each picture again."""
         self.steps = drawing.steps_to_take
-        self.work = drawing.evaluations * drawing.count * drawing.width * drawing.height
+        self.work = drawing.work * drawing.count * drawing.width * drawing.height
         """How much there is to do, in units that mean something beside other jobs alone."""
         self.warnings = warnings
         self.state = State.QUEUED
         self.step = 0
         self.predicted: Latents | None = None
         """What the model sees of the first picture after the last step, as latents."""
-        self.preview: Image.Image | None = None
-        """What these look like, once somebody has asked."""
+        self.preview: bytes | None = None
+        """What these look like, as a PNG, once somebody has asked."""
         self.pictures: list[str] = []
         """The names in the store."""
         self.error: PocketDiffusionError | None = None
@@ -135,6 +135,7 @@ class JobQueue:
         """Seconds for a unit of work, as it was lately."""
         self._can_preview: bool | None = None
         """None until it was tried."""
+        self._previewing = asyncio.Lock()
         metrics.waiting.set_function(lambda: len(self._waiting))
 
     # What clients do.
@@ -218,13 +219,26 @@ class JobQueue:
         if self._worker is not None:
             await self._worker
 
-    def preview(self, job: Job) -> Image.Image | None:
-        """Return roughly what is drawn so far; None before the first step and after the last."""
-        if job.predicted is None or not self._can_preview or not np.isfinite(job.predicted).all():
+    async def preview(self, job: Job) -> bytes | None:
+        """Return a PNG of roughly what is drawn so far; None before the first step and after the last.
+
+        A tiny VAE takes a tenth of a second for it: a thread waits for that, and once for all followers.
+        """
+        if job.predicted is None:
             return None
-        if job.preview is None:  # a tiny VAE takes a tenth of a second for it, and all followers ask
-            job.preview = self.pipeline.previewer.picture(job.predicted)
-        return job.preview
+        async with self._previewing:
+            predicted = job.predicted
+            if predicted is None or not self._can_preview or job.preview is not None:
+                return job.preview
+            try:
+                preview = await asyncio.to_thread(self._look, predicted)
+            except Exception:  # a picture without previews is better than none
+                _log.exception("there will be no more previews")
+                self._can_preview = False
+                return None
+            if job.predicted is predicted:
+                job.preview = preview
+            return None if job.predicted is None else preview
 
     # How jobs are drawn.
 
@@ -283,6 +297,11 @@ class JobQueue:
         finally:
             self.pipeline.components.close()  # the memory of that graph was not weighed
         return True
+
+    def _look(self, predicted: Latents) -> bytes | None:
+        if not np.isfinite(predicted).all():
+            return None
+        return png_bytes(self.pipeline.previewer.picture(predicted))
 
     def _stepped(self, job: Job, step: Step) -> None:
         job.step, job.predicted, job.preview = step.number, step.predicted[:1], None

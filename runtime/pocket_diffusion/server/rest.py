@@ -9,10 +9,12 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
+from pocket_diffusion.drawing.caches import CACHES, MOST
+from pocket_diffusion.drawing.resolve import bundle_obstacle
 from pocket_diffusion.drawing.samplers import SAMPLERS, find_sampler
 from pocket_diffusion.drawing.schedulers import SCHEDULERS
 from pocket_diffusion.order import Order
-from pocket_diffusion.server.answers import picture_url, png_text, read_json, submit, wait
+from pocket_diffusion.server.answers import base64_text, picture_url, read_json, submit, wait
 from pocket_diffusion.server.jobs import Job, State
 from pocket_diffusion.server.openapi import Operation
 
@@ -74,6 +76,10 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     """Null is the sampler's own."""
     samplers: list[str]
     schedulers: list[str]
+    caches: list[str]
+    """Those that its bundle can have."""
+    cache: str | None
+    """That of orders that say nothing of one, where their sampler and steps allow it; null is none."""
     multiple: int
     """Sides are multiples of this."""
     max_pixels: int
@@ -105,11 +111,23 @@ class SchedulerView(msgspec.Struct, frozen=True, kw_only=True):
     summary: str
 
 
+class CacheView(msgspec.Struct, frozen=True, kw_only=True):
+    """A way to make fewer evaluations of the model."""
+
+    name: str
+    summary: str
+    usual: int
+    """The N of `name:N` where the name stands alone: every N-th step or evaluation is made in full."""
+    most: int
+    """The largest N."""
+
+
 class Choices(msgspec.Struct, frozen=True, kw_only=True):
-    """All samplers and schedulers."""
+    """All samplers, schedulers and caches."""
 
     samplers: list[SamplerView]
     schedulers: list[SchedulerView]
+    caches: list[CacheView]
 
 
 class Adapters(msgspec.Struct, frozen=True, kw_only=True):
@@ -133,10 +151,10 @@ class ImageUrl(msgspec.Struct, frozen=True, kw_only=True):
     image_url: str
 
 
-def view(request: Request, job: Job) -> JobView:
+async def view(request: Request, job: Job) -> JobView:
     """Return what a client may know of a job."""
     queue = request.app.state.queue
-    preview = queue.preview(job)
+    preview = await queue.preview(job)
     return JobView(
         id=job.id,
         state=job.state,
@@ -150,26 +168,26 @@ def view(request: Request, job: Job) -> JobView:
             Picture(url=picture_url(request, name), seed=settings["seed"], settings=settings)
             for name, settings in zip(job.pictures, job.settings, strict=False)
         ],
-        preview=None if preview is None else f"data:image/png;base64,{png_text(preview)}",
+        preview=None if preview is None else f"data:image/png;base64,{base64_text(preview)}",
     )
 
 
 async def create_job(request: Request) -> Response:
     """Queue a drawing and answer at once."""
     job = await submit(request, await read_json(request, Order))
-    return _json(view(request, job), 202)
+    return _json(await view(request, job), 202)
 
 
 async def read_job(request: Request) -> Response:
     """Answer where a drawing stands."""
-    return _json(view(request, _job(request)))
+    return _json(await view(request, _job(request)))
 
 
 async def cancel_job(request: Request) -> Response:
     """Cancel a drawing: at once where it waits, after the current step where it is drawn."""
     job = _job(request)
     request.app.state.queue.cancel(job)
-    return _json(view(request, job), 202)
+    return _json(await view(request, job), 202)
 
 
 async def follow_job(request: Request) -> Response:
@@ -191,8 +209,9 @@ async def follow_job(request: Request) -> Response:
                 except StopAsyncIteration:
                     return
                 upcoming = None
+                now = await view(request, job)
                 # A server-sent event: WHATWG HTML, section 9.2.
-                yield b"event: %b\ndata: %b\n\n" % (job.state.encode(), msgspec.json.encode(view(request, job)))
+                yield b"event: %b\ndata: %b\n\n" % (now.state.encode(), msgspec.json.encode(now))
         finally:
             # Nothing can be awaited here where the client has gone: its task ends `changes`, if that is running.
             if upcoming is not None:
@@ -225,6 +244,8 @@ async def read_model(request: Request) -> Response:
             scheduler=defaults.scheduler or named,
             samplers=list(SAMPLERS),
             schedulers=list(SCHEDULERS),
+            caches=[name for name, kind in CACHES.items() if bundle_obstacle(kind, manifest) is None],
+            cache=None if state.usual_cache is None else str(state.usual_cache),
             multiple=manifest.latents.downscale,
             max_pixels=state.limits.pixels,
             max_steps=state.limits.steps,
@@ -234,7 +255,7 @@ async def read_model(request: Request) -> Response:
 
 
 async def read_samplers(_: Request) -> Response:
-    """Answer which samplers and schedulers there are."""
+    """Answer which samplers, schedulers and caches there are."""
     return _json(
         Choices(
             samplers=[
@@ -251,6 +272,9 @@ async def read_samplers(_: Request) -> Response:
             ],
             schedulers=[
                 SchedulerView(name=row.name, label=row.label, summary=row.summary) for row in SCHEDULERS.values()
+            ],
+            caches=[
+                CacheView(name=row.name, summary=row.summary, usual=row.usual, most=MOST) for row in CACHES.values()
             ],
         )
     )

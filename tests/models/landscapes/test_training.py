@@ -15,7 +15,7 @@ from pocket_models.landscapes.pictures import training_pictures
 from pocket_models.landscapes.products import PlainProduct, use_plain_products
 from pocket_models.landscapes.stage import Budget, Stage
 from pocket_models.landscapes.team import Team
-from pocket_models.landscapes.train import Recipe, main, train
+from pocket_models.landscapes.train import FewSteps, Recipe, main, train
 
 
 def _budget(steps: int, workers: int = 1) -> Budget:
@@ -38,9 +38,7 @@ TINY = Recipe(
     vae_budget=_budget(2),
     unet_budget=_budget(2),
     decoder_budget=_budget(2),
-    drawings=3,
-    rank=2,
-    distilling_budget=_budget(2),
+    few_steps=FewSteps(drawings=3, rank=2, budget=_budget(2)),
 )
 
 
@@ -118,11 +116,26 @@ def test_the_schedule_is_that_of_diffusers() -> None:
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("options", "few_steps"),
+    [([], None), (["--few-steps"], FewSteps()), (["--few-steps", "7"], FewSteps(drawings=7))],
+)
+def test_the_command_follows_the_recipe_of_the_shipped_model_and_distils_if_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], few_steps: FewSteps | None
+) -> None:
+    recipes: list[Recipe] = []
+    monkeypatch.setattr("pocket_models.landscapes.train.train", lambda _, recipe: recipes.append(recipe))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    main([str(tmp_path), *options])
+    assert recipes == [Recipe(few_steps=few_steps)]
+
+
 def test_the_command_trains_the_shipped_shape(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main([str(tmp_path), "--minutes", "0.001", "--pictures", "8", "--drawings", "1", "--batch", "8", "--workers", "1"])
+    main([str(tmp_path), "--minutes", "0.001", "--pictures", "8", "--batch", "8", "--workers", "1"])
     assert capsys.readouterr().out.endswith(f"the model is in {tmp_path / 'landscapes'}\n")
     unet = json.loads((tmp_path / "landscapes" / "unet" / "config.json").read_text())
     assert unet["block_out_channels"] == list(Recipe().unet.block_out_channels)
+    assert not list(tmp_path.glob("*distilled*")) and not (tmp_path / "few-steps.safetensors").exists()
 
 
 @pytest.mark.filterwarnings("ignore")  # diffusers and transformers warn about their own affairs while loading

@@ -6,8 +6,10 @@ import msgspec
 import numpy as np
 import pytest
 from PIL import Image
+from starlette.testclient import TestClient
 
 from pocket_diffusion import InvalidRequestError, Pipeline
+from pocket_diffusion.bundle import Bundle
 from pocket_diffusion.drawing.caches import Cache, DeepFeatures, find_cache
 from pocket_diffusion.drawing.caches.cache import Rhythm
 from pocket_diffusion.drawing.caches.deep import DeepCache
@@ -18,6 +20,8 @@ from pocket_diffusion.drawing.resolve import resolve as resolve_order
 from pocket_diffusion.model.budget import MemoryBudget
 from pocket_diffusion.model.components import Arrays, Components, Network
 from pocket_diffusion.order import Order
+from pocket_diffusion.pipeline import DEFAULT_BUNDLE
+from pocket_diffusion.server import create_app
 from pocket_diffusion.server.limits import Limits
 from pocket_diffusion.server.orders import resolve_within
 
@@ -182,7 +186,7 @@ def test_a_server_has_its_usual_cache_where_an_order_can_have_it(pipeline: Pipel
 
     assert cache_of() == "reuse:2"
     assert cache_of(cache="reuse:4") == "reuse:4"
-    assert cache_of(cache="none") is None
+    assert cache_of(cache="none") == "none"
     assert cache_of(sampler="lcm", steps=4) is None
 
 
@@ -227,4 +231,33 @@ def test_a_picture_says_what_cache_it_was_drawn_with(resolve: Resolve) -> None:
     drawing = resolve(cache="reuse")
     assert settings(drawing, 0, "model")["cache"] == "reuse:3"
     assert "Cache: reuse:3" in parameters_text(drawing, 0, "model")
-    assert "cache" not in settings(resolve(cache="none"), 0, "model")
+    without = resolve(cache="none")
+    assert without.cache_setting is None
+    assert settings(without, 0, "model")["cache"] == "none"  # else a server with a cache would draw another picture
+    assert "Cache" not in parameters_text(without, 0, "model")
+    assert "cache" not in settings(resolve(), 0, "model")
+
+
+def test_a_cache_makes_the_work_less(pipeline: Pipeline) -> None:
+    def work(**options: object) -> float:
+        return resolve_order(Order(prompt="a lake", **{**SMALL, **options}), pipeline.bundle.manifest).work
+
+    whole = work()
+    assert whole == 2 * SMALL["steps"]
+    assert work(cache="none") == work(cache="reuse:1") == whole
+    assert work(cache="reuse") == 2 * len(IN_FULL)
+    deep = find_cache("deep")
+    assert deep and len(IN_FULL) / SMALL["steps"] < deep.share(SMALL["steps"]) < 1
+    assert deep.share(1) == 1
+
+
+def test_a_server_refuses_a_cache_that_its_bundle_cannot_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    unet = msgspec.structs.replace(Bundle.open(DEFAULT_BUNDLE).manifest.unet, shallow=None)
+    loaded = Pipeline.load(provider="cpu")
+    manifest = msgspec.structs.replace(loaded.bundle.manifest, unet=unet)
+    monkeypatch.setattr(loaded, "bundle", Bundle(loaded.bundle.root, manifest))
+    with pytest.raises(InvalidRequestError, match="cache deep:3 cannot be had: this bundle has no shallow graph"):
+        create_app(loaded, cache="deep")
+    with TestClient(create_app(loaded, cache="reuse:2")) as client:
+        model = client.get("/api/model").json()
+    assert (model["caches"], model["cache"]) == (["reuse"], "reuse:2")

@@ -150,6 +150,27 @@ def test_a_seed_that_is_not_given_is_drawn() -> None:
     assert len({resolve().seeds for _ in range(5)}) > 1
 
 
+@pytest.mark.parametrize(
+    ("usual", "options", "steps"),
+    [(1, {}, 2), (1, {"strength": 0.3}, 4), (1, {"strength": 1.0}, 1), (4, {}, 4), (4, {"strength": 0.2}, 5)],
+)
+def test_a_model_of_few_steps_draws_enough_of_them_from_a_picture(
+    usual: int, options: dict[str, float], steps: int
+) -> None:
+    manifest = msgspec.structs.replace(MANIFEST, defaults=msgspec.structs.replace(MANIFEST.defaults, steps=usual))
+    drawing = resolve(manifest=manifest, image=PICTURE, **options)
+    assert drawing.steps == steps
+    assert drawing.steps_to_take >= 1
+    assert resolve(manifest=manifest).steps == usual
+    with pytest.raises(InvalidRequestError, match=r"strength 0\.01 of .* leaves nothing to draw"):
+        resolve(manifest=manifest, image=PICTURE, strength=0.01)
+
+
+def test_steps_that_were_asked_for_are_not_made_more() -> None:
+    with pytest.raises(InvalidRequestError, match=r"strength 0\.8 of 1 steps leaves nothing to draw"):
+        resolve(image=PICTURE, steps=1)
+
+
 def test_strength_says_how_many_steps_are_skipped() -> None:
     assert [resolve(image=PICTURE, steps=10, strength=s).first_step for s in (0.1, 0.59, 1)] == [9, 5, 0]
 

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from PIL import Image
 
 from pocket_diffusion import Cancelled, Order, Pipeline
+from pocket_diffusion.drawing.images import png_bytes
 from pocket_diffusion.drawing.preview import Previewer
 from pocket_diffusion.drawing.resolve import Drawing
 from pocket_diffusion.errors import BundleDamagedError, BusyError, InvalidRequestError
@@ -285,7 +286,7 @@ def test_latents_that_are_no_numbers_spoil_no_preview(run: Callable[..., None]) 
         second = bench.submit(steps=2)
         bench.allow(1)
         await bench.until(lambda: second.step == 1)
-        assert bench.queue.preview(second) is not None
+        assert await bench.queue.preview(second) is not None
 
     run(story)
 
@@ -299,7 +300,52 @@ def test_without_a_preview_pictures_are_drawn_all_the_same(run: Callable[..., No
         job = bench.submit(steps=2)
         bench.allow(1)
         await bench.until(lambda: job.step == 1)
-        assert bench.queue.preview(job) is None
+        assert await bench.queue.preview(job) is None
+        bench.allow(1)
+        await over(job)
+        assert job.state is State.DONE
+
+    run(story)
+
+
+def test_a_preview_is_made_once_for_all_and_nobody_else_waits_for_it(run: Callable[..., None]) -> None:
+    async def story(bench: Bench) -> None:
+        looking, looked = threading.Event(), []
+
+        def look(latents: np.ndarray) -> Image.Image:
+            looked.append(threading.current_thread())
+            assert looking.wait(10)  # which the event loop's thread sets below
+            return Image.new("RGB", (8, 8))
+
+        bench.pipeline.previewer.picture = look
+        job = bench.submit(steps=2)
+        bench.allow(1)
+        await bench.until(lambda: job.step == 1)
+        asking = [asyncio.create_task(bench.queue.preview(job)) for _ in range(2)]
+        await bench.until(lambda: len(looked) == 1)
+        looking.set()
+        first, second = await asyncio.gather(*asking)
+        assert first == second == png_bytes(Image.new("RGB", (8, 8)))
+        assert len(looked) == 1
+        assert looked[0] is not threading.current_thread()
+
+    run(story)
+
+
+def test_a_preview_that_fails_is_the_last_and_costs_no_picture(run: Callable[..., None]) -> None:
+    async def story(bench: Bench) -> None:
+        tried = []
+
+        def fail(latents: np.ndarray) -> Image.Image:
+            tried.append(latents)
+            raise BundleDamagedError("no decoder")
+
+        bench.pipeline.previewer.picture = fail
+        job = bench.submit(steps=2)
+        bench.allow(1)
+        await bench.until(lambda: job.step == 1)
+        assert [await bench.queue.preview(job) for _ in range(2)] == [None, None]
+        assert len(tried) == 1
         bench.allow(1)
         await over(job)
         assert job.state is State.DONE

@@ -14,6 +14,7 @@ from starlette.routing import Mount
 from starlette.testclient import TestClient
 
 from pocket_diffusion import Pipeline
+from pocket_diffusion.drawing.caches import CACHES
 from pocket_diffusion.drawing.samplers import SAMPLERS
 from pocket_diffusion.drawing.schedulers import SCHEDULERS
 from pocket_diffusion.server import create_app
@@ -123,6 +124,9 @@ def test_samplers_and_schedulers_are_those_of_the_tables(client: TestClient) -> 
     choices = client.get("/api/samplers").json()
     assert [row["name"] for row in choices["samplers"]] == list(SAMPLERS)
     assert [row["name"] for row in choices["schedulers"]] == list(SCHEDULERS)
+    assert [(row["name"], row["summary"]) for row in choices["caches"]] == [
+        (kind.name, kind.summary) for kind in CACHES.values()
+    ]
     by_name = {row["name"]: row for row in choices["samplers"]}
     assert by_name["dpmpp_2m"]["label"] == "DPM++ 2M"
     assert "karras" in by_name["dpmpp_2m"]["schedulers"]
@@ -135,6 +139,7 @@ def test_the_model_says_what_it_draws_and_what_is_taken(client: TestClient, pipe
     defaults = pipeline.bundle.manifest.defaults
     assert (model["sampler"], model["scheduler"]) == (defaults.sampler, defaults.scheduler)
     assert (model["samplers"], model["schedulers"]) == (list(SAMPLERS), list(SCHEDULERS))
+    assert (set(model["caches"]) <= set(CACHES), model["cache"]) == (True, None)
     assert (model["max_pixels"], model["max_steps"], model["max_count"]) == (LIMITS.pixels, LIMITS.steps, LIMITS.count)
 
 

@@ -24,6 +24,14 @@ class Rhythm:
         """Tell whether an evaluation is made in full: its number, from 0, and that of the last one that was."""
         return number < self.first or number - last >= self.every
 
+    def full(self, evaluations: int) -> int:
+        """Return how many of so many evaluations are made in full, where the contexts stay the same."""
+        made = last = 0
+        for number in range(evaluations):
+            if self.is_due(number, last):
+                made, last = made + 1, number
+        return made
+
 
 class Cache:
     """What is done without a cache: the model is evaluated each time.

@@ -9,13 +9,14 @@ const FORM = "pocket-diffusion form";
 const at = (id) => document.getElementById(id);
 const form = at("form");
 const NUMBERS = ["width", "height", "steps", "guidance_scale", "image_guidance_scale", "seed", "count"];
-const CHOICES = ["sampler", "scheduler"];
-const CARRIED = ["guidance_rescale", "guidance_interval", "clip_skip", "token_downsampling", "cache", "loras"]; // settings without a field, as a picture has them
+const CHOICES = ["sampler", "scheduler", "cache"];
+const CARRIED = ["guidance_rescale", "guidance_interval", "clip_skip", "token_downsampling", "loras"]; // settings without a field, as a picture has them
 const NOISE = ["eta", "s_noise"]; // likewise, of one sampler
 const REUSED = ["prompt", "negative_prompt", "strength", ...CHOICES, ...NUMBERS];
 
 const source = new Source({
   chosen: at("chosen"), drop: at("drop"), picture: at("source-picture"), canvas: at("mask"), ring: at("ring"), brush: at("brush"),
+  onMask: tellStrength,
 });
 const gallery = new Gallery(at("gallery-section"), at("gallery"), (picture) => {
   look(picture);
@@ -27,6 +28,9 @@ let busy = true; // from the order to its end, and until the page has found out 
 let leaving = false; // the page is about to go, and with it what it follows
 let carried = {}; // what a picture was drawn with beyond the form
 let tellSampler = () => {}; // until the lists are there
+let tellCache = () => {};
+let usualStrength = () => 0.8; // the server's own
+let strengthIsChosen = false; // else the server's own goes by what is asked for
 let introduced = false; // whether the page knows what the server has
 let eager = false; // asked to draw before it knew
 let stopping = false; // asked for before there was a job to cancel
@@ -46,7 +50,7 @@ async function order() {
   Object.assign(asked, carried);
   const pictures = await source.order();
   Object.assign(asked, pictures);
-  if (pictures.image && !form.strength.disabled) asked.strength = Number(form.strength.value);
+  if (pictures.image && strengthIsChosen && !form.strength.disabled) asked.strength = Number(form.strength.value);
   return asked;
 }
 
@@ -55,6 +59,8 @@ function reuse(settings) {
     if (name in settings) form[name].value = settings[name];
     if (name === "sampler") tellSampler(); // by which the schedulers go
   }
+  tellCache(settings.cache ?? "");
+  strengthIsChosen ||= "strength" in settings;
   form.count.value = "";
   carried = Object.fromEntries([...CARRIED, ...NOISE].filter((name) => name in settings).map((name) => [name, settings[name]]));
   if (settings.task === "text-to-image") source.remove();
@@ -64,10 +70,12 @@ function reuse(settings) {
 }
 
 function keepForm() {
-  sessionStorage.setItem(FORM, JSON.stringify(Object.fromEntries(REUSED.map((name) => [name, form[name].value]))));
+  const kept = REUSED.filter((name) => name !== "strength" || strengthIsChosen);
+  sessionStorage.setItem(FORM, JSON.stringify(Object.fromEntries(kept.map((name) => [name, form[name].value]))));
 }
 
 function tellStrength() {
+  if (!strengthIsChosen) form.strength.value = usualStrength();
   at("strength-value").value = Number(form.strength.value).toFixed(2);
 }
 
@@ -81,6 +89,7 @@ async function introduce() {
   form.width.min = form.height.min = Math.ceil(64 / model.multiple) * model.multiple;
   introduceFamily(model);
   introduceSamplers(model, choices);
+  introduceCaches(model, choices);
   introduceWords(adapters);
 }
 
@@ -88,7 +97,7 @@ async function introduce() {
 function introduceFamily({ guides_itself, repaints, follows_instructions, image_guidance_scale }) {
   form.negative_prompt.disabled = guides_itself;
   if (guides_itself) form.negative_prompt.placeholder = "this model takes none";
-  if (repaints) form.strength.value = 1; // where the mask is, nothing is left to start from
+  usualStrength = () => (repaints && source.isMasked ? 1 : 0.8); // under its mask, such a model starts from nothing
   at("image-guidance-row").hidden = form.image_guidance_scale.disabled = !follows_instructions;
   form.image_guidance_scale.placeholder = image_guidance_scale ?? "";
   at("strength-row").hidden = form.strength.disabled = follows_instructions;
@@ -134,6 +143,25 @@ function introduceSamplers(model, { samplers, schedulers }) {
     at("sampler-help").textContent = `${sampler.label}: ${sampler.summary}`;
   };
   tellSampler();
+}
+
+/** Offer the caches that the model can have; `tellCache` takes the one that is to be chosen. */
+function introduceCaches(model, { caches }) {
+  const fitting = caches.filter(({ name }) => model.caches.includes(name));
+  const choices = [
+    new Option(`the server's own (${model.cache ?? "none"})`, ""),
+    new Option("none", "none"),
+    ...fitting.map(({ name, usual }) => new Option(`${name}:${usual}`)),
+  ];
+  tellCache = (wanted = form.cache.value) => {
+    if (wanted === model.cache) wanted = ""; // so that it gives way where a sampler cannot have it
+    const known = choices.some(({ value }) => value === wanted);
+    form.cache.replaceChildren(...choices, ...(known ? [] : [new Option(wanted)])); // with a number of its own
+    form.cache.value = wanted;
+    const [name] = (wanted || model.cache || "").split(":");
+    at("cache-help").textContent = caches.find((each) => each.name === name)?.summary ?? "";
+  };
+  tellCache("");
 }
 
 // What the stage shows.
@@ -289,7 +317,11 @@ form.addEventListener("submit", (event) => {
 form.addEventListener("input", keepForm);
 // A number that is wrong cannot be pointed at while it is folded away.
 form.addEventListener("invalid", ({ target }) => (at("settings").open ||= at("settings").contains(target)), true);
-form.strength.addEventListener("input", tellStrength);
+form.strength.addEventListener("input", () => {
+  strengthIsChosen = true;
+  tellStrength();
+});
+form.cache.addEventListener("input", () => tellCache());
 form.sampler.addEventListener("input", () => {
   for (const name of NOISE) delete carried[name]; // which another sampler may not take
   tellSampler();
@@ -301,7 +333,10 @@ at("cancel").onclick = () => {
 at("defaults").onclick = () => {
   for (const name of [...CHOICES, ...NUMBERS]) form[name].value = "";
   carried = {};
+  strengthIsChosen = false;
   tellSampler();
+  tellCache();
+  tellStrength();
   keepForm();
 };
 at("file").onchange = ({ target }) => {
@@ -343,6 +378,11 @@ try {
   introduced = true;
   for (const [name, value] of Object.entries(JSON.parse(sessionStorage.getItem(FORM) ?? "{}"))) {
     if (!(name in form)) continue;
+    if (name === "strength") strengthIsChosen = true;
+    if (name === "cache") {
+      tellCache(value);
+      continue;
+    }
     if (!CHOICES.includes(name) || [...form[name].options].some((option) => option.value === value)) form[name].value = value;
     if (name === "sampler") tellSampler();
   }

@@ -4,8 +4,9 @@ const LONGEST = 768; // of the mask's sides, in pixels
 const KEYS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
 export class Source {
-  constructor({ chosen, drop, picture, canvas, ring, brush }) {
-    Object.assign(this, { chosen, drop, picture, canvas, ring, brush });
+  /** `onMask` is called where a mask may have been painted or cleared. */
+  constructor({ chosen, drop, picture, canvas, ring, brush, onMask }) {
+    Object.assign(this, { chosen, drop, picture, canvas, ring, brush, onMask });
     this.pointer = null; // the one that paints
     this.paper = canvas.getContext("2d");
     this.file = null;
@@ -56,11 +57,13 @@ export class Source {
     this.isMasked = false;
     this.chosen.hidden = true;
     this.drop.hidden = false;
+    this.onMask();
   }
 
   clearMask() {
     this.paper.clearRect(0, 0, this.canvas.width, this.canvas.height);
     this.isMasked = false;
+    this.onMask();
   }
 
   /** Return {image, mask} in Base64 for an order, as far as there are any. */
@@ -104,6 +107,7 @@ export class Source {
     this.paper.stroke();
     this.last = to;
     this.isMasked = true;
+    this.onMask();
   }
 
   onKey(event) {
