@@ -13,9 +13,9 @@ PACKAGES := $(shell find runtime export models -type f -not -name '*.pyc')
 demo: $(LIGHT)/installed
 	$(LIGHT)/bin/pocket-diffusion generate "a lake under snowy mountains at sunset" --seed 1 -o demo.png
 
-# The two run side by side, since each has a core to spare much of the time.
+# The two run side by side, since each has a core to spare much of the time; PyTorch keeps to one.
 test: $(DEV)/installed $(LIGHT)/installed
-	$(MAKE) -j2 test-light test-dev
+	OMP_NUM_THREADS=1 $(MAKE) -j2 test-light test-dev
 
 test-light: $(LIGHT)/installed
 	$(LIGHT)/bin/python -c "import importlib.util as u; assert not (u.find_spec('torch') or u.find_spec('onnx'))"
