@@ -165,7 +165,12 @@ def test_a_closed_session_cannot_be_run(pipeline: Pipeline, manifest: Manifest) 
 def test_a_graph_that_is_not_the_one_described_is_refused(
     bundle: Path, edit_manifest: Callable[..., None], kind: str
 ) -> None:
-    edit_manifest(lambda data: data["unet"][kind][0].update(name="other"))
+    def change(data: dict[str, Any]) -> None:
+        data["unet"][kind][0].update(name="other")
+        for one in (data["unet"], data["unet"]["int8"]):  # shallow graphs have the inputs and outputs of the whole
+            one["shallow"][kind][0].update(name="other")
+
+    edit_manifest(change)
     with pytest.raises(BundleDamagedError, match=f"has the {kind} .* not those of the manifest"):
         load_unet(bundle)
 
