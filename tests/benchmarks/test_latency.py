@@ -72,7 +72,8 @@ def test_says_what_was_measured_on_what(figures: dict[str, Any]) -> None:
     assert figures["benchmark"] == "latency"
     assert figures["workload"] == {
         "width": 64, "height": 72, "steps": STEPS, "provider": "cpu", "threads": None,
-        "memory": "fast", "arithmetic": "exact", "count": 1,
+        "memory": "fast", "arithmetic": "exact", "count": 1, "sampler": "ddpm", "scheduler": None,
+        "guidance_scale": None, "cache": None, "vae": None,
     }  # fmt: skip
     assert figures["bundle"]["parameters"].keys() == COMPONENTS
     assert figures["bundle"]["bytes_on_disk"] > 0

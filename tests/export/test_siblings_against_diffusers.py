@@ -171,7 +171,10 @@ def test_without_a_mask_all_is_repainted(
     image = {"image": picture(*SIZE)} if given else {}
     size = {"width": SIZE[0], "height": SIZE[1]}
     pipeline, _ = load(tiny_bundle_fp32, repainting, REPAINTING)
-    with pytest.warns(UserWarning, match="there is none: all is repainted; give an image and a mask"):
+    wanted = (
+        "by a strength of 0.7; give a mask" if given else "there is none: all is repainted; give an image and a mask"
+    )
+    with pytest.warns(UserWarning, match=wanted):
         ours = pipeline.generate(PROMPT, **size, **image, **given, steps=3, guidance_scale=5.0, sampler="ddpm", seed=7)
     theirs = draw_theirs(
         StableDiffusionInpaintPipeline,

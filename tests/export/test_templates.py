@@ -110,8 +110,8 @@ def test_a_template_is_what_a_fresh_export_makes(
     files: dict[str, bytes], place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Traced once, rewritten for each storage and for 8-bit arithmetic."""
-    for initialise in ("kaiming_uniform_", "uniform_", "normal_"):  # zeros, which take no memory until they are touched
-        monkeypatch.setattr(torch.nn.init, initialise, lambda tensor, *_, **__: tensor)
+    for initialise in ("kaiming_uniform_", "uniform_", "normal_"):  # zeros are made fast
+        monkeypatch.setattr(torch.nn.init, initialise, lambda tensor, *_, **__: tensor.detach().zero_())
     checkpoint = writing.random_checkpoint(writing.NETWORKS[place])
     for role in template_of(files, place, "fp32").components:
         check_template(files, place, role, trace(getattr(parts, role)(checkpoint), torch.float32))
