@@ -150,12 +150,13 @@ class Component(Strict, frozen=True, omit_defaults=True):
 
     @property
     def files(self) -> tuple[str, ...]:
-        """The names of all files that belong to the component."""
+        """The names of all files that belong to the component, each once."""
         layers = () if self.layers is None else (self.layers,)
         int8 = () if self.int8 is None else (self.int8.graph, self.int8.certificate)
         scales = () if self.int8 is None or self.int8.scales is None else (self.int8.scales,)
         shallow = [one.shallow for one in (self, self.int8) if one is not None and one.shallow is not None]
-        return (self.graph, self.weights, *layers, *int8, *scales, *(file for one in shallow for file in one.files))
+        names = (self.graph, self.weights, *layers, *int8, *scales, *(file for one in shallow for file in one.files))
+        return tuple(dict.fromkeys(names))
 
 
 class TokenizerSpec(Strict, frozen=True):

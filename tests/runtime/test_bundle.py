@@ -336,3 +336,11 @@ def test_a_missing_file_of_a_bundle_is_a_missing_file_too(bundle: Path, manifest
     with pytest.raises(FileNotFoundError) as caught:
         Bundle.open(bundle)
     assert isinstance(caught.value, BundleDamagedError)
+
+
+def test_a_component_has_each_file_once(bundle: Path) -> None:
+    """Its shallow graphs lie over the same weights."""
+    unet = read_manifest(bundle).unet
+    assert unet.shallow is not None
+    assert unet.files.count(unet.weights) == 1
+    assert len(set(unet.files)) == len(unet.files)
