@@ -77,10 +77,12 @@ _OPEN_CLIP = replace(
 _VAE = VAESpec(block_out_channels=(128, 256, 512, 512), layers_per_block=2)
 NETWORKS: dict[str, Spec] = {
     "text_encoder/stable-diffusion-1": _CLIP,
+    "text_encoder/stable-diffusion-2": _OPEN_CLIP,
     "vae/stable-diffusion": _VAE,
     "unet/stable-diffusion-1": _UNET,
     "unet/latent-consistency": replace(_UNET, time_cond_proj_dim=256),
     "unet/bk-sdm-tiny": _TINY,
+    "unet/stable-diffusion-2": _UNET_2,
 }
 """What comes along, by its place in the archive."""
 COMPONENTS_OF = {"text_encoder": ("text_encoder",), "unet": ("unet",), "vae": ("vae_encoder", "vae_decoder")}
