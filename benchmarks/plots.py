@@ -1,4 +1,4 @@
-"""Draw the figures of peers.py, scaling.py or samplers.py: pictures that can be redrawn without measuring again.
+"""Draw the figures of peers.py, seconds.py, scaling.py or samplers.py, without measuring again.
 
     python benchmarks/plots.py RESULTS.json ... FOLDER
 
@@ -137,10 +137,34 @@ def plot_samplers(figures: dict[str, Any]) -> Figure:
     return figure
 
 
+def plot_seconds(figures: dict[str, Any]) -> Figure:
+    """Draw a panel a way, and in it a bar a system and VAE: from the start of a process, and, solid, once loaded."""
+    rows: dict[str, list[tuple[str, str, dict[str, Any]]]] = {}
+    for one in figures["measurements"]:
+        system, way, vae = one["measurement"]
+        rows.setdefault(way, []).append((system, vae, one["figures"]))
+    bars = [len(measured) for measured in rows.values()]
+    heights = [2 + max(bars[i : i + 2]) for i in range(0, len(bars), 2)]
+    figure = Figure(figsize=(13, 0.27 * sum(heights)), layout="constrained")
+    axes = figure.subplots(len(heights), 2, squeeze=False, height_ratios=heights)
+    for place in axes.flat[len(rows) :]:
+        place.set_axis_off()
+    for place, (way, measured) in zip(axes.flat, rows.items(), strict=False):
+        measured = measured[::-1]  # bars are stacked from below
+        names = [f"{SYSTEMS[system].title} ({figures['precisions'][system]}), {vae} VAE" for system, vae, _ in measured]
+        colors = [PEER if SYSTEMS[system].files else OURS for system, _, _ in measured]
+        started = [found["picture"]["median"] for _, _, found in measured]
+        _bars(place, names, started, colors, f"{figures['ways'][way]['title']}, s", opacity=FAINT)
+        loaded = [found["again"]["median"] if found["again"] else 0.0 for _, _, found in measured]
+        place.barh(names, loaded, color=colors, height=0.6)
+    return figure
+
+
 PLOTS: dict[str, Callable[[dict[str, Any]], Figure]] = {
     "peers": plot_peers,
     "scaling": plot_scaling,
     "samplers": plot_samplers,
+    "seconds": plot_seconds,
 }
 """By the benchmark that the figures name."""
 

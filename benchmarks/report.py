@@ -29,10 +29,15 @@ def bundle_parser(description: str) -> argparse.ArgumentParser:
     """Return a parser of the options of all that draw with the runtime."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("bundle", nargs="?", metavar="BUNDLE", help="a bundle's folder (default: the embedded model)")
+    add_measuring(parser)
+    return parser
+
+
+def add_measuring(parser: argparse.ArgumentParser) -> None:
+    """Have a parser take what every benchmark of drawing takes."""
     parser.add_argument("--size", type=size, metavar="WIDTHxHEIGHT", help="in pixels (default: the bundle's)")
     parser.add_argument("--threads", type=positive, help="default: each system's own choice")
     parser.add_argument("--output", type=output_path, metavar="FILE.json", help="write all figures there too")
-    return parser
 
 
 def workload_parser(description: str, *, default_steps: int | None) -> argparse.ArgumentParser:

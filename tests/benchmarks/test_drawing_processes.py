@@ -116,6 +116,15 @@ def test_plots_are_redrawn_from_results(scaling: tuple[str, dict[str, Any]], tmp
             "measurements": measured,
         },
     }
+    ways = {"dpmpp": {"title": "20 steps"}, "lcm": {"title": "4 steps"}, "turbo": {"title": "1 step"}}
+    drawn = [("ours-fast", "dpmpp", "own"), ("openvino", "lcm", "tiny"), ("ours-fast-int8", "turbo", "tiny")]
+    figures = row(1) | {"again": None}, row(2) | {"again": {"median": 1}}, row(3) | {"again": {"median": 2}}
+    results["seconds"] = {
+        "benchmark": "seconds",
+        "ways": ways,
+        "precisions": precisions,
+        "measurements": [{"measurement": a, "figures": b} for a, b in zip(drawn, figures, strict=True)],
+    }
     for name, figures in results.items():
         (tmp_path / f"{name}.json").write_text(json.dumps(figures))
     process = run("plots.py", *tmp_path.glob("*.json"), tmp_path / "pictures")
