@@ -80,9 +80,14 @@ NETWORKS: dict[str, Spec] = {
     "text_encoder/stable-diffusion-2": _OPEN_CLIP,
     "vae/stable-diffusion": _VAE,
     "unet/stable-diffusion-1": _UNET,
+    "unet/inpainting": replace(_UNET, in_channels=9),
+    "unet/instruct-pix2pix": replace(_UNET, in_channels=8),
     "unet/latent-consistency": replace(_UNET, time_cond_proj_dim=256),
+    "unet/bk-sdm-base": _SMALL,
+    "unet/bk-sdm-small": replace(_SMALL, mid_block=False),
     "unet/bk-sdm-tiny": _TINY,
     "unet/stable-diffusion-2": _UNET_2,
+    "unet/stable-diffusion-2-inpainting": replace(_UNET_2, in_channels=9),
 }
 """What comes along, by its place in the archive."""
 COMPONENTS_OF = {"text_encoder": ("text_encoder",), "unet": ("unet",), "vae": ("vae_encoder", "vae_decoder")}
