@@ -2,13 +2,16 @@
 PYTHON ?= python3
 # More options for pip, for example an index with CPU builds of PyTorch.
 PIP_FLAGS ?=
+# Of `make fuzz`.
+SECONDS ?= 60
+SEED ?= 0
 
 DEV := .venv
 LIGHT := build/light
 
 PACKAGES := $(shell find runtime export models -type f -not -name '*.pyc')
 
-.PHONY: demo test test-light test-dev lint emulate clean
+.PHONY: demo test test-light test-dev lint emulate fuzz clean
 
 demo: $(LIGHT)/installed
 	$(LIGHT)/bin/pocket-diffusion generate "a lake under snowy mountains at sunset" --seed 1 -o demo.png
@@ -35,6 +38,10 @@ lint: $(DEV)/installed
 # Other CPUs than this one, by QEMU; BUNDLE names another bundle than the embedded one.
 emulate: $(LIGHT)/installed
 	PYTHONPATH=tests $(LIGHT)/bin/python -m emulate $(BUNDLE)
+
+# All readers of strangers' files and requests, against changed inputs; SECONDS of each, and SEED for other ones.
+fuzz: $(LIGHT)/installed
+	PYTHONPATH=tests:benchmarks $(LIGHT)/bin/python -m fuzz --seconds $(SECONDS) --seed $(SEED)
 
 clean:
 	rm -rf $(DEV) build dist demo.png

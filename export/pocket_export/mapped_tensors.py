@@ -1,4 +1,8 @@
-"""Stored tensors as PyTorch's, mapped from their files: a network of any size takes no memory of its own."""
+"""Stored tensors as PyTorch's, mapped from their files: a network of any size takes no memory of its own.
+
+The price: a source that becomes shorter during the export ends the process by a signal (SIGBUS), which Python cannot
+turn into an error. Nothing is published then, and the next export removes what was left.
+"""
 
 import mmap
 from pathlib import Path

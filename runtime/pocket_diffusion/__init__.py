@@ -33,6 +33,7 @@ from pocket_diffusion.errors import (
 from pocket_diffusion.version import __version__
 
 if TYPE_CHECKING:
+    from pocket_diffusion.machine.turns import Cancellation
     from pocket_diffusion.model.lora import LoraSpec
     from pocket_diffusion.order import LoraUse, Order
     from pocket_diffusion.pipeline import Pipeline
@@ -44,6 +45,7 @@ __all__ = [
     "BundleFormatError",
     "BundleNotFoundError",
     "BusyError",
+    "Cancellation",
     "Cancelled",
     "CheckpointError",
     "CheckpointNotFoundError",
@@ -68,6 +70,7 @@ __all__ = [
 ]
 
 _LAZY = {
+    "Cancellation": "machine.turns",
     "LoraSpec": "model.lora",
     "LoraUse": "order",
     "Order": "order",

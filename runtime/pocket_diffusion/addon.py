@@ -12,17 +12,20 @@ from typing import Literal, NoReturn
 import msgspec
 
 from pocket_diffusion.bundle import (
+    LARGEST_MANIFEST,
     Bundle,
     Component,
+    Few,
     FileRecord,
     Int8Graph,
     LatentSpec,
-    Positive,
     Provenance,
     Version,
+    axes_fault,
     is_inside,
 )
 from pocket_diffusion.errors import BundleFormatError, InvalidRequestError
+from pocket_diffusion.files import read_regular
 from pocket_diffusion.strict import Strict
 
 TINY_VAE = "tiny_vae"
@@ -42,9 +45,9 @@ class Addon(Strict, frozen=True):
     kind: Literal["tiny_vae"]
     onnxruntime: Version
     """The oldest version of ONNX Runtime that has the operators of the graphs."""
-    channels: Positive
+    channels: Few
     """Of the latents that it speaks."""
-    downscale: Positive
+    downscale: Few
     """Pixels per latent along a side."""
     vae_encoder: Component
     vae_decoder: Component
@@ -72,7 +75,7 @@ def read_addon(root: Path) -> Addon | None:
         raise BundleFormatError(f"{path}: {why}; add it again with `pocket-diffusion add`, or remove its folder")
 
     try:
-        addon = msgspec.json.decode(path.read_bytes(), type=Addon)
+        addon = msgspec.json.decode(read_regular(path, LARGEST_MANIFEST, inside=root), type=Addon)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
@@ -100,7 +103,7 @@ def _fault(role: str, component: Component) -> str | None:
             return f"{role} has {', '.join(names)[:100] or 'nothing'} where {taken!r} is wanted"
     if any(one is not None and one.shallow is not None for one in (component, component.int8)):
         return f"{role} has a shallow graph, which is for a U-Net"
-    return None
+    return axes_fault(role, component)
 
 
 def files_of_tiny_vae(root: Path) -> tuple[str, ...]:

@@ -15,6 +15,8 @@ from pocket_diffusion.errors import (
     BundleFormatError,
     BundleNotFoundError,
 )
+from pocket_diffusion.files import leads_out, read_regular
+from pocket_diffusion.graph import LARGEST_GRAPH, graph_fault
 from pocket_diffusion.layers import LARGEST_TABLE, LayerTable
 from pocket_diffusion.strict import Strict
 
@@ -22,6 +24,11 @@ FORMAT_VERSION: Literal[3] = 3
 """Version 2 had no layer tables; its bundles draw, but their weights cannot be changed."""
 _READ_VERSIONS = (2, 3)
 MANIFEST_NAME = "bundle.json"
+LARGEST_MANIFEST = 2**22
+"""Bytes. Stable Diffusion 1.5's takes a hundredth of it."""
+LARGEST_TOKENIZER = 2**25
+"""Bytes of either file. CLIP's have 1 MB."""
+_SHOWN = 100  # how much of a name from the manifest an error shows
 TOKEN_DOWNSAMPLING = "token_downsampling"  # noqa: S105 - no secret
 """The U-Net's option by which self-attention at the finest level looks at fewer tokens."""
 CONCEPTS = "concepts"
@@ -39,6 +46,20 @@ DEEP = "deep"
 SHALLOW_UNET = "unet_shallow"
 """The role of the U-Net's shallow graph; see `Component.shallow`."""
 COMPONENTS = ("text_encoder", "unet", "vae_encoder", "vae_decoder")
+_TAKEN = {
+    "text_encoder": ("ids",),
+    "unet": ("latents", "timestep", "context"),
+    "vae_encoder": ("picture",),
+    "vae_decoder": ("latents",),
+}
+_GIVEN = {"text_encoder": ("context",), "unet": ("noise",), "vae_encoder": ("moments",), "vae_decoder": ("picture",)}
+_AXES = {
+    **dict.fromkeys(("timestep", GUIDANCE), 1),
+    "ids": 2,
+    "context": 3,
+    **dict.fromkeys(("layers", "latents", MASK, MASKED_LATENTS, IMAGE_LATENTS, "noise", "picture", "moments"), 4),
+}
+"""All that whole graphs must be given, and all that they give: how many axes each has. Rewrites add options."""
 
 Target = Literal["cpu", "cuda"]
 WeightStorage = Literal["fp16", "fp32", "int8"]
@@ -48,9 +69,14 @@ SIDES = (64, 4096)
 """The shortest and the longest side of a picture, in pixels."""
 MAX_GUIDANCE = 100.0
 """The largest guidance scale, of a prompt or a picture."""
-Positive = Annotated[int, msgspec.Meta(gt=0)]
-NotNegative = Annotated[int, msgspec.Meta(ge=0)]
+Positive = Annotated[int, msgspec.Meta(gt=0, le=2**40)]
+Few = Annotated[int, msgspec.Meta(gt=0, le=64)]
+Size = Annotated[int, msgspec.Meta(gt=0, le=2**31)]
+TokenId = Annotated[int, msgspec.Meta(ge=0, le=2**31)]
 Bytes = Annotated[int, msgspec.Meta(ge=0, le=2**50)]
+GRAPH_ENDING = ".onnx"
+"""By which ONNX Runtime knows the format of a file."""
+GraphName = Annotated[str, msgspec.Meta(pattern=rf"\{GRAPH_ENDING}\Z")]
 Side = Annotated[int, msgspec.Meta(ge=SIDES[0], le=SIDES[1])]
 Probability = Annotated[float, msgspec.Meta(gt=0, lt=1)]
 Version = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,4}(\.[0-9]{1,4}){1,2}\Z")]
@@ -59,8 +85,7 @@ Version = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,4}(\.[0-9]{1,4}){1,2}\Z
 class FileRecord(Strict, frozen=True):
     """What a file of the bundle must be."""
 
-    size: NotNegative
-    """Bytes."""
+    size: Bytes
     sha256: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 
 
@@ -69,14 +94,14 @@ class TensorSpec(Strict, frozen=True):
 
     name: str
     dtype: Literal["float16", "float32", "int64"]
-    shape: tuple[int | str, ...]
+    shape: Annotated[tuple[Size | str, ...], msgspec.Meta(max_length=8)]
     """Fixed sizes as numbers, dynamic ones by name."""
 
 
 class ParityFigure(Strict, frozen=True):
     """ONNX Runtime against PyTorch on the same inputs, both from the source's weights."""
 
-    inputs: dict[str, tuple[int, ...]]
+    inputs: dict[str, tuple[Size, ...]]
     """The shapes it was measured at."""
     relative_error: float
     """‖ours − theirs‖ / ‖theirs‖, of the output that is furthest off."""
@@ -101,7 +126,7 @@ class ComponentMemory(Strict, frozen=True):
 class Int8Graph(Strict, frozen=True, omit_defaults=True):
     """A second graph of a component that multiplies in 8 bits. Its inputs, outputs and weights file are the same."""
 
-    graph: str
+    graph: GraphName
     certificate: str
     """The file that holds its `Certificate`."""
     memory: ComponentMemory | None
@@ -115,7 +140,7 @@ class Int8Graph(Strict, frozen=True, omit_defaults=True):
 class Component(Strict, frozen=True, omit_defaults=True):
     """One network: an ONNX graph with its weights in a file of its own."""
 
-    graph: str
+    graph: GraphName
     weights: str
     inputs: tuple[TensorSpec, ...]
     outputs: Annotated[tuple[TensorSpec, ...], msgspec.Meta(min_length=1)]
@@ -165,9 +190,9 @@ class TokenizerSpec(Strict, frozen=True):
     vocab: str
     merges: str
     max_tokens: Annotated[int, msgspec.Meta(ge=3, le=4096)]
-    start_id: NotNegative
-    end_id: NotNegative
-    pad_id: NotNegative
+    start_id: TokenId
+    end_id: TokenId
+    pad_id: TokenId
 
 
 class NoiseSchedule(Strict, frozen=True):
@@ -199,8 +224,8 @@ class NoiseSchedule(Strict, frozen=True):
 class LatentSpec(Strict, frozen=True):
     """The space that the U-Net works in."""
 
-    channels: Positive
-    downscale: Positive
+    channels: Few
+    downscale: Few
     """Pixels per latent along a side."""
     scaling_factor: Annotated[float, msgspec.Meta(gt=0)]
     """What the VAE's latents are multiplied by for the U-Net."""
@@ -211,7 +236,7 @@ class Defaults(Strict, frozen=True, omit_defaults=True):
 
     width: Side
     height: Side
-    steps: Positive = 50
+    steps: Annotated[int, msgspec.Meta(gt=0, le=100_000)] = 50
     guidance_scale: Annotated[float, msgspec.Meta(ge=0, le=MAX_GUIDANCE)] = 7.5
     sampler: str = "ddpm"
     scheduler: str | None = None
@@ -323,7 +348,7 @@ class Bundle:
         """Read and check a bundle; the files' contents are left for `damaged_files`.
 
         Raises:
-            BundleNotFoundError: there is no `bundle.json` in that folder.
+            BundleNotFoundError: there is no `bundle.json` in that folder; see `read_manifest`.
             BundleFormatError: the manifest is not understood, or names a file outside the folder.
             BundleDamagedError: a file is missing or has the wrong size.
 
@@ -362,7 +387,7 @@ class Bundle:
         def refuse(why: str) -> NoReturn:
             raise BundleDamagedError(f"{self.root}: {why}; export the bundle again, or draw with --arithmetic exact")
 
-        fault = self._fault(int8.certificate, hashed=True)
+        fault = self._fault(int8.certificate, hashed=True, most=LARGEST_TABLE)
         if fault:
             refuse(fault)
         try:
@@ -388,10 +413,7 @@ class Bundle:
                 f"{self.root} is of format version {self.manifest.format_version}, which does not tell where the "
                 f"weights of {name} lie, so that they cannot be changed; export the bundle again"
             )
-        if files[component.layers].size > LARGEST_TABLE:
-            fault: str | None = f"{component.layers} is larger than {LARGEST_TABLE} bytes"
-        else:
-            fault = self._fault(component.layers, hashed=True)
+        fault = self._fault(component.layers, hashed=True, most=LARGEST_TABLE)
         if not fault:
             try:
                 table = msgspec.json.decode(self.path(component.layers).read_bytes(), type=LayerTable)
@@ -402,16 +424,18 @@ class Bundle:
         raise BundleDamagedError(f"{self.root}: {fault}; export the bundle again or fetch a fresh copy")
 
     def damaged_files(self) -> dict[str, str]:
-        """Compare every file with its sha256 and return what is wrong with which."""
-        faults = {name: self._fault(name, hashed=True) for name in self.manifest.files}
+        """Compare every file with its sha256, and see that graphs read no others; return what is wrong with which."""
+        faults = {name: self._fault(name, hashed=True) or self._graph_fault(name) for name in self.manifest.files}
         return {name: fault for name, fault in faults.items() if fault}
 
-    def _fault(self, name: str, *, hashed: bool) -> str | None:
+    def _fault(self, name: str, *, hashed: bool, most: int | None = None) -> str | None:
         path, record = self.path(name), self.manifest.files[name]
+        if most is not None and record.size > most:
+            return f"{name} has over {most:,} bytes, more than any needs"
         try:
             if not path.is_file():
                 return f"{name} is missing"
-            if not path.resolve().is_relative_to(self.root.resolve()):
+            if leads_out(path, self.root):
                 return f"{name} is a link out of the bundle"
             if path.stat().st_size != record.size:
                 return f"{name} has {path.stat().st_size} bytes, not {record.size}"
@@ -421,13 +445,23 @@ class Bundle:
             return f"{name} cannot be read ({error.strerror})"
         return None
 
+    def _graph_fault(self, name: str) -> str | None:
+        """Return what is wrong with a file if it is a graph, or None."""
+        if not name.endswith(GRAPH_ENDING):
+            return None
+        try:
+            return graph_fault(read_regular(self.path(name), LARGEST_GRAPH), name, self.manifest.files)
+        except OSError as error:
+            return f"{name} cannot be read ({error.strerror})"
+
 
 def read_manifest(root: Path) -> Manifest:
     """Read and check a folder's `bundle.json`, but none of the files beside it.
 
     Raises:
-        BundleNotFoundError: there is none.
-        BundleFormatError: with the field that is not understood, or the file that lies outside the folder.
+        BundleNotFoundError: there is none, or what is there is no regular file of the folder, or is too large.
+        BundleFormatError: with the field that is not understood, the input or output of a network that is missing, or
+            the file that lies outside the folder.
 
     """
     text = _read_manifest_text(root)
@@ -451,14 +485,21 @@ def read_manifest(root: Path) -> Manifest:
             refuse(f"names a file outside the bundle: {name!r}; do not use a bundle that does this")
     components = {name: manifest.component(name) for name in COMPONENTS}
     for name, component in components.items():
-        fault = _shallow_fault(name, component)
+        fault = _interface_fault(name, component) or _shallow_fault(name, component)
         if fault:
             refuse(f"{fault}; export the bundle again")
-    needed = [file for component in components.values() for file in component.files]
-    needed += [manifest.tokenizer.vocab, manifest.tokenizer.merges]
-    for name in needed:
+    channels = manifest.latents.channels
+    for name in ("unet", "vae_decoder"):
+        spec = next(spec for spec in components[name].inputs if spec.name == "latents")
+        if spec.shape[1] != channels:
+            refuse(f"{name} takes latents of {spec.shape[1]} channels, not of {channels}; export the bundle again")
+    tokenizer = (manifest.tokenizer.vocab, manifest.tokenizer.merges)
+    for name in (*(file for component in components.values() for file in component.files), *tokenizer):
         if name not in manifest.files:
             refuse(f"uses {name!r} but does not list it under files; export the bundle again")
+    for name in tokenizer:
+        if manifest.files[name].size > LARGEST_TOKENIZER:
+            refuse(f"has {name!r} of {manifest.files[name].size:,} bytes, which no tokenizer of CLIP's has")
     betas, timesteps = manifest.schedule.trained_betas, manifest.schedule.train_timesteps
     if betas is not None and len(betas) != timesteps:
         refuse(f"has {len(betas)} trained_betas for {timesteps} train_timesteps; export the bundle again")
@@ -476,6 +517,24 @@ def is_inside(name: str) -> bool:
     path = PurePosixPath(name)
     clean = "\\" not in name and ":" not in name and name.isprintable()
     return clean and bool(path.parts) and not path.is_absolute() and ".." not in path.parts
+
+
+def axes_fault(role: str, component: Component) -> str | None:
+    """Return what is wrong with an input or output of a component, or None."""
+    for spec in (*component.inputs, *component.outputs):
+        if len(spec.shape) != _AXES.get(spec.name):
+            return f"gives {role} an input or output {spec.name[:_SHOWN]!r} of {len(spec.shape)} axes, which none has"
+    return None
+
+
+def _interface_fault(role: str, component: Component) -> str | None:
+    """Return which input or output of a component is missing, or makes no sense, or None."""
+    for kind, specs, needed in (("input", component.inputs, _TAKEN), ("output", component.outputs, _GIVEN)):
+        names = {spec.name for spec in specs}
+        for name in needed[role]:
+            if name not in names:
+                return f"has no {kind} {name!r} of {role}"
+    return axes_fault(role, component)
 
 
 def _shallow_fault(role: str, component: Component) -> str | None:
@@ -497,15 +556,14 @@ def _shallow_fault(role: str, component: Component) -> str | None:
             return f"{what} with other inputs than those of unet and {DEEP}"
         if {spec.name for spec in shallow.outputs} != {spec.name for spec in component.outputs}:
             return f"{what} with other outputs than those of unet"
-        channels = [size for size in deep[0].shape if isinstance(size, int)]
-        if len(channels) != 1 or channels[0] < 1:
+        if sum(isinstance(size, int) for size in deep[0].shape) != 1:
             return f"{what} with {DEEP} of no one number of channels"
     return None
 
 
 def _read_manifest_text(root: Path) -> bytes:
     try:
-        return (root / MANIFEST_NAME).read_bytes()
+        return read_regular(root / MANIFEST_NAME, LARGEST_MANIFEST, inside=root)
     except (OSError, ValueError) as error:  # ValueError: a path with a NUL
         hint = "make one with `pocket-diffusion export SOURCE OUTPUT`"
         if isinstance(error, NotADirectoryError):

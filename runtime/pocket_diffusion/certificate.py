@@ -41,7 +41,7 @@ class Certificate(Strict, frozen=True):
     """The median over the evaluations of the whole network."""
     largest_error: NotNegativeFloat
     """The worst evaluation's."""
-    evaluations: Annotated[int, msgspec.Meta(gt=0)]
+    evaluations: Annotated[int, msgspec.Meta(gt=0, le=2**31)]
     psnr_db: float | None
     """A drawn picture against that of the exact graphs; None for an encoder, which draws none."""
     what: str

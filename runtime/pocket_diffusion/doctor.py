@@ -6,6 +6,7 @@ from pathlib import Path
 from pocket_diffusion.bundle import COMPONENTS, Bundle
 from pocket_diffusion.errors import PocketDiffusionError
 from pocket_diffusion.machine.cpu import USEFUL_FLAGS, cpu_flags, products_are_fast, products_fault
+from pocket_diffusion.machine.known_releases import RECOMMENDED, known_faults
 from pocket_diffusion.machine.session import (
     GraphSession,
     available_providers,
@@ -33,8 +34,9 @@ def examine(bundle: Path, provider: str) -> Report:
     report.facts.append(("cpu", _cpu_features()))
     if not report.faults:
         _examine_products(report)
-    if not report.faults:
-        _examine_bundle(report, bundle, provider)
+        if not report.faults:
+            _examine_bundle(report, bundle, provider)
+        _examine_release(report)
     return report
 
 
@@ -65,6 +67,18 @@ def _examine_onnxruntime(report: Report, provider: str) -> None:
         )
 
 
+def _examine_release(report: Report, *, in_half_precision: bool = False) -> None:
+    """Tell what is known to be wrong with this ONNX Runtime: as a hint where only a hostile file brings it about."""
+    version = onnxruntime().__version__
+    flavour = next(iter(installed_flavours()), "onnxruntime")
+    for fault in known_faults(version, cpu_flags(), in_half_precision=in_half_precision):
+        told = report.hints if fault.is_dangerous else report.faults
+        told.append(
+            f"ONNX Runtime {version} {fault.what} ({fault.source}); take {RECOMMENDED} or newer: "
+            f'`pip install "{flavour}>={RECOMMENDED}"`'
+        )
+
+
 def _examine_products(report: Report) -> None:
     try:
         verdict = products_fault()
@@ -80,6 +94,8 @@ def _examine_bundle(report: Report, path: Path, provider: str) -> None:
     try:
         bundle = Bundle.open(path)
         chosen = choose_provider(provider, bundle.manifest.target)
+        if chosen == "cpu" and bundle.manifest.target == "cuda":
+            _examine_release(report, in_half_precision=True)
         for name in COMPONENTS:
             GraphSession(bundle.root, name, bundle.manifest.component(name), chosen)
         if chosen == "cpu":

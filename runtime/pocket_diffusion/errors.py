@@ -32,11 +32,21 @@ ends with: 2 where the request was at fault, 1 where the work failed.
 
 from typing import ClassVar
 
+_LONGEST_MESSAGE = 1000
+"""Characters. A name or a value that a message shows may be a stranger's, and have millions."""
+
 
 class PocketDiffusionError(Exception):
     """The root of all errors this project raises on purpose."""
 
     exit_code: ClassVar[int] = 1
+
+    def __str__(self) -> str:
+        """Return the message as one printable line, whatever strangers' files and requests have put into it."""
+        line = " ".join(super().__str__().split())
+        if len(line) > _LONGEST_MESSAGE:  # what to do next stands at the end
+            line = f"{line[: _LONGEST_MESSAGE // 2]} … {line[-_LONGEST_MESSAGE // 2 :]}"
+        return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in line)
 
 
 class InvalidRequestError(PocketDiffusionError, ValueError):

@@ -10,13 +10,14 @@ some CPUs, products with -128 are wrong.
 import math
 from collections.abc import Callable, Iterable
 from itertools import combinations, pairwise
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from pocket_diffusion.errors import InvalidRequestError
+from pocket_diffusion.errors import BundleDamagedError, InvalidRequestError
 from pocket_diffusion.strict import Strict
 
 Shape = Annotated[tuple[Annotated[int, msgspec.Meta(gt=0, le=2**31)], ...], msgspec.Meta(max_length=8)]
@@ -208,10 +209,22 @@ def restore(layer: Layer, read: Callable[[Stored], NDArray[Any]]) -> NDArray[np.
     return published
 
 
-def array_in(weights: NDArray[np.uint8], layer: Layer, stored: Stored) -> NDArray[Any]:
-    """Return an array of a layer as it lies in a weights file, of whose bytes it is a view."""
-    numbers = weights[stored.offset : stored.offset + layer.bytes_of(stored)].view(stored.dtype)
-    return numbers.reshape(stored.shape_of(layer.shape))
+def read_array(weights: Path, layer: Layer, stored: Stored) -> NDArray[Any]:
+    """Return an array of a layer as it lies in a weights file.
+
+    The file is read and not mapped: one that becomes shorter meanwhile must not end the process.
+
+    Raises:
+        BundleDamagedError: the file cannot be read, or is shorter than its table says.
+
+    """
+    shape = stored.shape_of(layer.shape)
+    try:
+        return np.fromfile(weights, stored.dtype, math.prod(shape), offset=stored.offset).reshape(shape)
+    except (OSError, ValueError):
+        raise BundleDamagedError(
+            f"{weights} cannot be read, or became shorter; export the bundle again or fetch a fresh copy"
+        ) from None
 
 
 def scale_of(weights: NDArray[np.float32], axis: int) -> NDArray[np.float32]:

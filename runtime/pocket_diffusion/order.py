@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 if TYPE_CHECKING:
-    from pocket_diffusion.drawing.images import Picture
+    from pocket_diffusion.drawing.picture_file import Picture
 else:
     # msgspec goes by this: in JSON a picture is a file's content in Base64, and never a path on the server.
     Picture = bytes

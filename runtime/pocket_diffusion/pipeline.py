@@ -12,10 +12,13 @@ import numpy as np
 from pocket_diffusion.addon import choose_vae
 from pocket_diffusion.bundle import Bundle
 from pocket_diffusion.drawing.canvas import prepare_canvas
-from pocket_diffusion.drawing.images import Picture, to_pictures
+from pocket_diffusion.drawing.images import to_pictures
 from pocket_diffusion.drawing.noise import NoiseGenerator
+from pocket_diffusion.drawing.picture_file import Picture
 from pocket_diffusion.drawing.resolve import Drawing, resolve, resolve_all
+from pocket_diffusion.machine.cpu import cores
 from pocket_diffusion.machine.session import check_threads, choose_provider
+from pocket_diffusion.machine.turns import Cancellation
 from pocket_diffusion.model.arithmetic import choose_arithmetic
 from pocket_diffusion.model.budget import AUTO, MemoryBudget
 from pocket_diffusion.model.components import Components
@@ -32,12 +35,16 @@ DEFAULT_BUNDLE = Path(__file__).parent / "default_bundle"
 _log = logging.getLogger(__name__)
 
 
+class TooManyThreadsWarning(UserWarning):
+    """More threads were asked for than there are cores."""
+
+
 class OtherTargetWarning(UserWarning):
     """A bundle was made for another kind of machine than the one it runs on."""
 
 
 class Pipeline(Stages):
-    """A bundle, ready to draw, for one thread at a time. Graphs are loaded when they are needed."""
+    """A bundle, ready to draw. Graphs are loaded when they are needed, and threads take turns: a second one waits."""
 
     @classmethod
     def load(
@@ -82,6 +89,13 @@ class Pipeline(Stages):
 
         """
         check_threads(threads)
+        if threads is not None and threads > cores():
+            warnings.warn(
+                f"{threads} threads would wait for each other on {cores()} cores; as many threads are used as cores",
+                TooManyThreadsWarning,
+                stacklevel=2,
+            )
+            threads = cores()
         budget = MemoryBudget.parse(memory)
         bundle = choose_vae(vae, Bundle.open(DEFAULT_BUNDLE if path is None else path))
         target = bundle.manifest.target
@@ -130,7 +144,8 @@ class Pipeline(Stages):
         """Draw pictures of a prompt, or of several; the options are those of an `Order`.
 
         Picture i of all uses `seed + i`. Raising from `on_step` stops the run. Before a picture that needs more memory
-        than those so far, the graphs that are loaded are closed, so that what they hold counts as free.
+        than those so far, the graphs that are loaded are closed, so that what they hold counts as free. Other threads
+        wait until all is drawn.
 
         Raises:
             InvalidRequestError: an option that cannot be drawn with, or a picture that memory does not suffice for.
@@ -166,31 +181,34 @@ class Pipeline(Stages):
             self.adapters.changes(drawing)  # refuses what cannot be had before the first picture is drawn
             self.warn_of(drawing)
         total, done, results = sum(drawing.steps_to_take for drawing in drawings), 0, []
-        for drawing in drawings:
-            with contextlib.closing(self.steps(drawing)) as steps_taken:
-                for step in steps_taken:
-                    done += 1
-                    if on_step is not None:
-                        on_step(done, total, step.latents)
-            results.append(steps_taken.result)
+        with self.components.turns.turn():
+            for drawing in drawings:
+                with contextlib.closing(self.steps(drawing)) as steps_taken:
+                    for step in steps_taken:
+                        done += 1
+                        if on_step is not None:
+                            on_step(done, total, step.latents)
+                results.append(steps_taken.result)
         return Result.joined(results)
 
-    def steps(self, order: Order, *, previews: bool = False) -> Steps:
+    def steps(self, order: Order, *, previews: bool = False, cancellation: Cancellation | None = None) -> Steps:
         """Draw an order step by step: iterate over it, and take its `result` at the end.
 
-        With `previews`, what those need is loaded before the drawing and not at the first one.
+        With `previews`, what those need is loaded before the drawing and not at the first one. With a `cancellation`,
+        any thread can end the drawing at any time, within a step or a picture too. Other threads have their turn
+        between two steps.
 
         Raises:
             InvalidRequestError, InferenceError: see `generate`.
+            PocketDiffusionError: the drawing was cancelled; the cancellation's reason, which is `Cancelled` by default.
 
         """
         if not isinstance(order, Drawing):
             order = resolve(order, self.bundle.manifest)
             self.warn_of(order)
-        if previews and not self.previewer.is_ready:
-            self.previewer.prepare()
-            self.components.close()  # the memory of that graph was not weighed
-        return Steps(self._walk(order))
+        if previews:
+            self.prepare_previews(cancellation)
+        return Steps(self._walk(order), self.components.turns, cancellation)
 
     def _walk(self, drawing: Drawing) -> Generator[Step, None, Result]:
         """Walk all pictures through the noise levels together; each is predicted alone, which needs least memory."""

@@ -17,6 +17,7 @@ from pocket_diffusion.drawing.images import make_folder, save_picture, side_by_s
 from pocket_diffusion.drawing.metadata import parameters_text, settings
 from pocket_diffusion.drawing.resolve import Drawing
 from pocket_diffusion.errors import Cancelled
+from pocket_diffusion.machine.turns import Cancellation, Turns
 from pocket_diffusion.model.components import Components
 from pocket_diffusion.order import Order
 
@@ -159,17 +160,22 @@ class Result:
 
 
 class Steps(Iterator[Step]):
-    """A drawing, a step at a time."""
+    """A drawing, a step at a time. Between its steps, others may have the networks."""
 
-    def __init__(self, walk: Generator[Step, None, Result]) -> None:
+    def __init__(
+        self, walk: Generator[Step, None, Result], turns: Turns, cancellation: Cancellation | None = None
+    ) -> None:
         self._walk = walk
+        self._turns = turns
+        self._cancellation = cancellation
         self._result: Result | None = None
         self._fault: BaseException = Cancelled("the drawing was closed before its last step; there is no picture")
 
     def __next__(self) -> Step:
         """Take the next step; after the last, decode the pictures."""
         try:
-            return next(self._walk)
+            with self._turns.turn(self._cancellation):
+                return next(self._walk)
         except StopIteration as end:
             self._result = self._result or end.value
             raise StopIteration from None
@@ -188,4 +194,5 @@ class Steps(Iterator[Step]):
 
     def close(self) -> None:
         """Stop here, and give back what a memory mode does not keep."""
-        self._walk.close()
+        with self._turns.turn(self._cancellation):
+            self._walk.close()

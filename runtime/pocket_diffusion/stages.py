@@ -20,6 +20,7 @@ from pocket_diffusion.drawing.preview import Previewer
 from pocket_diffusion.drawing.resolve import Drawing
 from pocket_diffusion.drawing.tokenizer import ClipTokenizer
 from pocket_diffusion.errors import InvalidRequestError
+from pocket_diffusion.machine.turns import Cancellation
 from pocket_diffusion.model.components import Components
 from pocket_diffusion.model.library import Library
 from pocket_diffusion.model.lora import Lora, LoraSpec
@@ -31,7 +32,7 @@ Latents = NDArray[np.float32]
 
 
 class Stages:
-    """The stages on the way from a prompt to a picture, for one thread at a time.
+    """The stages on the way from a prompt to a picture. Threads that call them take turns.
 
     Called by themselves, they compute with the weights that `set_loras` has asked for, whatever LoRAs a drawing names
     before or around them.
@@ -98,14 +99,16 @@ class Stages:
             BundleFormatError: the bundle was exported before weights could be changed.
 
         """
-        self.adapters.set_loras(loras)
+        with self.components.turns.turn():
+            self.adapters.set_loras(loras)
 
     def encode_prompt(self, text: str, clip_skip: int = 1) -> Array:
         """Return the context `[1, 77 · chunks, dim]` of a text, as the first of its steps has it."""
         for warning in self.conditioner.warnings(text, 1):
             warnings.warn(warning, stacklevel=2)
-        self.adapters.use(self.adapters.loras)
-        return self.conditioner.condition(text, steps=1, clip_skip=clip_skip).at(0)
+        with self.components.turns.turn():
+            self.adapters.use(self.adapters.loras)
+            return self.conditioner.condition(text, steps=1, clip_skip=clip_skip).at(0)
 
     def predict_noise(
         self, latents: Latents, timestep: float, context: Array, *, token_downsampling: int = 1, **shown: Array
@@ -127,16 +130,34 @@ class Stages:
                 f"latents must be [1, 4, h, w], or as many as there are contexts, not {list(latents.shape)} "
                 f"with a context of {list(context.shape)}"
             )
-        self.adapters.use(self.adapters.loras)
-        return self._predict(latents, timestep, context, token_downsampling, shown)
+        with self.components.turns.turn():
+            self.adapters.use(self.adapters.loras)
+            return self._predict(latents, timestep, context, token_downsampling, shown)
 
     def encode_image(self, picture: Array, *, noise: Latents | None = None) -> Latents:
         """Return scaled latents of pictures; see `VAE.encode`."""
-        return self.vae.encode(picture, noise)
+        with self.components.turns.turn():
+            return self.vae.encode(picture, noise)
 
     def decode_latents(self, latents: Latents) -> Array:
         """Return pictures of scaled latents; see `VAE.decode`."""
-        return self.vae.decode(latents)
+        with self.components.turns.turn():
+            return self.vae.decode(latents)
+
+    def prepare_previews(self, cancellation: Cancellation | None = None) -> None:
+        """Load and learn what previews need, where that is not done yet.
+
+        Raises:
+            PocketDiffusionError: it cannot be had; or it was cancelled: the reason.
+
+        """
+        if self.previewer.is_ready:
+            return
+        with self.components.turns.turn(cancellation):
+            try:
+                self.previewer.prepare()
+            finally:
+                self.components.close()  # the memory of that graph was not weighed
 
     def warnings_of(self, drawing: Drawing) -> list[Warning]:
         """Return a warning of each part of an order that is not drawn as it is written. Safe in any thread."""

@@ -1,9 +1,9 @@
 """A bundle appears whole or not at all."""
 
-import fcntl
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 
@@ -19,7 +19,10 @@ from pocket_diffusion.errors import (
     OutputExistsError,
     PocketDiffusionError,
 )
+from pocket_diffusion.scratch import ScratchFolder
 
+NEW, OLD = "new", "old"
+"""In a scratch folder: what is being made, and what it replaces."""
 OnProgress = Callable[[str, float], None]
 """Called with what is being done and the share of the work that is done, 0…1."""
 
@@ -27,17 +30,16 @@ OnProgress = Callable[[str, float], None]
 class BundleWriter:
     """A folder beside the output, filled file by file, that takes the output's name when it is complete.
 
-    The folder is locked while it is written: a second export into the same place is refused, and what a killed one left
-    behind is removed by the next. A bundle that is replaced leaves its tiny VAE to one that has none.
+    A second export into the same place is refused, and what a killed one left behind is removed by the next. A bundle
+    that is replaced leaves its tiny VAE to one that has none.
     """
 
     def __init__(self, output: Path, *, force: bool) -> None:
         self._output = output.absolute()
         self._force = force
-        self.folder = self._output.parent / f".{self._output.name}.partial"
-        self._replaced = self._output.parent / f".{self._output.name}.replaced"
-        self._lock = -1
-        self._published = False
+        self.folder: Path
+        """What is filled, once the place is taken."""
+        self._scratch: ScratchFolder
 
     def __enter__(self) -> "BundleWriter":
         """Take the place.
@@ -49,32 +51,26 @@ class BundleWriter:
         """
         try:
             self._check_output()
-            self.folder.mkdir(exist_ok=True)
-            self._lock = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            self._scratch = ScratchFolder(self._output.parent, self._output.name, partial(bring_back, self._output))
+            try:
+                self._check_output()  # a bundle may have come back
+                self._check_rival()
+                self.folder = self._scratch.path / NEW
+                self.folder.mkdir()
+            except BaseException:
+                self._scratch.remove()
+                raise
         except (OutputError, OutputExistsError):
             raise
         except OSError as error:
             raise OutputError(f"{self._output} cannot be written: {error.strerror}; choose another place") from None
-        try:
-            self._lock_folder()
-        except BaseException:
-            os.close(self._lock)
-            raise
-        try:
-            self._clean_up_after_a_killed_export()
-        except BaseException:
-            shutil.rmtree(self.folder, ignore_errors=True)
-            os.close(self._lock)
-            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Leave nothing half-written; tell a full disk from other troubles by its own words."""
-        if not self._published:  # else the folder has a new name, and the old one may be another export's by now
-            shutil.rmtree(self.folder, ignore_errors=True)
-        os.close(self._lock)
+        self._scratch.remove()
         if isinstance(error, OSError) and not isinstance(error, PocketDiffusionError):
             reason = error.strerror or f"the disk is full or failing ({error})"  # NumPy gives no error number
             raise OutputError(
@@ -145,10 +141,16 @@ class BundleWriter:
             copy_tiny_vae(self._output, self.folder)
         sync_folder(self.folder)
         self._check_output()
-        take_place(self.folder, self._output, aside=self._replaced)
-        self._published = True
+        take_place(self._scratch.path, self._output)
         _sync(self._output.parent)
-        shutil.rmtree(self._replaced, ignore_errors=True)
+
+    def _check_rival(self) -> None:
+        """Refuse a place into which another export is writing."""
+        if self._scratch.rival is not None:
+            raise OutputExistsError(
+                f"another export is writing {self._output}; wait for it, or choose another place; "
+                f"if there is none, remove {self._scratch.rival}"
+            )
 
     def _check_output(self) -> None:
         """Refuse an output that exists, but for an empty folder, or a bundle that is to be replaced."""
@@ -181,23 +183,6 @@ class BundleWriter:
                     "move it away first, or choose another place"
                 )
 
-    def _clean_up_after_a_killed_export(self) -> None:
-        for leftover in self.folder.iterdir():
-            shutil.rmtree(leftover) if leftover.is_dir() and not leftover.is_symlink() else leftover.unlink()
-        if self._replaced.exists() and not os.path.lexists(self._output):
-            self._replaced.rename(self._output)  # it was killed between the two renames of `publish`
-            self._check_output()
-
-    def _lock_folder(self) -> None:
-        """Refuse a folder that another export has locked, or has just renamed or removed."""
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            mine = os.path.samestat(os.fstat(self._lock), self.folder.stat())
-        except OSError:
-            mine = False
-        if not mine:
-            raise OutputExistsError(f"another export is writing {self._output}; wait for it, or choose another place")
-
 
 def copy_tiny_vae(bundle: Path, folder: Path) -> None:
     """Copy the tiny VAE of a bundle, if it has one, into another bundle's folder; a damaged one stays as damaged.
@@ -212,17 +197,21 @@ def copy_tiny_vae(bundle: Path, folder: Path) -> None:
             shutil.copyfile(bundle / name, folder / name)
 
 
-def take_place(new: Path, place: Path, *, aside: Path) -> None:
-    """Rename a folder to a place; what is there is kept aside, and comes back if that fails."""
-    shutil.rmtree(aside, ignore_errors=True)
+def take_place(scratch: Path, place: Path) -> None:
+    """Rename a scratch folder's `NEW` to a place; what is there becomes its `OLD`, and comes back if that fails."""
     if place.exists():
-        place.rename(aside)
+        place.rename(scratch / OLD)
     try:
-        new.rename(place)
+        (scratch / NEW).rename(place)
     except OSError:
-        if aside.exists():
-            aside.rename(place)
+        bring_back(place, scratch)
         raise
+
+
+def bring_back(place: Path, scratch: Path) -> None:
+    """Rename what `take_place` put aside to its place again, if nothing is there."""
+    if (scratch / OLD).exists() and not os.path.lexists(place):
+        (scratch / OLD).rename(place)
 
 
 def sync_folder(folder: Path) -> None:

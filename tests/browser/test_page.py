@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
-from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Response, Route, expect, sync_playwright
 
 from loras import random_lora, write_safetensors
 from pocket_diffusion.bundle import Bundle
@@ -117,6 +117,50 @@ def a_picture(path: Path, colour: str = "red") -> Path:
     return path
 
 
+class Traffic:
+    """What a page asks of the server about jobs, and in which order it is answered."""
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
+        self.orders: list[dict[str, Any]] = []
+        self.answers: list[tuple[str, int]] = []
+        self.urls: list[str] = []
+        page.on("response", self._note)
+
+    def _note(self, response: Response) -> None:
+        method = response.request.method
+        if method in ("POST", "DELETE"):
+            self.answers.append((method, response.status))
+        if method == "POST":
+            self.orders.append(response.request.post_data_json)
+        elif "/pictures/" in response.url or method == "DELETE":
+            self.urls.append(response.url)
+
+    def wait_until_gone(self, url: str) -> None:
+        self.page.wait_for_function("async url => (await fetch(url, { cache: 'no-store' })).status === 404", arg=url)
+
+
+def stop_time(page: Page) -> None:
+    """Let the page's time pass only where a test runs its clock."""
+    page.clock.install(time=0)
+    page.clock.pause_at(1000)
+
+
+def sketch(page: Page, prompt: str) -> np.ndarray:
+    """Wait for the sketch of a prompt and return it."""
+    expect(page.locator("#picture.preview")).to_have_attribute("alt", f"A sketch of {prompt}", timeout=SECONDS)
+    content = page.locator("#picture").evaluate(
+        """async image => {
+            await image.decode();
+            const canvas = new OffscreenCanvas(image.naturalWidth, image.naturalHeight);
+            canvas.getContext("2d").drawImage(image, 0, 0);
+            const file = await canvas.convertToBlob();
+            return [...new Uint8Array(await file.arrayBuffer())];
+        }"""
+    )
+    return np.asarray(Image.open(BytesIO(bytes(content))).convert("RGB"), float)
+
+
 def test_a_prompt_is_typed_and_the_picture_seen(page: Page) -> None:
     drawn = draw(page, "a lake under snowy mountains at sunset", Seed=5)
     assert (facts(drawn)["prompt"], facts(drawn)["seed"]) == ("a lake under snowy mountains at sunset", 5)
@@ -173,13 +217,21 @@ def test_a_reload_keeps_form_and_gallery_and_settings_are_used_again(page: Page)
     np.testing.assert_array_equal(np.asarray(finished(page)), np.asarray(first))
 
 
-def test_a_reload_finds_the_drawing_going_on(page: Page) -> None:
-    settings(page, Steps=50, Width=256, Height=256)
-    page.get_by_label("Prompt", exact=True).fill("a lake")
-    page.get_by_role("button", name="Draw").click()
-    expect(page.locator("#line")).to_have_text(re.compile("Step"), timeout=SECONDS)
-    page.reload()
-    expect(page.get_by_role("button", name="Cancel")).to_be_visible()
+def test_a_reload_finds_the_drawing_going_on(page: Page, server: RunningServer) -> None:
+    jobs = f"{server.url}/api/jobs"
+    endless = {"prompt": "dunes", "width": 1024, "height": 1024, "steps": 150, "count": 16}
+    with urlopen(Request(jobs, json.dumps(endless).encode())) as answer:  # so that the page's own has to wait
+        before = json.load(answer)["id"]
+    try:
+        settings(page, Steps=2, Width=256, Height=256)
+        page.get_by_label("Prompt", exact=True).fill("a lake")
+        page.get_by_role("button", name="Draw").click()
+        expect(page.locator("#line")).to_have_text(re.compile("Waiting for one drawing"), timeout=SECONDS)
+        page.reload()
+        expect(page.get_by_role("button", name="Cancel")).to_be_visible(timeout=SECONDS)
+        expect(page.locator("#line")).to_have_text(re.compile("Waiting for one drawing"), timeout=SECONDS)
+    finally:
+        urlopen(Request(f"{jobs}/{before}", method="DELETE")).close()
     assert finished(page).size == (256, 256)
 
 
@@ -362,6 +414,132 @@ def test_what_is_cancelled_while_it_is_sent_is_cancelled(page: Page) -> None:
     expect(page.locator("#line")).to_have_text("Cancelled: the drawing was cancelled", timeout=SECONDS)
 
 
+def test_words_are_sketched_as_they_are_typed_and_drawn_by_the_same_seed(page: Page) -> None:
+    traffic = Traffic(page)
+    page.get_by_label("Sketch while I type").check()
+    prompt = page.get_by_label("Prompt", exact=True)
+    prompt.press_sequentially("a lake at noon")
+    lake = sketch(page, "a lake at noon")
+    expect(page.locator("#line")).to_have_text("A sketch in 6 steps")
+    expect(prompt).to_be_focused()
+    expect(page.get_by_role("link", name="Download")).to_be_hidden()
+    expect(page.locator("#status")).to_be_empty()
+    prompt.fill("dunes at night")
+    dunes = sketch(page, "dunes at night")
+    page.get_by_role("button", name="Draw").click()
+    drawn = finished(page)
+    off = [np.abs(np.asarray(drawn, float) - picture).mean() for picture in (lake, dunes)]
+    assert off[1] < off[0] / 2  # the sketch of these words, carried out
+    *sketched, asked = traffic.orders
+    assert {order["steps"] for order in sketched} == {6}
+    assert "steps" not in asked
+    assert {order["seed"] for order in traffic.orders} == {facts(drawn)["seed"]}
+    expect(page.locator("#gallery li")).to_have_count(1)
+    *gone, kept = dict.fromkeys(traffic.urls)
+    assert kept == page.locator("#picture").evaluate("image => image.src")
+    assert len(gone) >= 4  # of each sketch, the job and the picture
+    for url in gone:
+        traffic.wait_until_gone(url)
+
+
+def test_the_seed_of_sketches_outlives_a_reload_and_gives_way_to_the_forms(page: Page) -> None:
+    traffic = Traffic(page)
+    box, prompt = page.get_by_label("Sketch while I type"), page.get_by_label("Prompt", exact=True)
+    box.check()
+    prompt.fill("a lake")
+    sketch(page, "a lake")
+    page.reload()
+    expect(box).to_be_checked()
+    prompt.fill("dunes")
+    sketch(page, "dunes")
+    settings(page, Seed=5, Steps=3)
+    expect(page.locator("#line")).to_have_text("A sketch in 3 steps", timeout=SECONDS)
+    first, second, last = (order["seed"] for order in (traffic.orders[0], traffic.orders[1], traffic.orders[-1]))
+    assert first == second != last == 5
+
+
+def test_a_newer_sketch_starts_when_the_older_is_gone(page: Page) -> None:
+    traffic = Traffic(page)
+    settings(page, Width=512, Height=512)
+    page.get_by_label("Sketch while I type").check()
+    with page.expect_response("**/api/jobs"):
+        page.get_by_label("Prompt", exact=True).fill("a lake")
+    with page.expect_response(lambda answer: answer.request.method == "DELETE" and answer.status == 200):
+        page.get_by_role("button", name="Back to defaults").click()
+    assert sketch(page, "a lake").shape == (128, 128, 3)
+    assert traffic.answers[:4] == [("POST", 202), ("DELETE", 202), ("DELETE", 200), ("POST", 202)]
+
+
+def test_nothing_is_sketched_while_that_is_switched_off(page: Page) -> None:
+    traffic = Traffic(page)
+    stop_time(page)
+    box, prompt = page.get_by_label("Sketch while I type"), page.get_by_label("Prompt", exact=True)
+    prompt.fill("a beach")
+    page.clock.run_for(1000)
+    box.check()
+    page.clock.run_for(1000)
+    sketch(page, "a beach")
+    box.uncheck()
+    expect(page.get_by_text("Say what to draw")).to_be_visible()
+    expect(page.locator("#line")).to_be_hidden()
+    prompt.fill("a lake")
+    page.clock.run_for(1000)
+    draw(page, "dunes", Steps=2)
+    assert [order["prompt"] for order in traffic.orders] == ["a beach", "dunes"]
+    assert "seed" not in traffic.orders[1]
+
+
+def test_no_sketch_disturbs_a_drawing_or_a_picture_that_is_looked_at(page: Page) -> None:
+    traffic = Traffic(page)
+    draw(page, "a beach", Steps=2)
+    settings(page, Steps=150, Width=512, Height=512)
+    stop_time(page)
+    page.get_by_label("Sketch while I type").check()
+    page.get_by_label("Prompt", exact=True).fill("a lake")
+    page.keyboard.press("Control+Enter")  # before the form has rested
+    expect(page.locator("#line")).to_have_text(re.compile("Step"), timeout=SECONDS)
+    page.get_by_label("Prompt", exact=True).fill("dunes")
+    page.clock.run_for(1000)
+    page.keyboard.press("Escape")
+    expect(page.locator("#line")).to_have_text("Cancelled: the drawing was cancelled", timeout=SECONDS)
+    page.get_by_label("Prompt", exact=True).fill("a meadow")
+    page.get_by_role("button", name="a beach, seed").click()
+    page.clock.run_for(1000)
+    page.get_by_label("Prompt", exact=True).fill("mountains")
+    page.clock.run_for(1000)
+    sketch(page, "mountains")
+    assert [order["prompt"] for order in traffic.orders] == ["a beach", "a lake", "mountains"]
+
+
+def test_a_sketch_that_cannot_be_had_is_said_quietly_and_tried_again(page: Page) -> None:
+    refusal = {"error": {"message": "256 drawings are waiting already"}}
+    page.route("**/api/jobs", lambda route: route.fulfill(status=429, json=refusal))
+    page.get_by_label("Sketch while I type").check()
+    prompt = page.get_by_label("Prompt", exact=True)
+    prompt.fill("a lake")
+    expect(page.locator("#line")).to_have_text("256 drawings are waiting already", timeout=SECONDS)
+    for read_out in ("#error", "#status"):
+        expect(page.locator(read_out)).to_be_empty()
+    page.unroute("**/api/jobs")
+    prompt.fill("dunes")
+    sketch(page, "dunes")
+
+
+def test_a_picture_to_start_from_and_its_mask_are_sketched_with(page: Page, tmp_path: Path) -> None:
+    traffic = Traffic(page)
+    page.get_by_label("Sketch while I type").check()
+    page.get_by_label("Prompt", exact=True).fill("a lake")
+    page.locator("#file").set_input_files(a_picture(tmp_path / "red.png"))
+    expect(page.locator("#line")).to_have_text("A sketch in 4 steps", timeout=SECONDS)  # 0.8 of the way
+    page.get_by_label("How much to change").fill("0.05")
+    expect(page.locator("#line")).to_have_text("A sketch in 1 step", timeout=SECONDS)
+    assert traffic.orders[-1]["steps"] == 20
+    page.get_by_label("How much to change").fill("1")
+    page.locator("#mask").press("Space")
+    expect(page.locator("#line")).to_have_text("A sketch in 6 steps", timeout=SECONDS)
+    assert "mask" in traffic.orders[-1]
+
+
 def test_a_prompt_is_text_and_never_markup(page: Page) -> None:
     prompt = "<img src=x onerror=\"document.title='owned'\">"
     draw(page, prompt, Steps=1)
@@ -378,6 +556,7 @@ def test_nothing_keeps_people_out(open_page: Callable[..., Page], tmp_path: Path
     page = open_page(viewport=size, color_scheme=scheme, has_touch=phone)
     page.locator("#file").set_input_files(a_picture(tmp_path / "red.png"))
     page.get_by_text("LoRAs and embeddings", exact=True).click()
+    page.get_by_label("Sketch while I type").check()
     draw(page, Steps=2)
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     found = Axe().run(page)

@@ -318,7 +318,7 @@ def test_what_a_killed_import_left_is_removed_by_the_next(tiny_folder: Path, tmp
         import_checkpoint(tiny_folder, tmp_path / "bundle", on_progress=lambda *_: os.kill(os.getpid(), signal.SIGKILL))
         os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
-    assert [path.name for path in tmp_path.glob("*bundle*")] == [".bundle.partial"]
+    assert len(list(tmp_path.glob(".bundle.*"))) == 1
     import_checkpoint(tiny_folder, tmp_path / "bundle")
     assert [path.name for path in tmp_path.glob("*bundle*")] == ["bundle"]
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pocket_diffusion.bundle import COMPONENTS, Bundle, TensorSpec
 from pocket_diffusion.errors import ExportError
-from pocket_diffusion.layers import Layer, Reshape, Slice, Stored, Transpose, array_in, restore, store
+from pocket_diffusion.layers import Layer, Reshape, Slice, Stored, Transpose, read_array, restore, store
 from pocket_export.checkpoint import read_checkpoint
 from pocket_export.graph_file import layer_table, write_graph
 from pocket_export.parts import Part
@@ -43,20 +43,20 @@ def bundle(request: pytest.FixtureRequest) -> Bundle:
 
 
 def arrays_of(bundle: Bundle, role: str) -> Iterator[tuple[str, Layer, Stored, NDArray[np.generic]]]:
-    weights = np.memmap(bundle.path(bundle.manifest.component(role).weights), np.uint8, "r")
+    weights = bundle.path(bundle.manifest.component(role).weights)
     for name, layer in bundle.layers(role).layers.items():
         for stored in layer.stored:
-            yield name, layer, stored, array_in(weights, layer, stored)
+            yield name, layer, stored, read_array(weights, layer, stored)
 
 
 @pytest.mark.parametrize("role", COMPONENTS)
 def test_every_tensor_can_be_read_back(bundle: Bundle, published: dict[str, Arrays], role: str) -> None:
-    weights = np.memmap(bundle.path(bundle.manifest.component(role).weights), np.uint8, "r")
+    weights = bundle.path(bundle.manifest.component(role).weights)
     layers = bundle.layers(role).layers
     assert layers.keys() == published[role].keys()
     for name, layer in layers.items():
         theirs = published[role][name]
-        ours = restore(layer, lambda stored, layer=layer: array_in(weights, layer, stored))  # type: ignore[misc]
+        ours = restore(layer, lambda stored, layer=layer: read_array(weights, layer, stored))  # type: ignore[misc]
         storages = {stored.storage for stored in layer.stored}
         if storages == {"float32"}:
             np.testing.assert_array_equal(ours, theirs)

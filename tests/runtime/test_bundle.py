@@ -228,6 +228,50 @@ def set_no_channels(data: dict[str, Any]) -> None:
     data["unet"]["shallow"]["inputs"][-1]["shape"][1] = 0
 
 
+def set_endless_channels(data: dict[str, Any]) -> None:
+    data["latents"]["channels"] = 10**7
+
+
+def set_other_channels(data: dict[str, Any]) -> None:
+    data["latents"]["channels"] = 5
+
+
+def set_endless_parameters(data: dict[str, Any]) -> None:
+    data["unet"]["parameters"] = 10**400
+
+
+def set_endless_size(data: dict[str, Any]) -> None:
+    data["files"]["unet.weights"]["size"] = 10**400
+
+
+def set_endless_steps(data: dict[str, Any]) -> None:
+    data["defaults"]["steps"] = 10**400
+
+
+def set_large_vocabulary(data: dict[str, Any]) -> None:
+    data["files"]["tokenizer/vocab.json"]["size"] = 2**25 + 1
+
+
+def rename_graph(data: dict[str, Any]) -> None:
+    data["unet"]["graph"] = "unet.ort"  # which ONNX Runtime would read as its own format
+
+
+def rename_latents(data: dict[str, Any]) -> None:
+    data["unet"]["inputs"][0]["name"] = "latent"
+
+
+def rename_noise(data: dict[str, Any]) -> None:
+    data["unet"]["outputs"][0]["name"] = "noises"
+
+
+def drop_axis(data: dict[str, Any]) -> None:
+    data["vae_decoder"]["outputs"][0]["shape"].pop()
+
+
+def add_unknown_input(data: dict[str, Any]) -> None:
+    data["text_encoder"]["inputs"].append({"name": "mood", "dtype": "float32", "shape": ["batch"]})
+
+
 def unlist_weights(data: dict[str, Any]) -> None:
     del data["files"][data["unet"]["weights"]]
 
@@ -265,7 +309,18 @@ def unlist_weights(data: dict[str, Any]) -> None:
         (drop_context, r"'unet\.shallow\.onnx' with other inputs than"),
         (rename_shallow_output, r"'unet\.shallow\.onnx' with other outputs than those of unet"),
         (set_dynamic_channels, r"'unet\.shallow\.onnx' with deep of no one number of channels"),
-        (set_no_channels, r"'unet\.shallow\.onnx' with deep of no one number of channels"),
+        (set_no_channels, r">= 1.*unet\.shallow\.inputs\[3\]\.shape"),
+        (set_endless_channels, r"<= 64.*latents\.channels"),
+        (set_other_channels, r"unet takes latents of 4 channels, not of 5"),
+        (set_endless_parameters, r"unet\.parameters"),
+        (set_endless_size, r"files"),
+        (set_endless_steps, r"<= 100000.*defaults\.steps"),
+        (set_large_vocabulary, r"of 33,554,433 bytes, which no tokenizer of CLIP's has"),
+        (rename_graph, r"unet\.graph"),
+        (rename_latents, r"has no input 'latents' of unet"),
+        (rename_noise, r"has no output 'noise' of unet"),
+        (drop_axis, r"gives vae_decoder an input or output 'picture' of 3 axes, which none has"),
+        (add_unknown_input, r"gives text_encoder an input or output 'mood' of 1 axes, which none has"),
         (unlist_weights, r"does not list it under files"),
     ],
 )
@@ -284,6 +339,45 @@ def test_a_manifest_that_is_not_understood_is_refused_by_the_field(
         outcome = run_cli(command, bundle)
         assert (outcome.code, outcome.out) == (2, "")
         assert "bundle.json" in outcome.error
+
+
+def make_pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def link_to_zeros(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def make_large(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(20 * 2**30)  # takes no room on the disk
+
+
+def link_to_another(path: Path) -> None:
+    path.symlink_to(__file__)
+
+
+@pytest.mark.parametrize("name", ["bundle.json", "tiny_vae/addon.json"])
+@pytest.mark.parametrize(
+    ("replace", "why"),
+    [
+        (make_pipe, "Not a regular file"),
+        (link_to_zeros, "Link out of the folder"),
+        (make_large, "Over 4,194,304 bytes"),
+        (link_to_another, "Link out of the folder"),
+    ],
+)
+def test_a_manifest_that_is_no_file_of_the_bundle_is_refused(
+    bundle: Path, run_cli: Callable[..., Any], replace: Callable[[Path], None], why: str, name: str
+) -> None:
+    path = bundle / name
+    path.parent.mkdir(exist_ok=True)
+    path.unlink(missing_ok=True)
+    replace(path)
+    outcome = run_cli("verify", bundle)
+    assert outcome.code == 2
+    assert f"{path.name}: {why}" in outcome.error or f"cannot be read ({why})" in outcome.error
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"[]", b"\xff\xfe", b'{"a":' * 100_000, b"null", b"{}"])

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import BinaryIO
 
 import pytest
 from PIL import Image
@@ -21,7 +22,9 @@ from pocket_diffusion.cli.generate import _Progress
 from pocket_diffusion.drawing.caches import CACHES
 from pocket_diffusion.drawing.samplers import SAMPLERS
 from pocket_diffusion.drawing.schedulers import SCHEDULERS
+from pocket_diffusion.errors import RuntimeUnavailableError
 from pocket_diffusion.machine import session
+from pocket_diffusion.machine.cpu import cores
 from pocket_diffusion.pipeline import DEFAULT_BUNDLE
 
 SMALL = ("--width", 64, "--height", 64, "--steps", 1, "--provider", "cpu", "--seed", 7)
@@ -163,10 +166,10 @@ def test_a_prompt_beyond_the_limit_is_warned_about_in_one_line(run_cli: RunCli) 
     assert progress.startswith("drawing: ")
 
 
-def pocket(*arguments: object, cwd: Path) -> "subprocess.Popen[bytes]":
+def pocket(*arguments: object, cwd: Path, stdout: int | BinaryIO = subprocess.PIPE) -> "subprocess.Popen[bytes]":
     code = "import sys; from pocket_diffusion.cli import main; sys.argv[0] = 'pocket-diffusion'; main()"
     command = [sys.executable, "-c", code, *(os.fsencode(str(argument)) for argument in arguments)]
-    return subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return subprocess.Popen(command, cwd=cwd, stdout=stdout, stderr=subprocess.PIPE)
 
 
 def test_bytes_that_are_no_text_on_the_real_command_line(tmp_path: Path) -> None:
@@ -212,6 +215,54 @@ def test_ctrl_c_ends_in_one_line_and_leaves_nothing(tmp_path: Path) -> None:
     # click ends the terminal's ^C with a line break of its own
     assert [line for line in err.splitlines() if line] == ["error: interrupted; nothing half-written was left"]
     assert files(tmp_path / "cwd") == []
+
+
+@pytest.mark.parametrize("imported", ["click", "pocket_diffusion.cli.samplers", "numpy"])
+def test_ctrl_c_while_modules_are_imported_ends_in_one_line(imported: str) -> None:
+    code = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == sys.argv[2]:\n"
+        "            try: signal.raise_signal(signal.SIGINT)\n"
+        "            except KeyboardInterrupt: pass\n"  # as callbacks of the import system and C code lose it
+        "sys.meta_path.insert(0, Finder())\n"
+        "from pocket_diffusion.__main__ import main; main()"
+    )
+    ended = subprocess.run([sys.executable, "-c", code, "samplers", imported], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (130, "")
+    assert ended.stderr.split("\n") == ["", "error: interrupted; nothing half-written was left", ""]
+
+
+def test_ctrl_c_of_which_others_make_another_error_is_ctrl_c(run_cli: RunCli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(*_: object, **__: object) -> None:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise RuntimeUnavailableError("ONNX Runtime does not load") from None
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    monkeypatch.setattr(Pipeline, "load", load)
+    outcome = run_cli("generate", "a lake")
+    assert signal.signal(signal.SIGINT, before) is signal.default_int_handler
+    assert (outcome.code, outcome.error) == (130, "error: interrupted; nothing half-written was left")
+
+
+def test_output_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("there is no /dev/full")
+    with Path("/dev/full").open("wb") as full:
+        process = pocket("samplers", cwd=tmp_path, stdout=full)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert err.startswith(b"error: the output cannot be written: No space left on device; make room")
+    assert err.count(b"\n") == 1
+
+
+def test_more_threads_than_cores_are_not_used() -> None:
+    with pytest.warns(UserWarning, match="1024 threads would wait for each other"):
+        pipeline = Pipeline.load(threads=1024)
+    assert pipeline.threads == cores()
 
 
 @pytest.mark.parametrize("debug", [False, True])

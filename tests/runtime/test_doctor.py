@@ -144,3 +144,18 @@ def test_an_onnxruntime_without_8_bit_products_is_a_fault(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(doctor, "products_fault", lack)
     assert examine(DEFAULT_BUNDLE, "cpu").faults == ["no such products"]
+
+
+@pytest.mark.usefixtures("flavours")
+def test_a_release_that_is_known_to_be_bad_is_a_fault(
+    monkeypatch: pytest.MonkeyPatch, bundle: Path, edit_manifest: Callable[..., None], run_cli: RunCli
+) -> None:
+    edit_manifest(lambda data: data.update(target="cuda"))
+    bad = SimpleNamespace(__version__="1.29.0", __file__=doctor.onnxruntime().__file__)
+    monkeypatch.setattr(doctor, "onnxruntime", lambda: bad)
+    monkeypatch.setattr(doctor, "installed_flavours", lambda: {"onnxruntime": "1.29.0"})
+    outcome = run_cli("doctor", bundle, "--provider", "cpu")
+    assert outcome.code == 1
+    assert "fault: ONNX Runtime 1.29.0 does not load some graphs in float16 (https://github.com/" in outcome.err
+    assert '`pip install "onnxruntime>=1.' in outcome.err
+    assert "hint: ONNX Runtime 1.29.0 reads outside of its memory when it opens a graph" in outcome.out

@@ -1,6 +1,8 @@
 """What is made of published arrays for the file, and back; and tables that cannot be."""
 
+import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from pocket_diffusion.layers import (
     Storage,
     Stored,
     Transpose,
-    array_in,
+    read_array,
     restore,
     store,
 )
@@ -41,7 +43,7 @@ def numbers(*shape: int) -> NDArray[np.float32]:
     return RANDOM.normal(size=shape).astype(np.float32)
 
 
-def written(published: NDArray[np.float32], *forms: Form) -> tuple[Layer, NDArray[np.uint8]]:
+def written(published: NDArray[np.float32], *forms: Form) -> tuple[Layer, bytes]:
     """A weights file of one layer, some bytes into it, and the layer."""
     content, stored = b"\xff" * 64, []
     for i, form in enumerate(forms):
@@ -52,12 +54,23 @@ def written(published: NDArray[np.float32], *forms: Form) -> tuple[Layer, NDArra
         content += store(form, published).tobytes()
     layer = Layer(shape=published.shape, stored=tuple(stored))
     LayerTable(layers={"w": layer}).check(len(content))
-    return layer, np.frombuffer(content, np.uint8)
+    return layer, content
 
 
 def through_the_file(published: NDArray[np.float32], *forms: Form) -> NDArray[np.float32]:
     layer, content = written(published, *forms)
-    return restore(layer, lambda stored: array_in(content, layer, stored))
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(content)
+        file.flush()
+        return restore(layer, partial(read_array, Path(file.name), layer))
+
+
+def test_a_weights_file_that_shrinks_while_it_is_read_is_an_error(tmp_path: Path) -> None:
+    """Mapped, it would end the process."""
+    layer, content = written(WEIGHTS, Form())
+    (tmp_path / "weights").write_bytes(content[:-1])
+    with pytest.raises(BundleDamagedError, match="cannot be read, or became shorter"):
+        restore(layer, partial(read_array, tmp_path / "weights", layer))
 
 
 @pytest.mark.parametrize(
@@ -292,7 +305,7 @@ def test_a_table_that_does_not_fit_its_weights_file_is_refused(bundle: Path, edi
 
 def test_a_table_that_is_too_large_is_not_read(bundle: Path, edit_manifest: EditManifest) -> None:
     opened = rewritten(bundle, edit_manifest, b" " * LARGEST_TABLE + b"{}")
-    with pytest.raises(BundleDamagedError, match=r"unet\.layers\.json is larger than 16777216 bytes"):
+    with pytest.raises(BundleDamagedError, match=r"unet\.layers\.json has over 16,777,216 bytes"):
         opened.layers("unet")
 
 

@@ -9,7 +9,9 @@ from pocket_diffusion import Pipeline, errors
 
 
 def test_public_names() -> None:
-    assert {"Cancelled", "Order", "Pipeline", "PocketDiffusionError", "Result", "Step"} < set(pocket_diffusion.__all__)
+    assert {"Cancellation", "Cancelled", "Order", "Pipeline", "PocketDiffusionError", "Result", "Step"} < set(
+        pocket_diffusion.__all__
+    )
     assert all(getattr(pocket_diffusion, name) for name in pocket_diffusion.__all__)
     assert dir(pocket_diffusion) == pocket_diffusion.__all__
     with pytest.raises(AttributeError, match="Pipelin"):

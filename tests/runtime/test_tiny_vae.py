@@ -31,7 +31,7 @@ from pocket_diffusion.errors import (
 from pocket_diffusion.importing.tiny_vae import add_tiny_vae
 from pocket_diffusion.machine.session import GraphSession
 from pocket_diffusion.pipeline import DEFAULT_BUNDLE
-from pocket_diffusion.writer import BundleWriter
+from pocket_diffusion.writer import NEW, OLD, BundleWriter
 from tiny_vaes import Arrays, own_names, tiny_arrays, write_diffusers_folder, write_own_folder
 from weights_files import write_safetensors
 
@@ -257,8 +257,9 @@ def test_one_at_a_time_is_added(changed: Path, arrays: Arrays, tmp_path: Path) -
 
 
 def test_what_a_killed_process_left_is_put_right(changed: Path, arrays: Arrays, tmp_path: Path) -> None:
-    (changed / ".tiny_vae.partial").mkdir()
-    (changed / TINY_VAE).rename(changed / ".tiny_vae.replaced")
+    left = changed / ".tiny_vae.unfinished-pocket-diffusion-killed"
+    left.mkdir()
+    (changed / TINY_VAE).rename(left / OLD)
     with pytest.raises(OutputExistsError, match="use --force"):
         add_tiny_vae(changed, write_diffusers_folder(tmp_path / "other", arrays))
     assert not with_tiny_vae(Bundle.open(changed)).damaged_files()
@@ -271,7 +272,7 @@ def test_the_old_one_stays_if_the_new_one_cannot_take_its_place(
     rename = Path.rename
 
     def fail_on_the_new_one(self: Path, target: Path) -> Path:
-        if self.name.endswith(".partial"):
+        if self.name == NEW:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         return rename(self, target)
 
@@ -359,7 +360,7 @@ def test_without_a_tiny_vae_that_can_be_used_previews_are_rough(
     told = [record.getMessage() for record in caplog.records if "previews come without" in record.getMessage()]
     assert len(told) == 2
     assert "not understood" in told[0]
-    assert "cannot load" in told[1]
+    assert "is no ONNX graph" in told[1]
 
 
 def test_previews_of_large_pictures_stay_small(tiny_bundle: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pocket_diffusion.errors import CheckpointError, CheckpointNotFoundError
+from pocket_diffusion.files import open_regular, read_regular
 
 _MOST_BYTES = 2**20  # Stable Diffusion's have 2 kB
 
@@ -21,13 +22,11 @@ def read_json(path: Path, missing: str) -> dict[str, Any]:
 
     """
     try:
-        with path.open("rb") as file:
-            text = file.read(_MOST_BYTES + 1)
-        if len(text) > _MOST_BYTES:
-            raise ValueError(f"it has over {_MOST_BYTES >> 20} MB")
-        content = json.loads(text)
-    except OSError:
+        content = json.loads(read_regular(path, _MOST_BYTES))
+    except (FileNotFoundError, NotADirectoryError):
         raise CheckpointNotFoundError(f"{missing}: there is no {path}") from None
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}; fetch it again") from None
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged: {error}; fetch it again") from None
     if not isinstance(content, dict):
@@ -51,8 +50,8 @@ def blamed_on(path: Path) -> Iterator[None]:
 def read_license(card: Path) -> str | None:
     """Return the license that a model card's front matter names."""
     try:
-        with card.open(encoding="utf-8") as file:
-            text = file.read(_MOST_BYTES)
+        with open_regular(card) as file:
+            text = file.read(_MOST_BYTES).decode("utf-8", "replace")
     except (OSError, ValueError):
         return None
     front_matter = text.split("---")[1] if text.startswith("---") else ""

@@ -12,6 +12,7 @@ from pocket_diffusion.bundle import NoiseSchedule
 from pocket_diffusion.checkpoint.key_mapping import UNET, has_open_clip
 from pocket_diffusion.checkpoint.stored_tensor import StoredTensors
 from pocket_diffusion.errors import CheckpointError, UnsupportedModelError
+from pocket_diffusion.files import open_regular
 
 Prediction = Literal["epsilon", "v_prediction"]
 
@@ -134,7 +135,7 @@ def _spread(tensors: StoredTensors) -> float | None:
 def _read_text(path: Path) -> str:
     """Return the beginning of a text file, or nothing where there is none."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return file.read(_MOST_YAML).decode("utf-8", "replace")
     except OSError:
         return ""

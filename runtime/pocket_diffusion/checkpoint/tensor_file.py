@@ -9,6 +9,7 @@ from pocket_diffusion.checkpoint.safetensors_file import read_safetensors
 from pocket_diffusion.checkpoint.stored_tensor import StoredTensor, StoredTensors
 from pocket_diffusion.checkpoint.torch_file import read_torch_file
 from pocket_diffusion.errors import CheckpointError, CheckpointNotFoundError, UnsafeCheckpointError
+from pocket_diffusion.files import open_regular
 
 _TORCH_ENDINGS = (".ckpt", ".bin", ".pt", ".pth")
 WEIGHT_ENDINGS = (".safetensors", *_TORCH_ENDINGS)
@@ -39,7 +40,7 @@ def read_tensor_file(path: Path) -> TensorFile:
 
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             start = file.read(512)
     except OSError as error:
         raise CheckpointNotFoundError(f"{path} cannot be read: {error.strerror}") from None

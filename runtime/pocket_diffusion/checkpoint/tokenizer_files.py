@@ -1,4 +1,4 @@
-"""CLIP's two tokenizer files, wherever a checkpoint keeps them; for those that have none, they come along."""
+"""CLIP's two tokenizer files: what they hold, and where a checkpoint keeps them; for those without, they come along."""
 
 import gzip
 import json
@@ -7,18 +7,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pocket_diffusion.errors import CheckpointError, TokenizerNotFoundError
+import msgspec
+from tokenizers import models
 
+from pocket_diffusion.bundle import LARGEST_TOKENIZER, TokenId
+from pocket_diffusion.errors import CheckpointError, TokenizerNotFoundError
+from pocket_diffusion.files import read_regular
+
+START = "<|startoftext|>"
 END = "<|endoftext|>"
 """What OpenAI's CLIP fills a prompt up with."""
 OPEN_CLIP_PADDING = "!"
 """OpenCLIP fills up with zeros, and this is the token of that id."""
-_START = "<|startoftext|>"
 _CLIP_MERGES = Path(__file__).parent / "clip" / "merges.txt.gz"
 _CLIP_TOKENS = 49408
 # What stands for each of the 256 bytes: printable characters of Latin-1 for themselves, then others for the rest.
 _BYTES = [chr(code) for code in (*range(33, 127), *range(161, 173), *range(174, 256), *range(256, 324))]
-_MOST_BYTES = 32 * 2**20  # CLIP's have 1 MB
+_SHOWN = 100  # how much of a line from the file an error shows
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,32 @@ class TokenizerFiles:
     start_id: int
     end_id: int
     pad_id: int
+
+
+def read_bpe(vocab: bytes, merges: bytes) -> models.BPE:
+    """Return the byte-pair encoding that the contents of `vocab.json` and `merges.txt` describe.
+
+    Raises:
+        ValueError: they are not CLIP's two files; says why.
+
+    """
+    ids = msgspec.json.decode(vocab, type=dict[str, TokenId])
+    for token in (START, END):
+        if token not in ids:
+            raise ValueError(f"vocab.json lacks {token!r}, which CLIP's has")
+    if len(set(ids.values())) < len(ids):
+        raise ValueError("vocab.json has two tokens of one id")
+    pairs = []
+    for line in merges.decode().removesuffix("\n").split("\n"):
+        if not line.startswith("#version"):
+            pair = tuple(line.removesuffix("\r").split(" "))
+            if len(pair) != 2:
+                raise ValueError(f"merges.txt has the line {line[:_SHOWN]!a}, which is no pair of tokens")
+            pairs.append(pair)
+    try:
+        return models.BPE(ids, pairs, unk_token=END, end_of_word_suffix="</w>")
+    except Exception as error:  # the library raises bare Exception
+        raise ValueError(ascii(str(error)[:_SHOWN])[1:-1]) from None  # a token must not steer the terminal
 
 
 def find_tokenizer(
@@ -68,10 +99,10 @@ def _clip_files(padding: str) -> TokenizerFiles:
     """Return CLIP's files: two tokens a byte, within a word and at its end, one a merge, and the two that frame."""
     merges = gzip.decompress(_CLIP_MERGES.read_bytes())
     pairs = merges.decode().splitlines()[1:]
-    tokens = [*_BYTES, *(byte + "</w>" for byte in _BYTES), *(pair.replace(" ", "") for pair in pairs), _START, END]
+    tokens = [*_BYTES, *(byte + "</w>" for byte in _BYTES), *(pair.replace(" ", "") for pair in pairs), START, END]
     ids = {token: number for number, token in enumerate(tokens)}
     vocab = json.dumps(ids, ensure_ascii=False)
-    return TokenizerFiles(vocab.encode(), merges, _CLIP_TOKENS, ids[_START], ids[END], ids[padding])
+    return TokenizerFiles(vocab.encode(), merges, _CLIP_TOKENS, ids[START], ids[END], ids[padding])
 
 
 def _read_place(place: Path, padding: str) -> TokenizerFiles | None:
@@ -84,23 +115,17 @@ def _read_place(place: Path, padding: str) -> TokenizerFiles | None:
 
 def _check(place: Path, vocab: bytes, merges: bytes, padding: str) -> TokenizerFiles:
     try:
-        ids = json.loads(vocab)
-        size = 1 + max(ids.values())
-        start, end = ids[_START], ids[END]
-        merges.decode()
-        pad = ids.get(_pad_token(place, padding), end)
-    except (ValueError, AttributeError, TypeError, KeyError, RecursionError) as error:
-        raise CheckpointError(
-            f"{place}: vocab.json or merges.txt is not CLIP's ({error!r}); fetch them again"
-        ) from None
-    return TokenizerFiles(vocab, merges, size, start, end, pad)
+        read_bpe(vocab, merges)
+    except ValueError as error:
+        raise CheckpointError(f"{place}: vocab.json or merges.txt is not CLIP's ({error}); fetch them again") from None
+    ids: dict[str, int] = msgspec.json.decode(vocab)
+    pad = ids.get(_pad_token(place, padding), ids[END])
+    return TokenizerFiles(vocab, merges, 1 + max(ids.values()), ids[START], ids[END], pad)
 
 
 def _read(path: Path) -> bytes:
     try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise CheckpointError(f"{path} is no file of CLIP's tokenizer: it has over {_MOST_BYTES >> 20} MB")
-        return path.read_bytes()
+        return read_regular(path, LARGEST_TOKENIZER)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
 

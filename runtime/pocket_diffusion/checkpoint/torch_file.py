@@ -39,11 +39,13 @@ def read_torch_file(path: Path) -> Any:  # noqa: ANN401 - whatever containers th
                     f"{path} is a zip file, but not one that PyTorch wrote: it has {len(pickles)} data.pkl, not 1; "
                     "give the .ckpt or .safetensors itself"
                 )
-            if entries[pickles[0]].file_size > _MAX_PICKLE_BYTES:
+            entry = entries[pickles[0]]
+            if entry.compress_type != zipfile.ZIP_STORED or entry.file_size > _MAX_PICKLE_BYTES:
                 raise CheckpointError(
-                    f"{path}: its pickle has over {_MAX_PICKLE_BYTES >> 20} MB; no checkpoint needs that"
+                    f"{path}: its pickle is compressed or has over {_MAX_PICKLE_BYTES >> 20} MB; no checkpoint needs "
+                    "that"
                 )
-            content = archive.read(pickles[0])  # verifies the entry's checksum
+            content = archive.read(entry)  # verifies the entry's checksum
             storages = _Storages(path, file, entries, pickles[0].removesuffix("data.pkl"))
             return storages.fill("", unpickle(content, path), {})
     except CheckpointError:

@@ -84,8 +84,7 @@ def serve(
                 click.echo("a browser asks for a name and a password: any name, and the token", err=True)
 
         def take_leave() -> None:
-            busy = " after the step that is being drawn" if app.state.queue.running else ""
-            click.echo(f"stopping{busy}", err=True)
+            click.echo("stopping", err=True)
 
         with contextlib.suppress(KeyboardInterrupt):  # which uvicorn raises again once it has stopped
             Server(app, announce, take_leave).run([listener])

@@ -42,7 +42,7 @@ NO_CHANGES = ModelChanges()
 
 
 class Adapters:
-    """The LoRAs and embeddings of a pipeline, for one thread at a time unless stated otherwise."""
+    """The LoRAs and embeddings of a pipeline, for whoever has the turn unless stated otherwise."""
 
     def __init__(
         self, components: Components, tokenizer: ClipTokenizer, conditioner: Conditioner, library: Library

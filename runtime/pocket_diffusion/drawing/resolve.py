@@ -14,9 +14,10 @@ from PIL import Image
 from pocket_diffusion.bundle import MAX_GUIDANCE, SIDES, TOKEN_DOWNSAMPLING, Manifest
 from pocket_diffusion.drawing.caches import LEAST_EVALUATIONS, NO_CACHE, Cache, CacheKind, CacheSetting, find_cache
 from pocket_diffusion.drawing.guidance import Guidance, is_guided
-from pocket_diffusion.drawing.images import fitting_size, open_picture
+from pocket_diffusion.drawing.images import fitting_size
 from pocket_diffusion.drawing.levels import Levels
 from pocket_diffusion.drawing.noise import MAX_SEED
+from pocket_diffusion.drawing.picture_file import open_picture
 from pocket_diffusion.drawing.prompt import check_prompt, loras_in, read_prompt
 from pocket_diffusion.drawing.samplers import CHECKPOINT_SPACING, SAMPLERS, SamplerKind, find_sampler
 from pocket_diffusion.drawing.schedulers import find_scheduler, make_levels

@@ -6,15 +6,16 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers
 
-from pocket_diffusion.bundle import TokenizerSpec
+from pocket_diffusion.bundle import LARGEST_TOKENIZER, TokenizerSpec
+from pocket_diffusion.checkpoint.tokenizer_files import END, START, read_bpe
 from pocket_diffusion.errors import BundleFormatError
+from pocket_diffusion.files import read_regular
 
 _WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 _NOT_BEHIND, _NOT_BEFORE = r"(?<![^\W_])", r"(?![^\W_])"
 """Letters and digits around a learned word make another word of it."""
-_START, _END = _SPECIAL = ("<|startoftext|>", "<|endoftext|>")
 
 
 class ClipTokenizer:
@@ -27,9 +28,9 @@ class ClipTokenizer:
         self._learned: tuple[re.Pattern[str], Mapping[str, tuple[int, ...]]] | None = None
         self.comma_id: int | None = self._tokenizer.token_to_id(",</w>")
         """None where the vocabulary has no comma."""
-        known = self._tokenizer.get_vocab_size(with_added_tokens=True)
-        if max(spec.start_id, spec.end_id, spec.pad_id) >= known:
-            raise BundleFormatError(f"{vocab.name} has {known} tokens, too few for the ids in the bundle's tokenizer")
+        for token in (spec.start_id, spec.end_id, spec.pad_id):
+            if self._tokenizer.id_to_token(token) is None:
+                raise BundleFormatError(f"{vocab.name} has no token {token}, which the bundle frames a prompt with")
 
     @property
     def room(self) -> int:
@@ -65,7 +66,7 @@ class ClipTokenizer:
     def knows(self, word: str) -> bool:
         """Tell whether a word is a single token of the vocabulary."""
         ids: list[int] = self._tokenizer.encode(word, add_special_tokens=False).ids
-        return len(ids) == 1 and ids[0] != self._tokenizer.token_to_id(_END)
+        return len(ids) == 1 and ids[0] != self._tokenizer.token_to_id(END)
 
     def learn(self, words: Mapping[str, tuple[int, ...]]) -> None:
         """Read words, given in small letters, as these ids from now on, in whatever letters they are written."""
@@ -105,18 +106,12 @@ class ClipTokenizer:
 
 def _clip_bpe(vocab: Path, merges: Path) -> Tokenizer:
     try:
-        model = models.BPE.from_file(
-            str(vocab),
-            str(merges),
-            unk_token=_END,
-            end_of_word_suffix="</w>",
-        )
-    except Exception as error:  # the library raises bare Exception
-        raise BundleFormatError(f"{vocab.name} and {merges.name} are not CLIP's two files: {error}") from None
-    for token in _SPECIAL:
-        if model.token_to_id(token) is None:
-            raise BundleFormatError(f"{vocab.name} lacks {token!r}, which CLIP's has; export the bundle again")
-    tokenizer = Tokenizer(model)
+        contents = (read_regular(path, LARGEST_TOKENIZER) for path in (vocab, merges))
+        tokenizer = Tokenizer(read_bpe(*contents))
+    except (OSError, ValueError) as error:
+        raise BundleFormatError(
+            f"{vocab.name} and {merges.name} are not CLIP's two files ({error}); export the bundle again"
+        ) from None
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
     )
@@ -126,5 +121,5 @@ def _clip_bpe(vocab: Path, merges: Path) -> Tokenizer:
             pre_tokenizers.ByteLevel(add_prefix_space=False),
         ]
     )
-    tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in _SPECIAL])
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in (START, END)])
     return tokenizer

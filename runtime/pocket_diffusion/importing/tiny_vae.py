@@ -7,11 +7,11 @@ another output.
 """
 
 import datetime
-import fcntl
 import os
-import shutil
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -36,8 +36,12 @@ from pocket_diffusion.importing.templates import read_archive
 from pocket_diffusion.layers import LayerTable, store
 from pocket_diffusion.machine.cpu import products_are_right
 from pocket_diffusion.machine.session import GraphSession
+from pocket_diffusion.scratch import ScratchFolder
 from pocket_diffusion.version import __version__
-from pocket_diffusion.writer import sync_folder, take_place
+from pocket_diffusion.writer import NEW, bring_back, sync_folder, take_place
+
+if sys.platform != "win32":
+    import fcntl
 
 ARCHIVE = Path(__file__).parent / "tiny_vae.tar.xz"
 MAGNITUDES = "magnitudes"
@@ -73,23 +77,16 @@ def add_tiny_vae(bundle: str | os.PathLike[str], source: str | os.PathLike[str],
     """
     opened = Bundle.open(bundle)
     root = opened.root.resolve()
-    place, partial, aside = (root / name for name in (TINY_VAE, f".{TINY_VAE}.partial", f".{TINY_VAE}.replaced"))
+    place = root / TINY_VAE
     read = read_tiny_vae(Path(source))
     try:
-        with _locked(root):
-            shutil.rmtree(partial, ignore_errors=True)  # a killed process left it
-            if aside.exists() and not os.path.lexists(place):
-                aside.rename(place)  # it was killed between the two renames of `take_place`
+        with _locked(root), ScratchFolder(root, TINY_VAE, partial(bring_back, place)) as scratch:
             _check_place(place, force=force)
-            try:
-                addon = write_tiny_vae(read, partial)
-                check_latents(addon, opened.manifest.latents)
-                sync_folder(partial)
-                take_place(partial, place, aside=aside)
-                sync_folder(root)
-                shutil.rmtree(aside, ignore_errors=True)
-            finally:
-                shutil.rmtree(partial, ignore_errors=True)
+            addon = write_tiny_vae(read, scratch / NEW)
+            check_latents(addon, opened.manifest.latents)
+            sync_folder(scratch / NEW)
+            take_place(scratch, place)
+            sync_folder(root)
     except OSError as error:
         if isinstance(error, PocketDiffusionError):
             raise
@@ -102,6 +99,9 @@ def add_tiny_vae(bundle: str | os.PathLike[str], source: str | os.PathLike[str],
 @contextmanager
 def _locked(root: Path) -> Iterator[None]:
     """Have nobody else add something to a bundle meanwhile."""
+    if sys.platform == "win32":  # which has no locks of folders
+        yield
+        return
     lock = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
     try:
         try:

@@ -1,5 +1,6 @@
 """The CPU: which instructions it has, and whether it multiplies in 8 bits fast and right."""
 
+import os
 from functools import cache
 from pathlib import Path
 
@@ -41,6 +42,11 @@ def cpu_flags() -> frozenset[str] | None:
         return None
     found = [line.split(":")[1].split() for line in lines if line.startswith(("flags", "Features"))]
     return frozenset(flag for flags in found for flag in flags) or None
+
+
+def cores() -> int:
+    """Return how many cores this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def products_are_fast() -> bool | None:

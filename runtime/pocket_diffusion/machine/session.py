@@ -7,6 +7,7 @@ import re
 import reprlib
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -23,6 +24,9 @@ from pocket_diffusion.errors import (
     ProviderUnavailableError,
     RuntimeUnavailableError,
 )
+from pocket_diffusion.files import read_regular
+from pocket_diffusion.graph import LARGEST_GRAPH, graph_fault
+from pocket_diffusion.machine.turns import Turns
 
 Provider = Literal["cpu", "cuda"]
 Arena = Literal["own", "shared", "none"]
@@ -57,6 +61,8 @@ def onnxruntime() -> ModuleType:
     try:
         import onnxruntime
     except ImportError as error:
+        if isinstance(error.__cause__, KeyboardInterrupt):  # its libraries make this error of Ctrl-C
+            raise error.__cause__ from None
         if not installed_flavours():
             why = "ONNX Runtime is not installed"
         else:
@@ -146,6 +152,7 @@ class GraphSession:
         arena: Arena = "own",
         replaced: Mapping[str, NDArray[Any]] | None = None,
         oldest_onnxruntime: str | None = None,
+        turns: Turns | None = None,
     ) -> None:
         """Load a component whose files are in `folder`.
 
@@ -157,8 +164,11 @@ class GraphSession:
         Arrays in `replaced` stand in for the initializers of these names, which lie in the weights file with the same
         shapes and types.
 
+        A run ends early when the cancellation of `turns`, if given, asks for it.
+
         Raises:
-            BundleDamagedError: ONNX Runtime cannot load the graph, or it is not the one that the manifest describes.
+            BundleDamagedError: ONNX Runtime cannot load the graph, it is not the one that the manifest describes, or
+                it is none that the exporter would write; see `graph_fault`.
             OperatorUnavailableError: the graph has an operator that this ONNX Runtime lacks; names it, and
                 `oldest_onnxruntime`, the first version to have it.
             ProviderUnavailableError: CUDA was asked for and the session fell back to the CPU.
@@ -167,6 +177,10 @@ class GraphSession:
         self.name = name
         self._spec = component
         self._expanded = expand_weights
+        self._turns = turns or Turns()
+        self._weights = folder / component.weights
+        self._mapped = _state_of(self._weights)
+        _check_graph(folder, component)
         options = _options(provider, threads, expand_weights=expand_weights, arena=arena, is_small=component.is_small)
         if arena == "none" and provider == "cpu":
             _have_process_give_back()
@@ -200,22 +214,62 @@ class GraphSession:
         Raises:
             InvalidRequestError: an input is missing, unknown, of the wrong kind or of a shape that does not fit.
             InferenceError: ONNX Runtime failed, or the session was closed.
+            BundleDamagedError: something has written to the weights file since it was mapped. While ONNX Runtime
+                computes, a file that becomes shorter ends the process by a signal.
+            PocketDiffusionError: the run was cancelled; the cancellation's reason.
 
         """
         if self._session is None:
             raise InferenceError(f"{self.name} was closed; open a new session")
+        self._check_weights()
         specs = (*self._spec.inputs, *(spec for spec in self._spec.options if spec.name in inputs))
         _check_inputs(self.name, specs, inputs)
         feeds = {spec.name: np.ascontiguousarray(inputs[spec.name], dtype=np.dtype(spec.dtype)) for spec in specs}
         names = [*(spec.name for spec in self._spec.outputs), *more]
+        cancellation, options = self._turns.cancellation, onnxruntime().RunOptions()
         try:
-            outputs = self._session.run(names, feeds)
+            with cancellation.interrupting(partial(setattr, options, "terminate", True)):
+                outputs = self._session.run(names, feeds, options)
         except Exception as error:  # ONNX Runtime's exceptions share no base of their own
+            cancellation.check()
             raise InferenceError(
                 f"{self.name} failed at {_shapes(feeds)}: {_first_line(error)}; "
                 "if memory ran out, try a smaller size or count"
             ) from None
         return {name: np.asarray(output, np.float32) for name, output in zip(names, outputs, strict=True)}
+
+    def _check_weights(self) -> None:
+        """Refuse mapped weights that are not what they were. What another file replaces stays mapped as it was."""
+        was, now = self._mapped, _state_of(self._weights)
+        if was is None or now is None or not os.path.samestat(was, now):
+            return
+        if (was.st_size, was.st_mtime_ns) != (now.st_size, now.st_mtime_ns):
+            raise BundleDamagedError(
+                f"{self._weights} was written to while it was in use; load the bundle again, and replace bundles as "
+                "whole folders"
+            )
+
+
+def _state_of(path: Path) -> os.stat_result | None:
+    """Look at a file; None where it is not there any more."""
+    try:
+        return path.stat()
+    except OSError:
+        return None
+
+
+def _check_graph(folder: Path, component: Component) -> None:
+    try:
+        content = read_regular(folder / component.graph, LARGEST_GRAPH)
+    except OSError as error:
+        raise BundleDamagedError(
+            f"{folder / component.graph} cannot be read: {error.strerror}; export the bundle again"
+        ) from None
+    fault = graph_fault(content, component.graph, component.files)
+    if fault:
+        raise BundleDamagedError(
+            f"{folder}: {fault}; update pocket-diffusion if a newer one made the bundle, else do not use it"
+        )
 
 
 def _options(provider: Provider, threads: int | None, *, expand_weights: bool, arena: Arena, is_small: bool) -> Any:  # noqa: ANN401 - ONNX Runtime has no types
@@ -260,7 +314,6 @@ def _open(
     if provider == "cuda" and hasattr(ort, "preload_dlls"):
         ort.preload_dlls()  # finds CUDA and cuDNN where pip put them
     providers = [_CUDA, _CPU] if provider == "cuda" else [_CPU]
-    # ONNX Runtime itself refuses weights outside the graph's folder since 1.24, the oldest version that we allow.
     try:
         return ort.InferenceSession(os.fspath(graph), options, providers=providers)
     except Exception as error:  # as above

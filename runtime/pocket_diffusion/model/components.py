@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from pocket_diffusion.bundle import SHALLOW_UNET, Bundle
 from pocket_diffusion.machine.session import GraphSession, Provider, renew_shared_arena
+from pocket_diffusion.machine.turns import Cancellation, Turns
 from pocket_diffusion.model.arithmetic import ArithmeticChoice
 from pocket_diffusion.model.budget import MemoryBudget
 from pocket_diffusion.model.lora import CHANGEABLE, Lora
@@ -49,7 +50,7 @@ OpenNetwork = Callable[[str], Network]
 
 
 class Components:
-    """The networks of a bundle, for one thread at a time."""
+    """The networks of a bundle. Threads that use them take turns."""
 
     def __init__(
         self,
@@ -78,6 +79,8 @@ class Components:
         self.provider: Provider = provider
         self.threads = threads
         self.mode: MemoryMode = budget.choose(self.bundle.manifest, Demand.usual(bundle.manifest), provider).mode
+        self.turns = Turns()
+        """Who takes a turn has the networks, their weights and the memory mode to itself for as long."""
         self.seconds_loading = 0.0
         self.loras: tuple[Lora, ...] = ()
         """What changes the weights, in this order."""
@@ -101,11 +104,14 @@ class Components:
             InvalidRequestError: an input is missing, unknown, or of a shape that does not fit.
             InferenceError: ONNX Runtime failed.
             BundleDamagedError, OperatorUnavailableError, ProviderUnavailableError: see `GraphSession`.
+            PocketDiffusionError: it was cancelled; the reason.
 
         """
-        if role not in self._loaded:
-            self._load(role)
-        return self._loaded[role].run(*more, **inputs)
+        with self.turns.turn():
+            self.turns.cancellation.check()
+            if role not in self._loaded:
+                self._load(role)
+            return self._loaded[role].run(*more, **inputs)
 
     def expect(self, role: str) -> None:
         """Begin to load a network that will be needed soon, beside what is computed until then.
@@ -166,16 +172,17 @@ class Components:
 
     def close(self) -> None:
         """Give back the memory of all loaded networks; they are loaded again when they are needed."""
-        self._granted = None
-        for role in list(self._coming):
-            self._give_up(role)
-        if not self._loaded:
-            return
-        while self._loaded:
-            self._loaded.popitem()[1].close()
-        if self._shares_arena:
-            renew_shared_arena()  # which gives the last one back
-            self._shares_arena = False
+        with self.turns.turn():
+            self._granted = None
+            for role in list(self._coming):
+                self._give_up(role)
+            if not self._loaded:
+                return
+            while self._loaded:
+                self._loaded.popitem()[1].close()
+            if self._shares_arena:
+                renew_shared_arena()  # which gives the last one back
+                self._shares_arena = False
 
     def open_session(self, role: str) -> GraphSession:
         """Load a network anew, as the memory mode has it."""
@@ -183,6 +190,8 @@ class Components:
         component = manifest.component(role)
         self.bundle.check_files(component.graph, component.weights)
         self._prepare_arena()
+        # Where networks stay loaded, one that a cancelled drawing began to load is there for the next drawing.
+        cancellation = Cancellation() if self.mode.keep_sessions else self.turns.cancellation
         return GraphSession(
             self.bundle.root,
             role,
@@ -191,15 +200,18 @@ class Components:
             self.threads,
             expand_weights=self.mode.expands(role),
             arena=self.mode.arena,
-            replaced=changed_arrays(self.bundle, role, self.loras),
+            replaced=changed_arrays(self.bundle, role, self.loras, cancellation.check),
             oldest_onnxruntime=manifest.onnxruntime,
+            turns=self.turns,
         )
 
     def _load(self, role: str) -> None:
         if not self.mode.keep_sessions and any(_STAGES[other] != _STAGES[role] for other in self._loaded):
             self.close()
         start = time.perf_counter()
+        self.expect(role)
         if role in self._coming:
+            self.turns.cancellation.wait_for(self._coming[role])
             self._settle(role)
         else:
             self._loaded[role] = self._open(role)
@@ -213,6 +225,8 @@ class Components:
 
     def _give_up(self, role: str) -> None:
         """Wait for a network that is being loaded, if it is, and is not needed as it is: it need not load."""
+        if role in self._coming:
+            self.turns.cancellation.wait_for(self._coming[role])
         with suppress(Exception):
             self._settle(role)
 

@@ -3,7 +3,7 @@
 import math
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from pocket_diffusion.bundle import Bundle
 from pocket_diffusion.errors import InvalidRequestError
-from pocket_diffusion.layers import Layer, array_in, restore, store
+from pocket_diffusion.layers import Layer, read_array, restore, store
 from pocket_diffusion.model.lora import Lora
 
 Arrays = dict[str, NDArray[Any]]
@@ -39,15 +39,17 @@ class ChangedWeights:
     """Beside that, while they are made."""
 
 
-def changed_arrays(bundle: Bundle, component: str, loras: Sequence[Lora]) -> Arrays:
+def changed_arrays(
+    bundle: Bundle, component: str, loras: Sequence[Lora], check: Callable[[], None] = lambda: None
+) -> Arrays:
     """Return the arrays of a component's weights file that LoRAs change, by initializer.
 
     A few layers are changed at a time, in float32, within the memory that `changed_memory` tells. Int8 weights are
-    rounded anew, by new scales.
+    rounded anew, by new scales. `check` is called before each layer; what it raises ends the work.
 
     Raises:
         InvalidRequestError: a changed weight is not finite, or more than its storage holds.
-        BundleFormatError, BundleDamagedError: see `Bundle.layers` and `Bundle.check_files`.
+        BundleFormatError, BundleDamagedError: see `Bundle.layers` and `read_array`.
         CheckpointError: a LoRA's file is not what it was.
 
     """
@@ -56,15 +58,14 @@ def changed_arrays(bundle: Bundle, component: str, loras: Sequence[Lora]) -> Arr
         return {}
     table = bundle.layers(component)
     names = {name: users for name, users in names.items() if name in table.layers}  # a shallow graph has some alone
-    weights_file = bundle.manifest.component(component).weights
-    bundle.check_files(weights_file)  # a mapped file that has become shorter would end the process
-    weights = np.memmap(bundle.path(weights_file), np.uint8, "r")
+    weights = bundle.path(bundle.manifest.component(component).weights)
     room = Room(_room_for(table.layers[name] for name in names))
 
     def change(name: str) -> Arrays:
+        check()
         layer, users = table.layers[name], names[name]
         with room.taken(working_bytes(layer)):
-            changed = with_loras(component, name, restore(layer, partial(array_in, weights, layer)), users)
+            changed = with_loras(component, name, restore(layer, partial(read_array, weights, layer)), users)
             try:
                 return {stored.initializer: store(stored, changed) for stored in layer.stored}
             except InvalidRequestError as error:

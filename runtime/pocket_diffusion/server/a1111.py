@@ -12,13 +12,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from pocket_diffusion.drawing.images import open_picture, png_bytes, read_parameters
 from pocket_diffusion.drawing.resolve import AUTOMATIC
 from pocket_diffusion.drawing.samplers import SAMPLERS, find_sampler
 from pocket_diffusion.drawing.schedulers import SCHEDULERS, find_scheduler
 from pocket_diffusion.errors import Cancelled, InvalidRequestError
 from pocket_diffusion.order import Order
-from pocket_diffusion.server.answers import base64_text, decode_json, picture_texts, read_json, submit, wait
+from pocket_diffusion.server.answers import base64_text, decode_json, large_json, picture_texts, read_json, submit, wait
 from pocket_diffusion.server.jobs import Job, JobQueue
 from pocket_diffusion.server.orders import picture_bytes
 
@@ -87,7 +86,7 @@ async def progress(request: Request) -> Response:
     preview = None if job is None else await queue.preview(job)
     state = {
         "skipped": False,
-        "interrupted": job is not None and job.stop is not None,
+        "interrupted": job is not None and job.cancellation.reason is not None,
         "stopping_generation": False,
         "job": "" if job is None else "drawing",  # whoever knows its id can read and cancel it
         "job_count": len(queue),
@@ -108,7 +107,7 @@ async def progress(request: Request) -> Response:
 
 
 async def interrupt(request: Request) -> Response:
-    """Stop the drawing that runs, after its current step."""
+    """Stop the drawing that runs."""
     queue: JobQueue = request.app.state.queue
     if queue.running is not None:
         queue.cancel(queue.running, "the drawing was interrupted")
@@ -169,9 +168,9 @@ async def options(request: Request) -> Response:
 async def png_info(request: Request) -> Response:
     """Tell how a picture was made, as it says itself."""
     asked = await read_json(request, PngInfo)
-    async with request.app.state.decoding:
-        text, items = await asyncio.to_thread(read_parameters, picture_bytes(asked.image, "image"), "image")
-    return JSONResponse({"info": text, "items": items, "parameters": {}})
+    content = await picture_bytes(asked.image, "image")
+    texts = await request.app.state.uploads.texts(request, content, "image")
+    return large_json({"info": texts.get("parameters", ""), "items": texts, "parameters": {}})
 
 
 async def loras(request: Request) -> Response:
@@ -191,7 +190,7 @@ async def embeddings(request: Request) -> Response:
 
 async def refresh(request: Request) -> Response:
     """Look for LoRAs and embeddings again."""
-    async with request.app.state.decoding:
+    async with request.app.state.checking:
         await asyncio.to_thread(request.app.state.queue.pipeline.adapters.refresh)
     return JSONResponse(None)
 
@@ -245,7 +244,7 @@ async def _draw(request: Request, *, from_picture: bool) -> Response:
         await wait(request, job)
     wanted = job.pictures and answer["parameters"]["send_images"]
     answer["images"] = await picture_texts(request, job) if wanted else []
-    return JSONResponse({**answer, "info": json.dumps(info)})
+    return large_json({**answer, "info": json.dumps(info)})
 
 
 async def _submit(request: Request, *, from_picture: bool) -> tuple[Job, dict[str, Any], dict[str, Any]]:
@@ -255,12 +254,16 @@ async def _submit(request: Request, *, from_picture: bool) -> tuple[Job, dict[st
         raise InvalidRequestError(f"a setting's name has at most {_MOST_OF_A_NAME} characters")
     sent = {name: value for name, value in sent.items() if bytes(value) != b"null"}
     _check_features(sent)
-    known = {name: value for name, value in sent.items() if name in Generation.__struct_fields__}
-    asked = decode_json(msgspec.json.encode(known), Generation)
+    asked = await asyncio.to_thread(_known, sent)
     _check_options(request, {k: v for k, v in asked.override_settings.items() if k != _CLIP_SKIP})
     job = await submit(request, await _order(request, asked, from_picture=from_picture))
     parameters = msgspec.to_builtins(msgspec.structs.replace(asked, init_images=(), mask=None))
     return job, {"parameters": parameters}, _info(job, _without_effect(job, sent, asked))
+
+
+def _known(sent: dict[str, msgspec.Raw]) -> Generation:
+    known = {name: value for name, value in sent.items() if name in Generation.__struct_fields__}
+    return decode_json(msgspec.json.encode(known), Generation)
 
 
 async def _order(request: Request, asked: Generation, *, from_picture: bool) -> Order:
@@ -268,10 +271,10 @@ async def _order(request: Request, asked: Generation, *, from_picture: bool) -> 
         raise InvalidRequestError("img2img takes one of `init_images`, and txt2img none")
     mask = None
     if from_picture and asked.mask is not None:
-        mask = picture_bytes(asked.mask, "mask")
+        content = await picture_bytes(asked.mask, "mask")
+        mask = await request.app.state.uploads.picture(request, content, "mask")
         if asked.inpainting_mask_invert:
-            async with request.app.state.decoding:
-                mask = await asyncio.to_thread(_inverted, mask)
+            mask = ImageOps.invert(mask)
     manifest = request.app.state.queue.pipeline.bundle.manifest
     by_instructions = manifest.follows_instructions
     # Clients send these whatever the model; `_without_effect` names them.
@@ -287,7 +290,7 @@ async def _order(request: Request, asked: Generation, *, from_picture: bool) -> 
         clip_skip=asked.override_settings.get(_CLIP_SKIP, 1),
         seed=None if asked.seed == -1 else asked.seed,
         count=asked.batch_size * asked.n_iter,
-        image=picture_bytes(asked.init_images[0], "init_images") if from_picture else None,
+        image=await picture_bytes(asked.init_images[0], "init_images") if from_picture else None,
         mask=mask,
         strength=None if by_instructions else asked.denoising_strength,
     )
@@ -398,7 +401,3 @@ def _check_options(request: Request, wanted: object) -> None:
         if name not in current or value != current[name]:
             possible = f"can only be {current[name]!r}" if name in current else f"is none of {', '.join(current)}"
             raise InvalidRequestError(f"option {name!s} {possible} here")
-
-
-def _inverted(mask: bytes) -> bytes:
-    return png_bytes(ImageOps.invert(open_picture(mask, "mask")))

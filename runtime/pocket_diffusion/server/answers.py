@@ -10,6 +10,7 @@ import msgspec
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
 
 from pocket_diffusion.drawing.adapters import ModelChanges
 from pocket_diffusion.drawing.caches import CacheSetting
@@ -17,6 +18,7 @@ from pocket_diffusion.drawing.resolve import Drawing
 from pocket_diffusion.errors import BusyError, Cancelled, InferenceError, InvalidRequestError, PocketDiffusionError
 from pocket_diffusion.order import Order
 from pocket_diffusion.pipeline import Pipeline
+from pocket_diffusion.server.clients import client_of
 from pocket_diffusion.server.jobs import Job, JobQueue
 from pocket_diffusion.server.limits import Limits
 from pocket_diffusion.server.orders import resolve_within
@@ -27,13 +29,25 @@ CHALLENGE = {"WWW-Authenticate": 'Basic realm="Pocket Diffusion", charset="UTF-8
 """With which browsers ask for the token."""
 RELEASE_BODY = "release_body"
 """In a request's state: says that its body is no longer in memory."""
-_RETRY_SECONDS = "10"
+_MOST_OF_A_MESSAGE = 600
+"""Characters."""
+_MOST_MARKS = 2**16
+_LARGE = 2**20
+"""Bytes of a body that may take longer to decode than the event loop should."""
+_LATER = {"Retry-After": "10"}
+_PIECE = 2**16
+"""Bytes; as much as uvicorn takes before it waits for the client."""
 _FAILED = "the server failed; its log says why"
 _log = logging.getLogger(__name__)
 
 
 def refusal(status: int, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
-    """Return an error in the form of OpenAI's API, with the `detail` where AUTOMATIC1111's has it."""
+    """Return an error in the form of OpenAI's API, with the `detail` where AUTOMATIC1111's has it.
+
+    A long message, which repeats what a client sent, loses its middle.
+    """
+    if len(message) > _MOST_OF_A_MESSAGE:
+        message = f"{message[: _MOST_OF_A_MESSAGE // 2]} … {message[-_MOST_OF_A_MESSAGE // 2 :]}"
     kind = "invalid_request_error" if status < 500 else "server_error"
     error = {"message": message, "type": kind, "param": None, "code": None}
     # OpenAI's clients would otherwise have drawn again what was cancelled or failed.
@@ -41,12 +55,38 @@ def refusal(status: int, message: str, headers: dict[str, str] | None = None) ->
     return JSONResponse({"error": error, "detail": message}, status, {**again, **(headers or {})})
 
 
+class LargeAnswer(Response):
+    """An answer that is sent bit by bit, so that it counts among the large ones until the client has read it."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it; or, while clients leave too much unread, a refusal."""
+        state = scope["app"].state
+        if state.unread and state.unread + len(self.body) > state.limits.answers_bytes:
+            busy = refusal(429, "too many large answers are not read yet; try again later", _LATER)
+            await busy(scope, receive, send)
+            return
+        state.unread += len(self.body)
+        try:
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            for begin in range(0, len(self.body), _PIECE):
+                piece = bytes(self.body[begin : begin + _PIECE])
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+            await send({"type": "http.response.body"})
+        finally:
+            state.unread -= len(self.body)
+
+
+def large_json(content: object) -> LargeAnswer:
+    """Return an answer in JSON that may be large."""
+    return LargeAnswer(msgspec.json.encode(content), media_type="application/json")
+
+
 async def on_error(request: Request, error: Exception) -> Response:
     """Answer an error: one line, no traceback, nothing of the server's insides."""
     if isinstance(error, HTTPException):
         return refusal(error.status_code, str(error.detail), dict(error.headers or {}))
     if isinstance(error, BusyError):
-        return refusal(429, str(error), {"Retry-After": _RETRY_SECONDS})
+        return refusal(429, str(error), _LATER)
     if isinstance(error, Cancelled):
         return refusal(409, str(error))
     if isinstance(error, InvalidRequestError | msgspec.ValidationError):
@@ -68,9 +108,11 @@ async def read_json(request: Request, kind: type[Body]) -> Body:
 
     Raises:
         msgspec.DecodeError: it is not JSON, or not of that form.
+        InvalidRequestError: it has too many values.
 
     """
-    return decode_json(b"".join([chunk async for chunk in request.stream()]), kind)  # `request.body()` would keep it
+    body = b"".join([chunk async for chunk in request.stream()])  # `request.body()` would keep it
+    return await asyncio.to_thread(decode_json, body, kind) if len(body) > _LARGE else decode_json(body, kind)
 
 
 def decode_json(body: bytes, kind: type[Body]) -> Body:
@@ -78,8 +120,12 @@ def decode_json(body: bytes, kind: type[Body]) -> Body:
 
     Raises:
         msgspec.DecodeError: it is not JSON, or not of that form.
+        InvalidRequestError: it has too many values: in 20 MB there is room for ten million, which take seconds.
 
     """
+    marks = sum(map(body.count, (b",", b"[", b"{")))  # of which Base64 has none
+    if marks > _MOST_MARKS:
+        raise InvalidRequestError(f"the body has {marks:,} commas and brackets; at most {_MOST_MARKS:,} are read")
     try:
         return msgspec.json.decode(body, type=kind)
     except (UnicodeDecodeError, RecursionError) as error:
@@ -95,13 +141,23 @@ async def submit(request: Request, order: Order) -> Job:
 
     """
     state = request.app.state
-    async with state.decoding:  # one at a time: pictures take memory, and prompts can take a second
+    order = await _with_pictures_read(request, order)
+    async with state.checking:  # one at a time: prompts can take a second
         checked = await asyncio.to_thread(_check, order, state.queue.pipeline, state.limits, state.usual_cache)
     release = getattr(request.state, RELEASE_BODY, None)
     if release is not None:
         release()
-    job: Job = state.queue.submit(*checked)
+    job: Job = state.queue.submit(*checked, client=client_of(request.scope))
     return job
+
+
+async def _with_pictures_read(request: Request, order: Order) -> Order:
+    pictures = {}
+    for name in ("image", "mask"):
+        content = getattr(order, name)
+        if isinstance(content, bytes):
+            pictures[name] = await request.app.state.uploads.picture(request, content, name)
+    return msgspec.structs.replace(order, **pictures)
 
 
 async def wait(request: Request, job: Job) -> None:

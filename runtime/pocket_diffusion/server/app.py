@@ -26,6 +26,7 @@ from pocket_diffusion.server.limits import Limits
 from pocket_diffusion.server.monitoring import Metrics
 from pocket_diffusion.server.openapi import describe
 from pocket_diffusion.server.pictures import PictureStore
+from pocket_diffusion.server.uploads import Uploads
 
 _PAGE = Path(__file__).parent / "page"
 _FAULTS = (HTTPException, ClientDisconnect, PocketDiffusionError, msgspec.DecodeError, Exception)
@@ -95,7 +96,9 @@ def create_app(
     app.state.usual_cache = usual_cache
     app.state.metrics = metrics
     app.state.queue = queue
-    app.state.decoding = asyncio.Lock()
+    app.state.uploads = Uploads(limits)
+    app.state.unread = 0
+    app.state.checking = asyncio.Lock()
     return app
 
 

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import ipaddress
 import secrets
+from collections import Counter
 from collections.abc import Collection
 from urllib.parse import urlsplit
 
@@ -12,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pocket_diffusion.server.answers import CHALLENGE, RELEASE_BODY, refusal
+from pocket_diffusion.server.clients import client_of
 from pocket_diffusion.server.limits import Limits
 from pocket_diffusion.server.monitoring import Metrics
 
@@ -40,15 +42,15 @@ class Guard:
         self._hosts = hosts
         self._limits = limits
         self._metrics = metrics
-        self._bodies = 0
-        """Bytes of bodies that are being received and checked."""
+        self.bodies: Counter[str] = Counter()
+        """Bytes of bodies that are being received and checked, by client."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuse a request, or pass it on."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        status, body = 500, _Body(self)
+        status, body = 500, _Body(self.bodies, client_of(scope), self._limits)
         scope.setdefault("state", {})[RELEASE_BODY] = body.release
 
         async def send_guarded(message: Message) -> None:
@@ -135,26 +137,28 @@ class Guard:
 class _Body:
     """How much of one request's body is in memory."""
 
-    def __init__(self, guard: Guard) -> None:
-        self._guard = guard
+    def __init__(self, bodies: Counter[str], client: str, limits: Limits) -> None:
+        self._bodies = bodies
+        self._client = client
+        self._limits = limits
         self._bytes = 0
-        self._released = False
 
     def add(self, size: int) -> None:
-        """Count what came; raise HTTPException where that is too much, of this request or of all."""
-        limits = self._guard._limits
+        """Count what came; raise HTTPException where it is too much of one request, or leaves others too little."""
+        free = self._limits.bodies_bytes - self._bodies.total()
         self._bytes += size
-        self._guard._bodies += size
-        if self._bytes > limits.body_bytes:
-            raise _too_large(limits)
-        if self._guard._bodies > limits.bodies_bytes:
+        self._bodies[self._client] += size
+        if self._bytes > self._limits.body_bytes:
+            raise _too_large(self._limits)
+        if self._bodies[self._client] > free:
             raise HTTPException(429, "too much is being uploaded at once; try again later", {"Connection": "close"})
 
     def release(self) -> None:
         """Count it no longer."""
-        if not self._released:
-            self._released = True
-            self._guard._bodies -= self._bytes
+        self._bodies[self._client] -= self._bytes
+        self._bytes = 0
+        if not self._bodies[self._client]:
+            del self._bodies[self._client]
 
 
 def _too_large(limits: Limits) -> HTTPException:

@@ -1,10 +1,10 @@
-"""Drawings that wait, run and are done: one at a time, in order, each to be followed and cancelled."""
+"""Drawings that wait, run and are done: one at a time, clients in turn, each to be followed and cancelled."""
 
 import asyncio
 import logging
 import secrets
 import time
-from collections import deque
+from bisect import insort
 from collections.abc import AsyncIterator, Sequence
 from contextlib import closing
 from enum import StrEnum
@@ -21,8 +21,10 @@ from pocket_diffusion.errors import (
     Cancelled,
     InferenceError,
     InvalidRequestError,
+    OutputError,
     PocketDiffusionError,
 )
+from pocket_diffusion.machine.turns import Cancellation
 from pocket_diffusion.pipeline import Pipeline
 from pocket_diffusion.result import Latents, Step
 from pocket_diffusion.server.limits import Limits
@@ -53,9 +55,19 @@ class Job:
     """One drawing. Its fields are changed in the event loop's thread alone."""
 
     def __init__(
-        self, drawing: Drawing, model: str, arithmetic: str, changes: ModelChanges, warnings: Sequence[str] = ()
+        self,
+        drawing: Drawing,
+        model: str,
+        arithmetic: str,
+        changes: ModelChanges,
+        warnings: Sequence[str] = (),
+        client: str = "",
     ) -> None:
         self.id = secrets.token_urlsafe(16)
+        self.client = client
+        """Whom it is drawn for."""
+        self.turn = 0.0
+        """When it is drawn, among those that wait: in units of `work` that each client was given before."""
         self.drawing = drawing
         """Without its pictures once the job is over: they take memory."""
         self.settings = [settings(drawing, index, model, arithmetic, changes) for index in range(drawing.count)]
@@ -75,8 +87,8 @@ class Job:
         self.error: PocketDiffusionError | None = None
         self.began = 0.0
         """On the monotonic clock."""
-        self.stop: PocketDiffusionError | None = None
-        """Why it is to stop at the next step; read by the thread that draws."""
+        self.cancellation = Cancellation()
+        """Ends it while it is drawn."""
         self.followers = 0
         self.abandoning: asyncio.TimerHandle | None = None
         """Runs since the last follower left."""
@@ -118,6 +130,9 @@ class Job:
 class JobQueue:
     """Draws one job after another in a thread, for as long as there are any.
 
+    Clients share the time evenly, however many jobs each has (start-time fair queueing; Goyal, Vin & Cheng 1996). None
+    has more places than it leaves free (dynamic thresholds; Choudhury & Hahne 1998), so that others find some.
+
     All methods are for the event loop's thread.
     """
 
@@ -127,7 +142,10 @@ class JobQueue:
         self.running: Job | None = None
         self._limits = limits
         self._metrics = metrics
-        self._waiting: deque[Job] = deque()
+        self._waiting: list[Job] = []
+        """In the order in which they will be drawn."""
+        self._turn = 0.0
+        """Of the job that was begun last."""
         self._jobs: dict[str, Job] = {}
         self._worker: asyncio.Task[None] | None = None
         self._closed = False
@@ -140,21 +158,35 @@ class JobQueue:
 
     # What clients do.
 
-    def submit(self, drawing: Drawing, warnings: Sequence[str] = (), changes: ModelChanges = NO_CHANGES) -> Job:
+    def submit(
+        self,
+        drawing: Drawing,
+        warnings: Sequence[str] = (),
+        changes: ModelChanges = NO_CHANGES,
+        client: str = "",
+    ) -> Job:
         """Queue a drawing, with what is to be said of its prompts and what it is drawn with beyond the bundle.
 
         Raises:
-            BusyError: the queue is full, or the server is about to stop.
+            BusyError: the client has its share of the queue, or the server is about to stop.
 
         """
         if self._closed:
             raise BusyError("the server is about to stop; try another one, or later")
-        job = Job(drawing, self.pipeline.name, self.pipeline.arithmetic, changes, warnings)
-        pixels = sum(one.waiting_pixels for one in (job, *self._waiting)) if job.waiting_pixels else 0
-        if len(self._waiting) >= self._limits.queue or pixels > self._limits.waiting_pixels:
-            raise BusyError(f"{len(self._waiting)} drawings are waiting already, and no more can; try again later")
+        job = Job(drawing, self.pipeline.name, self.pipeline.arithmetic, changes, warnings, client)
+        mine = [one for one in self._waiting if one.client == client]
+        free = self._limits.queue - len(self._waiting)
+        free_pixels = self._limits.waiting_pixels - sum(one.waiting_pixels for one in self._waiting)
+        pixels = sum(one.waiting_pixels for one in (job, *mine)) if job.waiting_pixels else 0
+        if len(mine) >= free or pixels > free_pixels:
+            raise BusyError(
+                f"{len(self._waiting)} drawings are waiting already, {len(mine)} of them yours, "
+                "and no more of yours can; try again later"
+            )
+        begun = [self.running] if self.running is not None and self.running.client == client else []
+        job.turn = max([self._turn, *(one.turn + one.work for one in (*begun, *mine))])
         self._jobs[job.id] = job
-        self._waiting.append(job)
+        insort(self._waiting, job, key=lambda one: one.turn)
         self._forget_the_oldest()
         if self._worker is None:
             self._worker = asyncio.get_running_loop().create_task(self._work())
@@ -165,13 +197,20 @@ class JobQueue:
         return self._jobs.get(job_id)
 
     def cancel(self, job: Job, why: str = "the drawing was cancelled") -> None:
-        """End a job: at once where it waits, after the current step where it is drawn."""
+        """End a job: at once where it waits, within moments where it is drawn."""
         if job.state is State.QUEUED:
             self._waiting.remove(job)
             self._finish(job, State.CANCELLED, Cancelled(why))
             self._tell_those_who_wait()
         elif job.state is State.RUNNING:
-            job.stop = job.stop or Cancelled(why)
+            job.cancellation.cancel(Cancelled(why))
+
+    def forget(self, job: Job) -> None:
+        """Delete the pictures of a job that is over, and let nobody find the job any more."""
+        for name in job.pictures:
+            self.pictures.delete(name)
+        job.pictures = []
+        self._jobs.pop(job.id, None)
 
     def position(self, job: Job) -> int:
         """Return how many jobs come before it, the one that is drawn among them; 0 where none does."""
@@ -245,7 +284,8 @@ class JobQueue:
     async def _work(self) -> None:
         try:
             while self._waiting:
-                self.running = job = self._waiting.popleft()
+                self.running = job = self._waiting.pop(0)
+                self._turn = job.turn
                 job.state, job.began = State.RUNNING, time.monotonic()
                 job.change()
                 self._tell_those_who_wait()
@@ -261,6 +301,8 @@ class JobQueue:
 
     async def _outcome(self, job: Job) -> tuple[State, PocketDiffusionError | None]:
         loop = asyncio.get_running_loop()
+        late = InvalidRequestError(f"the drawing took longer than {self._limits.seconds:g} s; ask for less")
+        timer = loop.call_later(self._limits.seconds, job.cancellation.cancel, late)
         try:
             job.pictures = await asyncio.to_thread(self._draw, job, loop)
         except asyncio.CancelledError:  # the event loop ends; the thread, for which that waits, should too
@@ -270,32 +312,34 @@ class JobQueue:
             return State.CANCELLED, stopped
         except InvalidRequestError as error:
             return State.FAILED, error
+        except OutputError as error:
+            _log.error("a picture cannot be kept: %s", error)
+            return State.FAILED, InferenceError("the server cannot keep pictures; its log says why")
         except Exception:  # of which only the log may say more: there are paths in it
             _log.exception("a drawing failed")
             return State.FAILED, InferenceError("the drawing failed; the server's log says why")
+        finally:
+            timer.cancel()
         return State.DONE, None
 
     def _draw(self, job: Job, loop: asyncio.AbstractEventLoop) -> list[str]:
         """Draw in a thread of its own and return the pictures' names."""
+        drawing = job.drawing
+        self.pictures.make_room(drawing.count * drawing.width * drawing.height)
         if self._can_preview is None:
-            self._can_preview = self._prepare_previews()
-        with closing(self.pipeline.steps(job.drawing)) as steps:
+            self._can_preview = self._prepare_previews(job.cancellation)
+        with closing(self.pipeline.steps(drawing, cancellation=job.cancellation)) as steps:
             for step in steps:
-                if time.monotonic() - job.began > self._limits.seconds:
-                    raise InvalidRequestError(f"the drawing took longer than {self._limits.seconds:g} s; ask for less")
-                if job.stop is not None:
-                    raise job.stop
                 loop.call_soon_threadsafe(self._stepped, job, step)
             return self.pictures.add(steps.result)
 
-    def _prepare_previews(self) -> bool:
+    def _prepare_previews(self, cancellation: Cancellation) -> bool:
         try:
-            self.pipeline.previewer.prepare()
+            self.pipeline.prepare_previews(cancellation)
         except Exception:  # a picture without previews is better than none
+            cancellation.check()
             _log.exception("there will be no previews")
             return False
-        finally:
-            self.pipeline.components.close()  # the memory of that graph was not weighed
         return True
 
     def _look(self, predicted: Latents) -> bytes | None:

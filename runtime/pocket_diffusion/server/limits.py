@@ -16,14 +16,23 @@ class Limits:
     """How long a client may take to send a request's body."""
     bodies_bytes: int = 128 * 2**20
     """Of all requests that are being received and checked."""
+    answers_bytes: int = 64 * 2**20
+    """Of all large answers that clients have not read yet."""
     prompt_characters: int = 4000
+    # of a picture that is sent
+    reading_seconds: int = 15
+    """Of the processor's time."""
+    reading_bytes: int = 512 * 2**20
+    """Of memory, in a process of its own."""
+    readings: int = 2
+    """At once, of different clients."""
     # of a drawing
     pixels: int = 1024 * 1024
     """Of one picture."""
     steps: int = 150
     count: int = 16
     seconds: float = 3600.0
-    """How long one drawing may take; it is stopped at the next step."""
+    """How long one drawing may take."""
     # of the server
     queue: int = 256
     """Drawings that wait."""

@@ -1,5 +1,6 @@
 """Figures for Prometheus, and whether the server is alive."""
 
+import logging
 import time
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
@@ -10,6 +11,7 @@ from starlette.routing import Route
 
 from pocket_diffusion.version import __version__
 
+_log = logging.getLogger(__name__)
 _SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000)
 
 
@@ -53,9 +55,13 @@ class Metrics:
         self.drawing_seconds.labels(state).observe(seconds)
 
 
-async def healthz(_: Request) -> Response:
-    """Answer that the server is alive."""
-    return JSONResponse({"status": "ok", "version": __version__})
+async def healthz(request: Request) -> Response:
+    """Answer that the server is alive, and whether it can keep what it draws; the log says why it cannot."""
+    fault = request.app.state.queue.pictures.fault()
+    if fault is None:
+        return JSONResponse({"status": "ok", "version": __version__})
+    _log.error("pictures cannot be kept: %s", fault)
+    return JSONResponse({"status": "pictures cannot be kept", "version": __version__}, 503)
 
 
 async def metrics(request: Request) -> Response:

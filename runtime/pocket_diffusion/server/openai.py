@@ -1,12 +1,12 @@
 """OpenAI's images API, so that its clients draw here by changing their `base_url`."""
 
-import asyncio
 import re
 import reprlib
 import time
 from typing import Any, Literal
 
 import msgspec
+from PIL import Image
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
@@ -14,10 +14,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from pocket_diffusion.drawing.images import png_bytes, transparency_as_mask
 from pocket_diffusion.errors import InvalidRequestError
 from pocket_diffusion.order import Order
-from pocket_diffusion.server.answers import picture_texts, picture_url, read_json, submit, wait
+from pocket_diffusion.server.answers import large_json, picture_texts, picture_url, read_json, submit, wait
 from pocket_diffusion.server.jobs import Job
 
 _MOST_TEXT = 2**16
@@ -91,11 +90,9 @@ async def edits(request: Request) -> Response:
         asked = msgspec.convert(texts, Generation, strict=False)  # numbers come as text
     except msgspec.ValidationError as error:
         raise InvalidRequestError(str(error)) from None
-    if mask is not None:
-        async with request.app.state.decoding:
-            mask = await asyncio.to_thread(_white_where_transparent, mask)
-    job = await _submit(request, asked, image, mask)
-    del form, request._form, image, mask, texts  # which would wait with the client otherwise
+    repainted = None if mask is None else await request.app.state.uploads.transparency(request, mask, "mask")
+    job = await _submit(request, asked, image, repainted)
+    del form, request._form, image, mask, repainted, texts  # which would wait with the client otherwise
     return await _answer(request, job, asked.response_format)
 
 
@@ -120,7 +117,9 @@ ROUTES = [
 ]
 
 
-async def _submit(request: Request, asked: Generation, image: bytes | None = None, mask: bytes | None = None) -> Job:
+async def _submit(
+    request: Request, asked: Generation, image: bytes | None = None, mask: Image.Image | None = None
+) -> Job:
     for name, possible in _POSSIBLE.items():
         value = getattr(asked, name)
         if value is not None and value not in possible:
@@ -146,7 +145,7 @@ async def _answer(request: Request, job: Job, response_format: str | None) -> Re
     else:
         data = [{"b64_json": text} for text in await picture_texts(request, job)]
     facts = job.settings[0]
-    return JSONResponse(
+    return large_json(
         {
             "created": int(time.time()),
             "data": data,
@@ -176,7 +175,3 @@ async def _content(form: FormData, name: str) -> bytes | None:
     if len(files) > 1:
         raise InvalidRequestError(f"`{name}` has {len(files)} files; send one")
     return await files[0].read() if files else None
-
-
-def _white_where_transparent(mask: bytes) -> bytes:
-    return png_bytes(transparency_as_mask(mask))

@@ -14,7 +14,7 @@ from pocket_diffusion.drawing.resolve import bundle_obstacle
 from pocket_diffusion.drawing.samplers import SAMPLERS, find_sampler
 from pocket_diffusion.drawing.schedulers import SCHEDULERS
 from pocket_diffusion.order import Order
-from pocket_diffusion.server.answers import base64_text, picture_url, read_json, submit, wait
+from pocket_diffusion.server.answers import LargeAnswer, base64_text, picture_url, read_json, submit, wait
 from pocket_diffusion.server.jobs import Job, State
 from pocket_diffusion.server.openapi import Operation
 
@@ -183,10 +183,13 @@ async def read_job(request: Request) -> Response:
     return _json(await view(request, _job(request)))
 
 
-async def cancel_job(request: Request) -> Response:
-    """Cancel a drawing: at once where it waits, after the current step where it is drawn."""
-    job = _job(request)
-    request.app.state.queue.cancel(job)
+async def delete_job(request: Request) -> Response:
+    """Cancel a drawing; or, where it is over, forget it and delete its pictures."""
+    job, queue = _job(request), request.app.state.queue
+    if job.state.is_final:
+        queue.forget(job)
+        return _json(await view(request, job))
+    queue.cancel(job)
     return _json(await view(request, job), 202)
 
 
@@ -287,7 +290,7 @@ async def read_adapters(request: Request) -> Response:
 
 async def refresh_adapters(request: Request) -> Response:
     """Look for LoRAs and embeddings again, and answer which there are."""
-    async with request.app.state.decoding:
+    async with request.app.state.checking:
         await asyncio.to_thread(request.app.state.queue.pipeline.adapters.refresh)
     return _json(_adapters(request))
 
@@ -297,7 +300,7 @@ async def read_picture(request: Request) -> Response:
     content = await asyncio.to_thread(request.app.state.queue.pictures.read, request.path_params["name"])
     if content is None:
         raise HTTPException(404, "there is no such picture (any more)")
-    return Response(content, media_type="image/png", headers=_PICTURE_HEADERS)
+    return LargeAnswer(content, media_type="image/png", headers=_PICTURE_HEADERS)
 
 
 async def generate(request: Request) -> Response:
@@ -322,7 +325,15 @@ OPERATIONS = [
     Operation("POST", "/api/adapters/refresh", refresh_adapters, answers={200: Adapters}),
     Operation("POST", "/api/jobs", create_job, body=Order, answers={202: JobView, **_REFUSED}),
     Operation("GET", "/api/jobs/{id}", read_job, answers={200: JobView, **_NOT_FOUND}),
-    Operation("DELETE", "/api/jobs/{id}", cancel_job, answers={202: JobView, **_NOT_FOUND}),
+    Operation(
+        "DELETE",
+        "/api/jobs/{id}",
+        delete_job,
+        answers={200: JobView, 202: JobView, **_NOT_FOUND},
+        notes="202: the drawing is cancelled, at once where it waits and within moments where it is drawn; its events "
+        "end with the state `cancelled`, and it can still be asked for. 200: the drawing was over; its pictures are "
+        "deleted, and its id is not found any more.",
+    ),
     Operation(
         "GET",
         "/api/jobs/{id}/events",
@@ -332,7 +343,13 @@ OPERATIONS = [
         notes="The events are named by the job's state, and each carries its view as JSON. A drawing whose last "
         "follower goes away is cancelled after some seconds; one that nobody ever followed is drawn.",
     ),
-    Operation("GET", "/pictures/{name}", read_picture, answers={200: bytes, **_NOT_FOUND}, media_type="image/png"),
+    Operation(
+        "GET",
+        "/pictures/{name}",
+        read_picture,
+        answers={200: bytes, 429: "Clients leave too much unread; try again later.", **_NOT_FOUND},
+        media_type="image/png",
+    ),
     Operation(
         "POST",
         "/generate",

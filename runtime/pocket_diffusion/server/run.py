@@ -5,6 +5,7 @@ import ipaddress
 import logging
 import socket
 import sys
+from collections import Counter
 from collections.abc import Callable, Collection
 
 import uvicorn
@@ -13,6 +14,7 @@ from starlette.applications import Starlette
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from pocket_diffusion.errors import InvalidRequestError
+from pocket_diffusion.server.clients import client_at
 from pocket_diffusion.server.guard import ANY_ADDRESS
 
 _HEAD_SECONDS = 15.0
@@ -21,20 +23,30 @@ _READ_SECONDS = 60.0
 """How long a client may read nothing of what fills the buffers."""
 _CONNECTIONS = 1000
 """At most, and no more than half of the files that the process may have open."""
+_SHARE = 4
+"""One client has at most one in so many of them."""
 _LAST_SECONDS = 10
 """How long clients may take, at the end, to be told so."""
 
 
 class PunctualProtocol(H11Protocol):
-    """uvicorn's, which would wait for ever for the rest of a request, and for an answer to be read."""
+    """uvicorn's, which would wait for ever for the rest of a request, and for an answer to be read.
 
+    Where there are too many connections, those make room that wait for a request: they cost a client nothing, and a
+    browser opens another.
+    """
+
+    connections: "set[PunctualProtocol]"  # type: ignore[assignment] # all are of this class
+    _client = ""
     _deadline: asyncio.TimerHandle | None = None
     _unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's
-        """Expect a request soon."""
+        """Expect a request soon, unless there is no room."""
         super().connection_made(transport)
+        self._client = client_at(self.client[0] if self.client else "")
         self._expect_head()
+        self._make_room()
 
     def data_received(self, data: bytes) -> None:
         """Expect the rest of a head that has begun, and the end of a body that was answered already."""
@@ -59,6 +71,20 @@ class PunctualProtocol(H11Protocol):
         self._expect_nothing()
         self._expect_reading_no_more()
         super().connection_lost(exc)
+
+    def _make_room(self) -> None:
+        """Hang up on one connection of a client that has too many; or, of too many in all, of one that has the most."""
+        most, counts = _most_connections(), Counter(one._client for one in self.connections)
+        if counts[self._client] > most // _SHARE:
+            client = self._client
+        elif len(self.connections) > most:
+            client = counts.most_common(1)[0][0]
+        else:
+            return
+        idle = [one for one in self.connections if one._client == client and one._deadline is not None]
+        least = min(idle, key=lambda one: one._deadline.when() if one._deadline else 0.0, default=self)
+        least._expect_nothing()
+        least.transport.abort()
 
     def _expect_head(self) -> None:
         if self._deadline is None:
@@ -98,7 +124,6 @@ class Server(uvicorn.Server):
             log_config=None,
             access_log=False,
             server_header=False,
-            limit_concurrency=_most_connections(),
             timeout_graceful_shutdown=_LAST_SECONDS,
         )
         logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # every malformed request would be a warning
@@ -113,7 +138,7 @@ class Server(uvicorn.Server):
         self._on_started()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Cancel what is drawn, after its current step."""
+        """Cancel what is drawn."""
         self._on_stopping()
         await self._app.state.queue.close()
         await super().shutdown(sockets)

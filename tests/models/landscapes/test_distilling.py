@@ -15,7 +15,7 @@ from pocket_diffusion import Pipeline
 from pocket_diffusion.bundle import Bundle
 from pocket_diffusion.drawing.samplers import SAMPLERS
 from pocket_diffusion.drawing.schedulers import make_levels
-from pocket_diffusion.layers import array_in, restore
+from pocket_diffusion.layers import read_array, restore
 from pocket_diffusion.pipeline import DEFAULT_BUNDLE
 from pocket_models.config import TextEncoderConfig, UNetConfig
 from pocket_models.landscapes import schedule
@@ -76,9 +76,9 @@ def embedded(vocabulary: Vocabulary) -> tuple[Painter, VAE]:
 def bundled_weights(component: str) -> dict[str, Tensor]:
     """Return a network's weights as they are published."""
     bundle = Bundle.open(DEFAULT_BUNDLE)
-    file = np.fromfile(bundle.path(bundle.manifest.component(component).weights), np.uint8)
+    file = bundle.path(bundle.manifest.component(component).weights)
     layers = bundle.layers(component).layers
-    return {name: torch.from_numpy(restore(layer, partial(array_in, file, layer))) for name, layer in layers.items()}
+    return {name: torch.from_numpy(restore(layer, partial(read_array, file, layer))) for name, layer in layers.items()}
 
 
 def changes_of(painter: Painter, size: float) -> LowRank:

@@ -23,6 +23,15 @@ BOMBS = {
     "a frozen set as a key": (b"}(K\1\x91Ns.", "a key that is neither text nor a whole number"),
     "a shape as a key": (b"}ctorch\nSize\n)\x85RNs.", "a key that is neither text nor a whole number"),
     "a tensor of a tensor": (b"(" + REBUILD + b"(K\1K\0))tR.", "a tensor of no storage"),
+    "a storage whose name takes for ever": (
+        REBUILD + b"(" + STORAGE.replace(b"X\1\0\0\x000", DOUBLED) + b"K\0K\1\x85K\1\x85tR.",
+        "an unknown kind of storage",
+    ),
+    "a tensor of yes and no": (REBUILD + b"(" + STORAGE + b"K\0\x88\x85\x88\x85tR.", "whose sizes are no numbers"),
+    "a tensor of overlaps": (
+        b"}K\1" + tensor_opcodes("0", 1, (120_000, 120_000), (1, 1)) + b"s.",
+        "a tensor claims more than it holds",
+    ),
     "a tensor of no numbers": (REBUILD + b"(" + STORAGE + b"K\0)\x85)\x85tR.", "whose sizes are no numbers"),
     "a tensor of many sides": (ITEMS + b"0" + REBUILD + b"(" + STORAGE + b"K\0h\1h\1tR.", "of too many sides"),
     "a shape of many sides, to be copied": (ITEMS + b"0ctorch\nSize\nh\1\x85R.", "a shape of too many sides"),
@@ -113,12 +122,23 @@ def test_a_large_number_for_an_object_costs_nothing(tmp_path: Path) -> None:
 
 def test_refuses_a_pickle_or_a_directory_larger_than_any_checkpoint_needs(tmp_path: Path) -> None:
     path = write_zip(tmp_path / "a.pt", b"}" * (2 * 2**20 + 1))
-    with pytest.raises(CheckpointError, match="its pickle has over 2 MB; no checkpoint needs that"):
+    with pytest.raises(CheckpointError, match="its pickle is compressed or has over 2 MB; no checkpoint needs"):
         read_tensor_file(path)
     with zipfile.ZipFile(path, "w") as archive:
         for number in range(33):
             archive.writestr(zipfile.ZipInfo(f"{number:065000}"), b"")
     with pytest.raises(CheckpointError, match="its directory has over 2 MB"):
+        read_tensor_file(path)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_refuses_a_compressed_pickle(tmp_path: Path, method: int) -> None:
+    """Of two of the methods, Python unpacks all that a part of the file makes at once, however little is asked for."""
+    path = tmp_path / "a.pt"
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr("a/data.pkl", b"\x80\x02}X\1\0\0\0a" + tensor_opcodes("0", 1, (1,), (1,)) + b"s.")
+        archive.writestr(zipfile.ZipInfo("a/data/0"), bytes(4))
+    with pytest.raises(CheckpointError, match="its pickle is compressed or has over 2 MB; no checkpoint needs"):
         read_tensor_file(path)
 
 

@@ -56,8 +56,44 @@ def test_refuses_files_that_are_none(tmp_path: Path) -> None:
         find_tokenizer(place, [], CLIP_TOKENS)
     with (place / "vocab.json").open("wb") as file:
         file.truncate(2**35)  # sparse
-    with pytest.raises(CheckpointError, match="is no file of CLIP's tokenizer: it has over 32 MB"):
+    with pytest.raises(CheckpointError, match="cannot be read: Over 33,554,432 bytes"):
         find_tokenizer(place, [], CLIP_TOKENS)
+
+
+FRAMES = {"<|startoftext|>": 0, "<|endoftext|>": 1}
+
+
+@pytest.mark.parametrize(
+    ("vocab", "merges", "why"),
+    [
+        ({"a": 2}, "#version: 0.2\nno merge at all\n", r"the line 'no merge at all', which is no pair of tokens"),
+        ({"a": 2}, "#version: 0.2\n\n", r"the line '', which is no pair"),
+        ({"a": 2, "b": 3}, "a b\n", "Token `ab` out of vocabulary"),
+        ({"a": 2, "ab": 3}, "a b\n", "Token `b` out of vocabulary"),
+        ({"a": 2}, "\x1b[2J \x1b\n", r"Token `.x1b\[2J` out of vocabulary"),
+        ({"a": 2, "b": 2}, "", "two tokens of one id"),
+        ({"a": 2.5}, "", "Expected `int`"),
+        ({"a": -1}, "", "Expected `int` >= 0"),
+        ({"a": json.loads('{"a":' * 500 + "1" + "}" * 500)}, "", "Expected `int`, got `object`"),
+    ],
+    ids=["words", "empty line", "no token", "no part", "terminal", "two of one id", "fraction", "negative", "nested"],
+)
+def test_refuses_files_that_no_prompt_can_be_read_with(
+    tmp_path: Path, vocab: dict[str, object], merges: str, why: str
+) -> None:
+    place = write_tokenizer(tmp_path / "place")
+    (place / "vocab.json").write_text(json.dumps(FRAMES | vocab))
+    (place / "merges.txt").write_text(merges)
+    with pytest.raises(CheckpointError, match=f"is not CLIP's .*{why}") as caught:
+        find_tokenizer(place, [], CLIP_TOKENS)
+    assert str(caught.value).isprintable()
+
+
+def test_lines_may_end_as_windows_ends_them(tmp_path: Path) -> None:
+    place = write_tokenizer(tmp_path / "place")
+    (place / "vocab.json").write_text(json.dumps(FRAMES | {"a": 2, "b": 3, "ab": 4}))
+    (place / "merges.txt").write_bytes(b"#version: 0.2\r\na b\r\n")
+    assert find_tokenizer(place, [], CLIP_TOKENS).size == 5
 
 
 @pytest.mark.parametrize("name", ["special_tokens_map.json", "tokenizer_config.json"])

@@ -1,10 +1,6 @@
-"""Whatever people have as pictures becomes RGB or is refused; what is written is whole or not there."""
+"""Pictures become arrays and back; what is written is whole or not there."""
 
-import struct
-import zlib
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +9,6 @@ from PIL import Image
 from pocket_diffusion.drawing.images import (
     check_output_format,
     fitting_size,
-    open_picture,
     save_picture,
     to_array,
     to_mask,
@@ -29,127 +24,6 @@ def half_red(width: int = 16, height: int = 8) -> Image.Image:
     image = Image.new("RGB", (width, height), WHITE)
     image.paste(RED, (0, 0, width // 2, height))
     return image
-
-
-def as_cmyk(path: Path) -> None:
-    half_red().convert("CMYK").save(path, "TIFF")
-
-
-def as_palette(path: Path) -> None:
-    image = half_red().convert("RGBA")
-    image.putpixel((0, 0), (0, 0, 0, 0))
-    image.quantize(8).save(path, "PNG")
-
-
-def as_png(path: Path) -> None:
-    half_red().save(path, "PNG")
-
-
-@pytest.mark.parametrize("write", [as_cmyk, as_palette, as_png])
-def test_modes_become_rgb(tmp_path: Path, write: Callable[[Path], None]) -> None:
-    write(tmp_path / "picture")
-    image = open_picture(tmp_path / "picture")
-    assert (image.mode, image.size) == ("RGB", (16, 8))
-    np.testing.assert_allclose(image.getpixel((4, 4)), RED, atol=8)
-    np.testing.assert_allclose(image.getpixel((12, 4)), WHITE, atol=8)
-
-
-def test_transparency_becomes_white(tmp_path: Path) -> None:
-    palette = Image.new("P", (4, 4), 0)
-    palette.putpalette([0, 0, 0, 255, 0, 0])
-    palette.putpixel((3, 3), 1)
-    palette.save(tmp_path / "palette.png", transparency=0)
-    image = open_picture(tmp_path / "palette.png")
-    assert image.getpixel((0, 0)) == WHITE
-    assert image.getpixel((3, 3)) == RED
-    assert open_picture(Image.new("LA", (2, 2), (0, 0))).getpixel((0, 0)) == WHITE
-
-
-def test_16_bit_grey_is_scaled_not_cut_off(tmp_path: Path) -> None:
-    levels = np.array([[0, 257, 32768, 65535]], np.uint16)
-    Image.fromarray(levels).save(tmp_path / "grey.png")
-    assert np.asarray(open_picture(tmp_path / "grey.png"))[0, :, 0].tolist() == [0, 1, 128, 255]
-
-
-def test_nearly_black_16_bit_grey_stays_black() -> None:
-    assert np.asarray(open_picture(Image.fromarray(np.array([[0, 1]], np.uint16)))).max() == 0
-
-
-def test_float_grey_from_0_to_1_is_scaled() -> None:
-    assert np.asarray(open_picture(Image.fromarray(np.float32([[0, 0.5, 1]]))))[0, :, 0].tolist() == [0, 128, 255]
-
-
-def test_a_picture_turned_by_exif_is_upright(tmp_path: Path) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6  # turn by 90 degrees clockwise to see it
-    half_red().save(tmp_path / "turned.jpg", exif=exif, quality=95)
-    image = open_picture(tmp_path / "turned.jpg")
-    assert image.size == (8, 16)
-    np.testing.assert_allclose(image.getpixel((4, 2)), RED, atol=30)
-
-
-def test_a_photograph_with_a_preview_beside_it_is_read(tmp_path: Path) -> None:
-    half_red().save(tmp_path / "photo.jpg", "MPO", save_all=True, append_images=[half_red(8, 4)])
-    assert open_picture(tmp_path / "photo.jpg").size == (16, 8)
-
-
-def animated(path: Path) -> None:
-    half_red().save(path, "GIF", save_all=True, append_images=[Image.new("RGB", (16, 8))])
-
-
-def truncated(path: Path) -> None:
-    Image.effect_noise((64, 64), 50).save(path, "PNG")
-    path.write_bytes(path.read_bytes()[:1500])
-
-
-def chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-
-def claiming(width: int, height: int) -> Callable[[Path], None]:
-    def write(path: Path) -> None:
-        header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-        body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
-        path.write_bytes(b"\x89PNG\r\n\x1a\n" + body)
-
-    return write
-
-
-@pytest.mark.parametrize(
-    ("write", "why"),
-    [
-        (animated, r"animated \(2 frames\); give a still one"),
-        (truncated, "damaged or cannot be read"),
-        (claiming(11_000, 10_000), r"11000 x 10000 pixels; at most 50,000,000 .*reduce it"),
-        (claiming(60_000, 60_000), r"too many pixels; at most 50,000,000 .*reduce it"),
-        (lambda path: path.write_text("hello"), r"not a picture that can be read \(PNG, JPEG"),
-        (lambda path: path.write_bytes(b""), "not a picture"),
-        (lambda path: path.mkdir(), "cannot be read"),
-        (lambda path: None, "there is no such mask"),
-    ],
-    ids=["animated", "truncated", "bomb", "larger bomb", "text", "empty", "folder", "missing"],
-)
-def test_what_is_no_still_picture_is_refused_before_it_is_decoded(
-    tmp_path: Path, write: Callable[[Path], Any], why: str
-) -> None:
-    path = tmp_path / "picture"
-    write(path)
-    with pytest.raises(InvalidRequestError, match=why) as caught:
-        open_picture(path, "mask")
-    assert str(path) in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-def test_an_opened_picture_that_turns_out_damaged_is_refused(tmp_path: Path) -> None:
-    truncated(tmp_path / "picture")
-    with Image.open(tmp_path / "picture") as image, pytest.raises(InvalidRequestError, match="damaged"):
-        open_picture(image)
-
-
-@pytest.mark.parametrize("thing", [3, np.zeros((8, 8, 3), np.uint8)])
-def test_what_stands_for_no_picture_is_refused(thing: object) -> None:
-    with pytest.raises(InvalidRequestError, match="must be a path, a file's bytes or a Pillow image"):
-        open_picture(thing)
 
 
 @pytest.mark.parametrize(
@@ -219,9 +93,3 @@ def test_a_place_that_is_no_folder_is_an_output_error(tmp_path: Path, folder: st
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="cannot be written"):
         save_picture(half_red(), tmp_path / folder / "a.png", "", {})
-
-
-def test_a_missing_picture_is_a_missing_file_too(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError) as caught:
-        open_picture(tmp_path / "nowhere.png")
-    assert isinstance(caught.value, InvalidRequestError)

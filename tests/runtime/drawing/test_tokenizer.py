@@ -92,9 +92,17 @@ def test_the_comma_is_known_where_there_is_one(tmp_path: Path) -> None:
     assert ClipTokenizer(tmp_path / "vocab.json", tmp_path / "merges.txt", spec).comma_id is None
 
 
+def test_ids_may_leave_gaps(tmp_path: Path) -> None:
+    """An export takes such a vocabulary, so that drawing has to."""
+    (tmp_path / "vocab.json").write_text(json.dumps({"a</w>": 7, "a": 8, "<|startoftext|>": 9, "<|endoftext|>": 11}))
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n")
+    spec = TokenizerSpec(vocab="v", merges="m", max_tokens=77, start_id=9, end_id=11, pad_id=11)
+    assert ClipTokenizer(tmp_path / "vocab.json", tmp_path / "merges.txt", spec).tokens("a") == [7]
+
+
 def test_ids_beyond_the_vocabulary_are_refused() -> None:
     spec = TokenizerSpec(vocab="v", merges="m", max_tokens=77, start_id=START, end_id=END, pad_id=END + 1)
-    with pytest.raises(BundleFormatError, match="too few"):
+    with pytest.raises(BundleFormatError, match="has no token 49408, which the bundle frames a prompt with"):
         ClipTokenizer(CLIP_FILES / "vocab.json", CLIP_FILES / "merges.txt", spec)
 
 

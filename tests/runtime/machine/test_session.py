@@ -1,5 +1,6 @@
 """Graphs from strangers are refused before they are run, and inputs before they reach ONNX Runtime."""
 
+import os
 import re
 import subprocess
 import sys
@@ -8,10 +9,12 @@ from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
 from pocket_diffusion import Pipeline, PocketDiffusionError
+from pocket_diffusion import graph as graph_module
 from pocket_diffusion.bundle import COMPONENTS, Manifest, read_manifest
 from pocket_diffusion.errors import (
     BundleDamagedError,
@@ -41,7 +44,7 @@ def move_weights(bundle: Path, manifest: Manifest, location: str) -> Path:
     return outside
 
 
-@pytest.mark.parametrize("form", ["../{}", "/tmp/{}"])
+@pytest.mark.parametrize("form", ["../{}", "/tmp/{}", "{}"])
 def test_a_graph_whose_weights_lie_elsewhere_is_refused_and_they_are_never_mapped(
     bundle: Path, manifest: Manifest, edit_manifest: Callable[..., None], run_cli: Callable[..., Any], form: str
 ) -> None:
@@ -50,13 +53,16 @@ def test_a_graph_whose_weights_lie_elsewhere_is_refused_and_they_are_never_mappe
     outside = move_weights(bundle, manifest, location)
     try:
         edit_manifest(lambda _: None)  # sizes and sha256s that agree
-        with pytest.raises(BundleDamagedError, match="cannot load"):
+        with pytest.raises(BundleDamagedError, match="which is none of its files in the manifest"):
             load_unet(bundle)
         assert outside.name not in Path("/proc/self/maps").read_text()
         exact = ("-m", bundle, "--arithmetic", "exact")
         outcome = run_cli("generate", "a lake", *exact, "--steps", 1, "--width", 64, "--height", 64)
         assert outcome.code == 2
         assert "unet.onnx" in outcome.error
+        outcome = run_cli("verify", bundle)
+        assert outcome.code == 1
+        assert "unet.onnx reads '" in outcome.err
     finally:
         outside.unlink()
 
@@ -102,6 +108,34 @@ def test_weights_truncated_after_the_bundle_was_opened_are_an_error(bundle: Path
         pipeline.generate("a lake", width=64, height=64, steps=1)
 
 
+@pytest.mark.parametrize("write", ["truncate", "overwrite"])
+def test_mapped_weights_that_something_writes_to_are_an_error(bundle: Path, manifest: Manifest, write: str) -> None:
+    weights = bundle / manifest.unet.weights
+    unet = load_unet(bundle)
+    unet.run(**unet_inputs(manifest))
+    before = weights.stat()
+    with weights.open("r+b") as file:
+        if write == "truncate":
+            file.truncate(1000)
+        else:
+            file.write(b"other numbers")
+    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns + 1))  # file systems count time in ticks
+    with pytest.raises(BundleDamagedError, match=r"unet\.weights was written to while it was in use; load"):
+        unet.run(**unet_inputs(manifest))
+
+
+@pytest.mark.parametrize("replace", [True, False], ids=["replaced", "gone"])
+def test_mapped_weights_outlive_their_name(bundle: Path, manifest: Manifest, replace: bool) -> None:
+    """As when another export takes the bundle's place."""
+    weights = bundle / manifest.unet.weights
+    unet = load_unet(bundle)
+    expected = unet.run(**unet_inputs(manifest))["noise"]
+    weights.unlink()
+    if replace:
+        weights.write_bytes(b"other numbers")
+    np.testing.assert_array_equal(unet.run(**unet_inputs(manifest))["noise"], expected)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "lacking"),
     [
@@ -120,7 +154,10 @@ def test_an_operator_that_onnxruntime_lacks_is_named_with_the_version_needed(
     old: bytes,
     new: bytes,
     lacking: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    known = graph_module.OPERATORS | {"Cozz", "com.microsoft:MultiHeadAttentiox"}
+    monkeypatch.setattr(graph_module, "OPERATORS", known)
     graph = bundle / manifest.unet.graph
     changed, count = re.subn(old, lambda _: new, graph.read_bytes())
     assert count > 0
@@ -162,16 +199,39 @@ def test_a_closed_session_cannot_be_run(pipeline: Pipeline, manifest: Manifest) 
 
 
 @pytest.mark.parametrize("kind", ["inputs", "outputs"])
-def test_a_graph_that_is_not_the_one_described_is_refused(
-    bundle: Path, edit_manifest: Callable[..., None], kind: str
-) -> None:
-    def change(data: dict[str, Any]) -> None:
-        data["unet"][kind][0].update(name="other")
-        for one in (data["unet"], data["unet"]["int8"]):  # shallow graphs have the inputs and outputs of the whole
-            one["shallow"][kind][0].update(name="other")
-
-    edit_manifest(change)
+def test_a_graph_that_is_not_the_one_described_is_refused(pipeline: Pipeline, manifest: Manifest, kind: str) -> None:
+    first, *others = getattr(manifest.unet, kind)
+    described = msgspec.structs.replace(
+        manifest.unet, **{kind: (msgspec.structs.replace(first, name="other"), *others)}
+    )
     with pytest.raises(BundleDamagedError, match=f"has the {kind} .* not those of the manifest"):
+        GraphSession(pipeline.bundle.root, "unet", described, "cpu")
+
+
+def test_a_graph_that_the_exporter_would_not_write_is_refused(
+    bundle: Path, manifest: Manifest, edit_manifest: Callable[..., None], run_cli: Callable[..., Any]
+) -> None:
+    """Its operator would be run: this ONNX Runtime knows it."""
+    graph = bundle / manifest.unet.graph
+    changed, count = re.subn(rb'"\x03Sin', b'"\x03Tan', graph.read_bytes())
+    assert count > 0
+    graph.write_bytes(changed)
+    edit_manifest(lambda _: None)
+    with pytest.raises(BundleDamagedError, match="uses the operator 'Tan', which no exported graph has; update"):
+        load_unet(bundle)
+    assert run_cli("verify", bundle).code == 1
+
+
+def test_a_graph_that_is_a_pipe_or_has_no_end_is_refused(bundle: Path, manifest: Manifest) -> None:
+    graph = bundle / manifest.unet.graph
+    graph.unlink()
+    os.mkfifo(graph)
+    with pytest.raises(BundleDamagedError, match="cannot be read: Not a regular file"):
+        load_unet(bundle)
+    graph.unlink()
+    with graph.open("wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(BundleDamagedError, match="cannot be read: Over 16,777,216 bytes"):
         load_unet(bundle)
 
 
@@ -237,7 +297,8 @@ def test_threads_that_make_no_sense_are_refused(threads: object) -> None:
     assert len(str(caught.value)) < 100
 
 
-def test_threads_are_honoured() -> None:
+def test_threads_are_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pocket_diffusion.pipeline.cores", lambda: 3)
     for threads in (1, 3):
         unet = Pipeline.load(provider="cpu", threads=threads).components.open_session("unet")
         assert unet._session.get_session_options().intra_op_num_threads == threads
@@ -292,6 +353,18 @@ def test_a_missing_onnxruntime_says_which_extra_to_install(monkeypatch: pytest.M
         Pipeline.load()
     assert isinstance(e.value, ImportError)
     assert isinstance(e.value, PocketDiffusionError)
+
+
+def test_ctrl_c_while_onnxruntime_is_loaded_stays_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Finder:
+        def find_spec(self, name: str, *_: object) -> None:
+            if name == "onnxruntime":
+                raise ImportError("initialization failed") from KeyboardInterrupt()
+
+    monkeypatch.delitem(sys.modules, "onnxruntime", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Finder(), *sys.meta_path])
+    with pytest.raises(KeyboardInterrupt):
+        session.onnxruntime()
 
 
 def test_an_onnxruntime_that_does_not_load_says_why(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -109,6 +109,22 @@ def test_cancelling_stops_between_steps(client: TestClient) -> None:
     assert last["error"] == "the drawing was cancelled"
 
 
+def test_a_job_that_is_over_is_forgotten_with_its_pictures(client: TestClient) -> None:
+    kept, job = create(client), create(client, count=2)
+    (_, others), (_, last) = events(client, kept["id"])[-1], events(client, job["id"])[-1]
+    answer = client.delete(f"/api/jobs/{job['id']}")
+    assert answer.status_code == 200
+    assert answer.json() == {**last, "pictures": []}
+    for path in (f"/api/jobs/{job['id']}", *(each["url"] for each in last["pictures"])):
+        assert client.get(path).status_code == 404
+    assert client.delete(f"/api/jobs/{job['id']}").status_code == 404
+    assert picture(client, others["pictures"][0]["url"]).size == (64, 64)  # which is another job's
+    cancelled = create(client, steps=100, width=256, height=256)
+    assert client.delete(f"/api/jobs/{cancelled['id']}").status_code == 202
+    assert events(client, cancelled["id"])[-1][0] == "cancelled"
+    assert client.delete(f"/api/jobs/{cancelled['id']}").status_code == 200
+
+
 @pytest.mark.filterwarnings("default::pocket_diffusion.drawing.prompt.PromptWarning")
 @pytest.mark.parametrize(
     ("prompt", "why"), [("a lake <lora:moss:0.8>", "LoRA 'moss' is not loaded"), ("a (lake", "bracket")]
@@ -224,14 +240,14 @@ def test_a_wrong_method_is_refused_as_json(client: TestClient) -> None:
 
 
 def test_a_full_queue_says_when_to_come_again(client: TestClient) -> None:
-    jobs = [create(client, steps=100, width=256, height=256) for _ in range(LIMITS.queue)]
+    jobs = [create(client, steps=100, width=256, height=256) for _ in range(LIMITS.queue // 2)]
     answers = [client.post("/api/jobs", json={"prompt": "a lake", **SMALL}) for _ in range(1000)]
     statuses = [answer.status_code for answer in answers]
     assert set(statuses) <= {202, 429}
     assert statuses.count(202) <= 5  # as many as were finished meanwhile
     assert len(client.app.state.queue) <= LIMITS.queue + 1
     assert answers[-1].headers["retry-after"] == "10"
-    assert "no more can" in answers[-1].json()["error"]["message"]
+    assert "no more of yours can" in answers[-1].json()["error"]["message"]
     for job in jobs:
         client.delete(f"/api/jobs/{job['id']}")
 
@@ -241,7 +257,7 @@ def test_the_page_and_its_parts_are_served_and_fetch_nothing_from_elsewhere(clie
     assert page.headers["content-type"].startswith("text/html")
     assert "default-src 'self'" in page.headers["content-security-policy"]
     assert "http" not in page.text
-    for part in ("style.css", "page.js", "server.js", "source.js", "gallery.js"):
+    for part in ("style.css", "page.js", "server.js", "source.js", "gallery.js", "sketch.js"):
         answer = client.get(f"/page/{part}")
         assert answer.status_code == 200
         assert "//" not in answer.text.replace("// ", "").replace("/**", "")

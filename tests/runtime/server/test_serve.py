@@ -1,5 +1,6 @@
 """`pocket-diffusion serve`, as a process of its own: who is let in, slow and sudden clients, and the end."""
 
+import contextlib
 import http.client
 import json
 import socket
@@ -142,9 +143,56 @@ def test_a_client_that_does_not_read_is_hung_up_on(impatient: SimpleNamespace, m
             time.sleep(0.05)
 
 
+def connect(server: SimpleNamespace, address: str, said: bytes) -> socket.socket:
+    client = socket.create_connection(("127.0.0.1", server.port), timeout=30, source_address=(address, 0))
+    client.sendall(said)
+    return client
+
+
+def answers(client: socket.socket) -> bool:
+    """Tell whether a request is answered on a connection."""
+    with contextlib.suppress(OSError):
+        client.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        return client.recv(1000).startswith(b"HTTP/1.1 200")
+    return False
+
+
+@pytest.fixture
+def few_places(impatient: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """A patient server of 16 connections, four for each client."""
+    monkeypatch.setattr(run, "_HEAD_SECONDS", 60)
+    monkeypatch.setattr(run, "_CONNECTIONS", 16)
+    return impatient
+
+
+@pytest.mark.parametrize("addresses", [["127.0.0.1"], [f"127.0.0.{i}" for i in range(1, 9)]], ids=["one", "many"])
+def test_half_sent_requests_keep_nobody_out(few_places: SimpleNamespace, addresses: list[str]) -> None:
+    with contextlib.ExitStack() as stack:
+        for _ in range(40 // len(addresses)):
+            for address in addresses:
+                stack.enter_context(connect(few_places, address, b"GET / HTTP/1.1\r\nX-"))
+        for address in ("127.0.0.1", "127.0.0.99"):
+            assert answers(stack.enter_context(connect(few_places, address, b"")))
+        assert len(few_places.server.server_state.connections) <= 16
+
+
+def test_a_client_holds_no_more_than_its_share(few_places: SimpleNamespace) -> None:
+    uploading = b"POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\n"
+    with contextlib.ExitStack() as stack:
+        for _ in range(4):
+            stack.enter_context(connect(few_places, "127.0.0.1", uploading))
+        deadline = time.monotonic() + 30
+        connections = few_places.server.server_state.connections
+        while len([one for one in connections if one._deadline is None]) < 4:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert not answers(stack.enter_context(connect(few_places, "127.0.0.1", b"")))
+        assert answers(stack.enter_context(connect(few_places, "127.0.0.2", b"")))
+
+
 def test_a_request_that_takes_longer_than_its_head_may_is_answered(impatient: SimpleNamespace) -> None:
-    with socket.create_connection(("127.0.0.1", impatient.port), timeout=60) as client:
-        body = json.dumps({"prompt": "a lake", "size": "256x256", "steps": 60}).encode()
+    with socket.create_connection(("127.0.0.1", impatient.port), timeout=300) as client:
+        body = json.dumps({"prompt": "a lake", "size": "64x64", "steps": 100}).encode()
         head = f"POST /v1/images/generations HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
         client.sendall(head.encode() + body)
         assert client.recv(1000).startswith(b"HTTP/1.1 200")

@@ -11,6 +11,7 @@ import msgspec
 from pocket_diffusion.bundle import SHALLOW_UNET, Bundle
 from pocket_diffusion.checkpoint.tensor_file import read_tensor_file
 from pocket_diffusion.errors import CheckpointError, InvalidRequestError
+from pocket_diffusion.files import open_regular
 from pocket_diffusion.layers import LayerTable
 from pocket_diffusion.model.file_hash import FileHash, FileState
 from pocket_diffusion.model.lora.adapter_settings import AdapterSettings, settings_of_diffusers, settings_of_peft
@@ -153,7 +154,7 @@ def read_lora_for(path: Path, tables: Mapping[str, LayerTable]) -> LoraFile:
 def _settings_beside(path: Path) -> dict[str, AdapterSettings]:
     """Return the settings in PEFT's file, which are of both networks."""
     try:
-        with (path.parent / _SETTINGS_NAME).open("rb") as file:
+        with open_regular(path.parent / _SETTINGS_NAME) as file:
             settings = settings_of_peft(file.read(_LARGEST_SETTINGS))
     except OSError:
         return {}

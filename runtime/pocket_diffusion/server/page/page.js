@@ -1,7 +1,8 @@
 // The page: a form becomes an order, the order a job, the job a picture, and the picture a place in the gallery.
 
 import { Gallery } from "./gallery.js";
-import { cancelJob, createJob, followJob, readAdapters, readModel, readSamplers } from "./server.js";
+import { createJob, deleteJob, followJob, readAdapters, readModel, readPicture, readSamplers } from "./server.js";
+import { Sketcher } from "./sketch.js";
 import { Source } from "./source.js";
 
 const JOB = "pocket-diffusion job";
@@ -12,12 +13,17 @@ const NUMBERS = ["width", "height", "steps", "guidance_scale", "image_guidance_s
 const CHOICES = ["sampler", "scheduler", "cache"];
 const CARRIED = ["guidance_rescale", "guidance_interval", "clip_skip", "token_downsampling", "loras"]; // settings without a field, as a picture has them
 const NOISE = ["eta", "s_noise"]; // likewise, of one sampler
+const SKETCH_STEPS = 6; // of the usual sampler, which then shows nearly all that is asked for
 const REUSED = ["prompt", "negative_prompt", "strength", ...CHOICES, ...NUMBERS];
 
 const source = new Source({
   chosen: at("chosen"), drop: at("drop"), picture: at("source-picture"), canvas: at("mask"), ring: at("ring"), brush: at("brush"),
-  onMask: tellStrength,
+  onChange: () => {
+    tellStrength();
+    sketchChange();
+  },
 });
+const sketcher = new Sketcher({ box: at("sketch"), order: sketchOrder, onSketch: lookAtSketch, onError: ({ message }) => tell(message) });
 const gallery = new Gallery(at("gallery-section"), at("gallery"), (picture) => {
   look(picture);
   reuse(picture.settings);
@@ -29,6 +35,7 @@ let leaving = false; // the page is about to go, and with it what it follows
 let carried = {}; // what a picture was drawn with beyond the form
 let tellSampler = () => {}; // until the lists are there
 let tellCache = () => {};
+let usualSteps = SKETCH_STEPS; // the model's own
 let usualStrength = () => 0.8; // the server's own
 let strengthIsChosen = false; // else the server's own goes by what is asked for
 let introduced = false; // whether the page knows what the server has
@@ -47,11 +54,21 @@ async function order() {
   for (const name of NUMBERS) {
     if (form[name].value !== "" && !form[name].disabled) asked[name] = Number(form[name].value);
   }
+  if (sketcher.seed !== null) asked.seed ??= sketcher.seed;
   Object.assign(asked, carried);
   const pictures = await source.order();
   Object.assign(asked, pictures);
   if (pictures.image && strengthIsChosen && !form.strength.disabled) asked.strength = Number(form.strength.value);
   return asked;
+}
+
+/** Return the order of a sketch of the form; null where that cannot be drawn. */
+async function sketchOrder() {
+  if (!form.prompt.value.trim() || !form.matches(":valid")) return null;
+  const asked = await order();
+  const least = asked.image && !form.strength.disabled ? Math.ceil(1 / form.strength.value) : 1; // with fewer, none would be drawn
+  const steps = Math.max(least, Math.min(asked.steps ?? usualSteps, usualSteps, SKETCH_STEPS));
+  return { ...asked, steps, count: 1, cache: "none" };
 }
 
 function reuse(settings) {
@@ -67,6 +84,18 @@ function reuse(settings) {
   tellSampler();
   tellStrength();
   keepForm();
+  sketcher.stop(); // which the picture's settings need not
+}
+
+/** The form was changed by hand. */
+function change() {
+  keepForm();
+  sketchChange();
+}
+
+/** Sketch what has changed, unless something is drawn. */
+function sketchChange() {
+  if (!busy) sketcher.change();
 }
 
 function keepForm() {
@@ -83,6 +112,7 @@ async function introduce() {
   const [model, choices, adapters] = await Promise.all([readModel(), readSamplers(), readAdapters()]);
   at("model").textContent = `${model.name}, ${model.width}\u00a0×\u00a0${model.height}`;
   for (const name of ["width", "height", "steps", "guidance_scale"]) form[name].placeholder = model[name];
+  usualSteps = model.steps;
   form.steps.max = model.max_steps;
   form.count.max = model.max_count;
   for (const name of ["width", "height"]) form[name].step = form[name].min = model.multiple;
@@ -124,7 +154,7 @@ function insert(text) {
   const gap = start && !/\s$/.test(value.slice(0, start)) ? " " : "";
   form.prompt.setRangeText(gap + text, start, end, "end");
   form.prompt.focus();
-  keepForm();
+  change();
 }
 
 /** Fill the lists of samplers and of the schedulers that go with the one that is chosen. */
@@ -179,23 +209,31 @@ function say(status, error = "") {
   at("error").textContent = error;
 }
 
-function show(url, alt, { isPreview }) {
+function show(url, alt, kinds = "") {
   const picture = at("picture");
   picture.src = url;
   picture.alt = alt;
-  picture.classList.toggle("preview", isPreview);
+  picture.className = kinds;
   picture.hidden = false;
   at("empty").hidden = true;
 }
 
 function look(picture) {
   looking = picture;
-  show(picture.url, `${picture.settings.prompt}, seed ${picture.seed}`, { isPreview: false });
+  show(picture.url, `${picture.settings.prompt}, seed ${picture.seed}`);
   at("download").href = picture.url;
   at("download").download = `${picture.seed}.png`;
   at("picture-actions").hidden = false;
   gallery.mark(picture.url);
   if (!busy) say(`${picture.settings.width} × ${picture.settings.height}, seed ${picture.seed}`);
+}
+
+function lookAtSketch({ url, prompt, steps }) {
+  show(url, `A sketch of ${prompt}`, "preview sketch");
+  at("picture-actions").hidden = true;
+  gallery.mark(null);
+  say("");
+  tell(`A sketch in ${steps} ${steps === 1 ? "step" : "steps"}`);
 }
 
 /** Show a line without having it read out, as often as it may change. */
@@ -217,7 +255,7 @@ function onView(view) {
   }
   if (view.preview) {
     at("picture-actions").hidden = true;
-    show(view.preview, "What is drawn so far", { isPreview: true });
+    show(view.preview, "What is drawn so far", "preview");
   }
 }
 
@@ -250,6 +288,7 @@ function end() {
 async function draw() {
   eager ||= !introduced; // drawn as soon as the page knows what the server has
   if (busy || !form.reportValidity()) return;
+  sketcher.stop();
   keepForm();
   begin();
   say("Sending");
@@ -276,19 +315,18 @@ function showLast() {
 async function waitFor(id) {
   job = id;
   sessionStorage.setItem(JOB, id);
-  if (stopping) await cancelJob(id);
+  if (stopping) await deleteJob(id);
   const view = await followJob(id, onView, () => tell("Connecting again"));
   sessionStorage.removeItem(JOB); // only now: a page that is left stops following, too
   end();
-  if (view.pictures.length) {
-    // By relative addresses, which hold behind any proxy.
-    const pictures = view.pictures.map((each) => ({ ...each, url: `pictures/${each.url.split("/").pop()}` }));
-    gallery.add(pictures);
-    look(pictures[0]);
+  if (view.state === "done" && !stopping) {
+    gallery.add(view.pictures);
+    look(view.pictures[0]);
     if (view.warnings.length) say(at("line").textContent, view.warnings.join(" "));
   } else {
     showLast();
-    say(view.state === "cancelled" ? `Cancelled: ${view.error}` : "", view.state === "failed" ? view.error : "");
+    if (view.state === "failed") say("", view.error);
+    else say(`Cancelled: ${view.error ?? "the drawing was done at that moment"}`);
   }
 }
 
@@ -297,14 +335,13 @@ async function chooseSource(file) {
     await source.choose(file);
     say("");
   } catch (error) {
+    sketcher.stop(); // by which the error would soon be replaced
     say("", error.message);
   }
 }
 
 async function startFrom(picture) {
-  const response = await fetch(picture.url);
-  if (!response.ok) throw new Error("The server does not have this picture any more.");
-  await chooseSource(await response.blob());
+  await chooseSource(await readPicture(picture.url));
   at("source").scrollIntoView({ block: "nearest" });
 }
 
@@ -314,7 +351,12 @@ form.addEventListener("submit", (event) => {
   event.preventDefault();
   draw();
 });
-form.addEventListener("input", keepForm);
+form.addEventListener("input", change);
+at("sketch").addEventListener("input", ({ target }) => {
+  if (target.checked || !at("picture").classList.contains("sketch")) return;
+  tell("");
+  showLast();
+});
 // A number that is wrong cannot be pointed at while it is folded away.
 form.addEventListener("invalid", ({ target }) => (at("settings").open ||= at("settings").contains(target)), true);
 form.strength.addEventListener("input", () => {
@@ -328,7 +370,7 @@ form.sampler.addEventListener("input", () => {
 });
 at("cancel").onclick = () => {
   stopping = true;
-  if (job) cancelJob(job).catch((error) => say("", error.message));
+  if (job) deleteJob(job).catch((error) => say("", error.message));
 };
 at("defaults").onclick = () => {
   for (const name of [...CHOICES, ...NUMBERS]) form[name].value = "";
@@ -337,7 +379,7 @@ at("defaults").onclick = () => {
   tellSampler();
   tellCache();
   tellStrength();
-  keepForm();
+  change();
 };
 at("file").onchange = ({ target }) => {
   if (target.files.length) chooseSource(target.files[0]);
@@ -352,6 +394,7 @@ at("reuse").onclick = () => reuse(looking.settings);
 at("start-from-it").onclick = () => startFrom(looking).catch((error) => say("", error.message));
 
 window.addEventListener("beforeunload", () => (leaving = true));
+window.addEventListener("pagehide", () => sketcher.stop());
 document.addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) draw();
   if (event.key === "Escape" && !event.isComposing && !at("cancel").hidden) at("cancel").click();

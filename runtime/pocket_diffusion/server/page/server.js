@@ -1,13 +1,16 @@
 // What the page asks of the server. Paths are relative, so that the application can be mounted anywhere.
 
-/** Return the answer's JSON, or throw an Error with the server's own words. */
-async function ask(path, options = {}) {
-  let response;
+async function reach(path, options) {
   try {
-    response = await fetch(path, options);
+    return await fetch(path, options);
   } catch {
     throw new Error("The server cannot be reached.");
   }
+}
+
+/** Return the answer's JSON, or throw an Error with the server's own words. */
+async function ask(path, options = {}) {
+  const response = await reach(path, options);
   const answer = await response.json().catch(() => ({}));
   if (!response.ok) throw new Error(answer.error?.message ?? `The server answered ${response.status}.`);
   return answer;
@@ -16,7 +19,9 @@ async function ask(path, options = {}) {
 export const readModel = () => ask("api/model");
 export const readSamplers = () => ask("api/samplers");
 export const readAdapters = () => ask("api/adapters");
-export const cancelJob = (id) => ask(`api/jobs/${id}`, { method: "DELETE" });
+
+/** Cancel a job; or, where it is over, delete its pictures. This is sent even while the page is being left. */
+export const deleteJob = (id) => ask(`api/jobs/${id}`, { method: "DELETE", keepalive: true });
 
 export const createJob = (order) =>
   ask("api/jobs", {
@@ -25,8 +30,15 @@ export const createJob = (order) =>
     body: JSON.stringify(order),
   });
 
+/** Return a picture's file. */
+export async function readPicture(url) {
+  const response = await reach(url);
+  if (!response.ok) throw new Error("The server does not have this picture any more.");
+  return response.blob();
+}
+
 /** Call `onView` with each view of a job until it is over, and `onGap` where the connection broke; resolve to the last. */
-export function followJob(id, onView, onGap) {
+export function followJob(id, onView = () => {}, onGap = () => {}) {
   return new Promise((resolve, reject) => {
     const events = new EventSource(`api/jobs/${id}/events`);
     const end = (settle, value) => {
@@ -36,6 +48,7 @@ export function followJob(id, onView, onGap) {
     for (const state of ["queued", "running", "done", "failed", "cancelled"]) {
       events.addEventListener(state, ({ data }) => {
         const view = JSON.parse(data);
+        for (const picture of view.pictures) picture.url = `pictures/${picture.url.split("/").pop()}`;
         onView(view);
         if (!["queued", "running"].includes(state)) end(resolve, view);
       });

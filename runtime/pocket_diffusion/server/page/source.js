@@ -4,9 +4,9 @@ const LONGEST = 768; // of the mask's sides, in pixels
 const KEYS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
 export class Source {
-  /** `onMask` is called where a mask may have been painted or cleared. */
-  constructor({ chosen, drop, picture, canvas, ring, brush, onMask }) {
-    Object.assign(this, { chosen, drop, picture, canvas, ring, brush, onMask });
+  /** `onChange` is called where the picture or its mask may have changed. */
+  constructor({ chosen, drop, picture, canvas, ring, brush, onChange }) {
+    Object.assign(this, { chosen, drop, picture, canvas, ring, brush, onChange });
     this.pointer = null; // the one that paints
     this.paper = canvas.getContext("2d");
     this.file = null;
@@ -57,13 +57,13 @@ export class Source {
     this.isMasked = false;
     this.chosen.hidden = true;
     this.drop.hidden = false;
-    this.onMask();
+    this.onChange();
   }
 
   clearMask() {
     this.paper.clearRect(0, 0, this.canvas.width, this.canvas.height);
     this.isMasked = false;
-    this.onMask();
+    this.onChange();
   }
 
   /** Return {image, mask} in Base64 for an order, as far as there are any. */
@@ -107,7 +107,7 @@ export class Source {
     this.paper.stroke();
     this.last = to;
     this.isMasked = true;
-    this.onMask();
+    this.onChange();
   }
 
   onKey(event) {
