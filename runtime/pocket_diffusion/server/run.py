@@ -85,6 +85,7 @@ class PunctualProtocol(H11Protocol):
         least = min(idle, key=lambda one: one._deadline.when() if one._deadline else 0.0, default=self)
         least._expect_nothing()
         least.transport.abort()
+        self.connections.discard(least)  # at once, for others may be made before the loop tells that it is lost
 
     def _expect_head(self) -> None:
         if self._deadline is None:

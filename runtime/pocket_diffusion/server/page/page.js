@@ -40,6 +40,7 @@ let usualStrength = () => 0.8; // the server's own
 let strengthIsChosen = false; // else the server's own goes by what is asked for
 let introduced = false; // whether the page knows what the server has
 let eager = false; // asked to draw before it knew
+let changed = false; // likewise, the form was filled in
 let stopping = false; // asked for before there was a job to cancel
 
 // What the form says.
@@ -93,8 +94,9 @@ function change() {
   sketchChange();
 }
 
-/** Sketch what has changed, unless something is drawn. */
+/** Sketch what has changed, unless something is drawn; as soon as the page knows what the server has. */
 function sketchChange() {
+  changed ||= !introduced;
   if (!busy) sketcher.change();
 }
 
@@ -439,6 +441,7 @@ try {
     busy = false;
     if (gallery.pictures.length) look(gallery.pictures[0]);
     if (eager) draw();
+    else if (changed) sketcher.change();
   }
 } catch (error) {
   if (!leaving) sessionStorage.removeItem(JOB); // the server has forgotten it
