@@ -22,11 +22,11 @@ test: $(DEV)/installed $(LIGHT)/installed
 
 test-light: $(LIGHT)/installed
 	$(LIGHT)/bin/python -c "import importlib.util as u; assert not (u.find_spec('torch') or u.find_spec('onnx'))"
-	$(LIGHT)/bin/python -m pytest -q tests/runtime
+	$(LIGHT)/bin/python -m pytest -q tests/runtime tests/fuzz
 
 # Of the runtime's tests, those rooms that have comparisons with PyTorch and its company.
 test-dev: $(DEV)/installed
-	$(DEV)/bin/python -m pytest -q --ignore tests/runtime
+	$(DEV)/bin/python -m pytest -q --ignore tests/runtime --ignore tests/fuzz
 	$(DEV)/bin/python -m pytest -q tests/runtime/drawing tests/runtime/machine
 
 lint: $(DEV)/installed
