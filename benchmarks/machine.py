@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import without_amx
+from pocket_diffusion.machine.cpu import cores
 
 PACKAGES = ("pocket-diffusion", "onnxruntime", "onnxruntime-gpu", "numpy")
 """What the runtime runs on."""
@@ -32,7 +33,7 @@ def machine_facts(packages: Iterable[str] = PACKAGES) -> dict[str, Any]:
         "cpu": cpu.get("model name") or _board() or platform.machine(),
         "architecture": platform.machine(),
         "cores": os.cpu_count(),
-        "usable_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "usable_cores": cores(),
         "cpu_flags": [flag for flag in _FLAGS + _AMX_FLAGS + _ARM_FLAGS if flag in flags],
         "amx_withheld": "amx_tile" in flags and not without_amx.is_lent(),
         "memory_bytes": _kilobytes(memory.get("MemTotal")),

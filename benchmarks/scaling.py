@@ -14,6 +14,7 @@ from typing import Any
 from draw import draw_fresh
 from fresh_process import StageError
 from machine import machine_facts
+from pocket_diffusion.machine.cpu import cores
 from report import (
     SIDE_STEP,
     SMALLEST_SIDE,
@@ -44,8 +45,7 @@ _HEADER = ("step, s", "decode, s", "picture, s", "peak RSS, MB", "anonymous, MB"
 def points(workload: Workload) -> dict[str, dict[str, Workload]]:
     """Return what can be drawn, by what is varied and by its value."""
     shapes = [(_side(width * workload.width), _side(height * workload.height)) for width, height in SHAPES]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = [2**i for i in range(cores.bit_length()) if 2**i < cores] + [cores]
+    threads = [2**i for i in range(cores().bit_length()) if 2**i < cores()] + [cores()]
     return {
         "size": {f"{width}x{height}": replace(workload, width=width, height=height) for width, height in shapes},
         "threads": {str(number): replace(workload, threads=number) for number in threads},

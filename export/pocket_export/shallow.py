@@ -30,10 +30,10 @@ from pocket_diffusion.bundle import (
     TensorSpec,
     sha256_of,
 )
-from pocket_diffusion.cli.text import one_line
 from pocket_diffusion.errors import InvalidRequestError, ParityError, PocketDiffusionError
 from pocket_diffusion.layers import LayerTable
 from pocket_diffusion.machine.session import GraphSession
+from pocket_diffusion.text import one_line
 from pocket_diffusion.writer import BundleWriter, copy_tiny_vae
 from pocket_export.graph_file import write_graph
 

@@ -32,6 +32,8 @@ ends with: 2 where the request was at fault, 1 where the work failed.
 
 from typing import ClassVar
 
+from pocket_diffusion.text import one_line
+
 _LONGEST_MESSAGE = 1000
 """Characters. A name or a value that a message shows may be a stranger's, and have millions."""
 
@@ -43,10 +45,7 @@ class PocketDiffusionError(Exception):
 
     def __str__(self) -> str:
         """Return the message as one printable line, whatever strangers' files and requests have put into it."""
-        line = " ".join(super().__str__().split())
-        if len(line) > _LONGEST_MESSAGE:  # what to do next stands at the end
-            line = f"{line[: _LONGEST_MESSAGE // 2]} … {line[-_LONGEST_MESSAGE // 2 :]}"
-        return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in line)
+        return one_line(super().__str__(), _LONGEST_MESSAGE)
 
 
 class InvalidRequestError(PocketDiffusionError, ValueError):

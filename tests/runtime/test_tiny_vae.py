@@ -1,7 +1,6 @@
 """A tiny VAE beside a bundle: read in all its forms, added, drawn with, and refused where it does not belong."""
 
 import errno
-import fcntl
 import json
 import os
 import re
@@ -31,6 +30,7 @@ from pocket_diffusion.errors import (
 from pocket_diffusion.importing.tiny_vae import add_tiny_vae
 from pocket_diffusion.machine.session import GraphSession
 from pocket_diffusion.pipeline import DEFAULT_BUNDLE
+from pocket_diffusion.scratch import ScratchFolder
 from pocket_diffusion.writer import NEW, OLD, BundleWriter
 from tiny_vaes import Arrays, own_names, tiny_arrays, write_diffusers_folder, write_own_folder
 from weights_files import write_safetensors
@@ -248,11 +248,9 @@ def test_what_is_no_tiny_vae_is_not_replaced(bundle: Path, arrays: Arrays, tmp_p
 
 def test_one_at_a_time_is_added(changed: Path, arrays: Arrays, tmp_path: Path) -> None:
     source = write_diffusers_folder(tmp_path / "other", arrays)
-    lock = os.open(changed, os.O_RDONLY)
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    with pytest.raises(OutputExistsError, match=r"is being added to .* by another process; wait for it"):
+    refused = pytest.raises(OutputExistsError, match=r"is being added to .* by another process; wait for it")
+    with ScratchFolder(changed, TINY_VAE), refused:
         add_tiny_vae(changed, source, force=True)
-    os.close(lock)
     assert not with_tiny_vae(Bundle.open(changed)).damaged_files()
 
 

@@ -15,9 +15,9 @@ from typing import NoReturn
 
 import click
 
-from pocket_diffusion.cli.text import one_line
 from pocket_diffusion.errors import PocketDiffusionError
 from pocket_diffusion.interrupts import EXIT_CODE, MESSAGE, Interrupt, end_at_once, handled_by
+from pocket_diffusion.text import one_line
 from pocket_diffusion.version import __version__
 
 _COMMANDS = ("generate", "import", "add", "samplers", "serve", "inspect", "verify", "doctor")

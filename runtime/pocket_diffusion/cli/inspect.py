@@ -10,7 +10,7 @@ import msgspec
 from pocket_diffusion.addon import ROLES, TINY_VAE, Addon, read_addon, with_tiny_vae
 from pocket_diffusion.bundle import COMPONENTS, CONCEPTS, Bundle, Component, Manifest
 from pocket_diffusion.certificate import Certificate, Computation
-from pocket_diffusion.cli.text import one_line
+from pocket_diffusion.text import one_line
 
 _COMPUTED: dict[Computation, str] = {
     "tensor": "with one scale",

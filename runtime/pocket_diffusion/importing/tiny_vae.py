@@ -8,9 +8,7 @@ another output.
 
 import datetime
 import os
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -39,9 +37,6 @@ from pocket_diffusion.machine.session import GraphSession
 from pocket_diffusion.scratch import ScratchFolder
 from pocket_diffusion.version import __version__
 from pocket_diffusion.writer import NEW, bring_back, sync_folder, take_place
-
-if sys.platform != "win32":
-    import fcntl
 
 ARCHIVE = Path(__file__).parent / "tiny_vae.tar.xz"
 MAGNITUDES = "magnitudes"
@@ -80,7 +75,13 @@ def add_tiny_vae(bundle: str | os.PathLike[str], source: str | os.PathLike[str],
     place = root / TINY_VAE
     read = read_tiny_vae(Path(source))
     try:
-        with _locked(root), ScratchFolder(root, TINY_VAE, partial(bring_back, place)) as scratch:
+        folder = ScratchFolder(root, TINY_VAE, partial(bring_back, place))
+        with folder as scratch:
+            if folder.rival is not None:
+                raise OutputExistsError(
+                    f"a tiny VAE is being added to {root} by another process; wait for it; if there is none, remove "
+                    f"{folder.rival}"
+                )
             _check_place(place, force=force)
             addon = write_tiny_vae(read, scratch / NEW)
             check_latents(addon, opened.manifest.latents)
@@ -94,23 +95,6 @@ def add_tiny_vae(bundle: str | os.PathLike[str], source: str | os.PathLike[str],
             f"{place} cannot be written: {error.strerror or error}; make room or choose another place"
         ) from None
     return addon
-
-
-@contextmanager
-def _locked(root: Path) -> Iterator[None]:
-    """Have nobody else add something to a bundle meanwhile."""
-    if sys.platform == "win32":  # which has no locks of folders
-        yield
-        return
-    lock = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise OutputExistsError(f"a tiny VAE is being added to {root} by another process; wait for it") from None
-        yield
-    finally:
-        os.close(lock)
 
 
 def _check_place(place: Path, *, force: bool) -> None:

@@ -7,7 +7,7 @@ import re
 import reprlib
 import sys
 from collections.abc import Mapping
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -258,6 +258,9 @@ def _state_of(path: Path) -> os.stat_result | None:
         return None
 
 
+_fault_of = lru_cache(4)(graph_fault)  # some memory modes open the same graphs for each picture
+
+
 def _check_graph(folder: Path, component: Component) -> None:
     try:
         content = read_regular(folder / component.graph, LARGEST_GRAPH)
@@ -265,7 +268,7 @@ def _check_graph(folder: Path, component: Component) -> None:
         raise BundleDamagedError(
             f"{folder / component.graph} cannot be read: {error.strerror}; export the bundle again"
         ) from None
-    fault = graph_fault(content, component.graph, component.files)
+    fault = _fault_of(content, component.graph, component.files)
     if fault:
         raise BundleDamagedError(
             f"{folder}: {fault}; update pocket-diffusion if a newer one made the bundle, else do not use it"

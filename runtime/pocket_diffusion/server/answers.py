@@ -22,6 +22,7 @@ from pocket_diffusion.server.clients import client_of
 from pocket_diffusion.server.jobs import Job, JobQueue
 from pocket_diffusion.server.limits import Limits
 from pocket_diffusion.server.orders import resolve_within
+from pocket_diffusion.text import shortened
 
 Body = TypeVar("Body")
 
@@ -44,10 +45,9 @@ _log = logging.getLogger(__name__)
 def refusal(status: int, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
     """Return an error in the form of OpenAI's API, with the `detail` where AUTOMATIC1111's has it.
 
-    A long message, which repeats what a client sent, loses its middle.
+    A long message repeats what a client sent, and loses its middle.
     """
-    if len(message) > _MOST_OF_A_MESSAGE:
-        message = f"{message[: _MOST_OF_A_MESSAGE // 2]} … {message[-_MOST_OF_A_MESSAGE // 2 :]}"
+    message = shortened(message, _MOST_OF_A_MESSAGE)
     kind = "invalid_request_error" if status < 500 else "server_error"
     error = {"message": message, "type": kind, "param": None, "code": None}
     # OpenAI's clients would otherwise have drawn again what was cancelled or failed.
