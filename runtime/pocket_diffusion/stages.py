@@ -65,6 +65,11 @@ class Stages:
         if self._tiny_decoder is not None:
             self._tiny_decoder.close()
 
+    @property
+    def is_loaded(self) -> bool:
+        """Whether there are networks in memory."""
+        return self.components.is_loaded or (self._tiny_decoder is not None and self._tiny_decoder.is_loaded)
+
     def __enter__(self) -> Self:
         return self
 

@@ -2,6 +2,8 @@
 
 import contextlib
 import logging
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import click
@@ -15,6 +17,13 @@ _TOKEN_VARIABLE = "POCKET_DIFFUSION_TOKEN"  # noqa: S105 - a name, not a token
 
 @click.command()
 @model_option
+@click.option(
+    "--models",
+    "models_folder",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Folder of bundles: clients choose one by the name of its folder. --model, or else the first, is the default.",
+)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 is every one.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one.")
 @click.option(
@@ -34,6 +43,7 @@ _TOKEN_VARIABLE = "POCKET_DIFFUSION_TOKEN"  # noqa: S105 - a name, not a token
 def serve(
     *,
     model: Path | None,
+    models_folder: Path | None,
     host: str,
     port: int,
     token: str | None,
@@ -54,13 +64,13 @@ def serve(
 
     Ctrl-C stops it; what is being drawn then is cancelled.
     """
-    from pocket_diffusion.server import Limits, create_app
+    from pocket_diffusion.server import Limits, Models, create_app
     from pocket_diffusion.server.run import Server, hosts_of, is_loopback, listen, url_of
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     limits = {name: value for name, value in (("queue", queue), ("pictures", keep)) if value is not None}
-    pipeline = Pipeline.load(
-        model,
+    load = partial(
+        Pipeline.load,
         provider=provider,
         threads=threads,
         vae=vae,
@@ -69,6 +79,7 @@ def serve(
         lora_folder=lora_folder,
         embedding_folder=embedding_folder,
     )
+    models = Models(load(model)) if models_folder is None else Models.of_folder(models_folder, load, model)
     with listen(host, port) as listener:
         if token is None and not insecure and not is_loopback(listener):
             raise InvalidRequestError(
@@ -76,10 +87,10 @@ def serve(
                 "or allow it with --insecure"
             )
         hosts = hosts_of(listener, allowed_hosts)
-        app = create_app(pipeline, token=token, hosts=hosts, limits=Limits(**limits), cache=cache)
+        app = create_app(models, token=token, hosts=hosts, limits=Limits(**limits), cache=cache)
 
         def announce() -> None:
-            click.echo(f"{pipeline.name} draws at {url_of(listener)}  (Ctrl-C stops it)")
+            click.echo(f"{_shown(models.names)} at {url_of(listener)}  (Ctrl-C stops it)")
             if token:
                 click.echo("a browser asks for a name and a password: any name, and the token", err=True)
 
@@ -88,3 +99,7 @@ def serve(
 
         with contextlib.suppress(KeyboardInterrupt):  # which uvicorn raises again once it has stopped
             Server(app, announce, take_leave).run([listener])
+
+
+def _shown(names: Sequence[str]) -> str:
+    return f"{names[0]} draws" if len(names) == 1 else f"{names[0]}, and {len(names) - 1} more on request, draw"

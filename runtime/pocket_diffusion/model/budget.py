@@ -91,6 +91,13 @@ class MemoryChoice:
     own: int
     """Bytes that the process has already, which count towards the limit."""
 
+    @property
+    def is_comfortable(self) -> bool:
+        """Whether the picture is known to fit in the fastest mode that may be taken."""
+        need = self.needs[self.mode.name]
+        is_fastest = self.budget.asked != AUTO or self.mode is next(iter(MODES.values()))
+        return is_fastest and need is not None and self.free is not None and need <= self.free
+
     def check(self) -> None:
         """Refuse a picture that does not fit.
 

@@ -147,6 +147,20 @@ class Components:
         self.loras, self._changed = tuple(loras), changed
         return affected
 
+    @property
+    def is_loaded(self) -> bool:
+        """Whether there are networks in memory."""
+        return bool(self._loaded or self._coming)
+
+    def is_comfortable(self, demand: Demand) -> bool:
+        """Whether a picture can be drawn in the fastest mode that was asked for, beside all that this process holds."""
+        with self.turns.turn():
+            demand = replace(demand, changed_weights=self._changed)
+            if self._granted is not None and self._need(demand) <= self._granted:
+                return True
+            self.close()  # as `room_for` does
+            return self._budget.choose(self.bundle.manifest, demand, self.provider).is_comfortable
+
     @contextmanager
     def room_for(self, demand: Demand) -> Iterator[None]:
         """Settle the memory mode for a picture, and leave no more loaded afterwards than that mode keeps.

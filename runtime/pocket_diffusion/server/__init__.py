@@ -11,9 +11,10 @@ from pocket_diffusion.errors import ServerUnavailableError
 try:
     from pocket_diffusion.server.app import create_app
     from pocket_diffusion.server.limits import Limits
+    from pocket_diffusion.server.models import Models
 except ModuleNotFoundError as error:
     raise ServerUnavailableError(
         f'the server needs {error.name}, which is not installed; run `pip install "pocket-diffusion[server]"`'
     ) from None
 
-__all__ = ["Limits", "create_app"]
+__all__ = ["Limits", "Models", "create_app"]

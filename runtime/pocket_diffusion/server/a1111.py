@@ -143,7 +143,7 @@ async def schedulers(_: Request) -> Response:
 
 async def sd_models(request: Request) -> Response:
     """Name the one model."""
-    pipeline = request.app.state.queue.pipeline
+    pipeline = request.app.state.models.default
     hashes = list(pipeline.bundle.manifest.provenance.source_sha256.values())
     sha256 = hashes[0] if len(hashes) == 1 else None
     model = {
@@ -175,7 +175,7 @@ async def png_info(request: Request) -> Response:
 
 async def loras(request: Request) -> Response:
     """Name the LoRAs; where they lie is not told."""
-    library = request.app.state.queue.pipeline.adapters.library
+    library = request.app.state.models.default.adapters.library
     return JSONResponse(
         [{"name": name, "alias": name, "path": path.name, "metadata": {}} for name, path in library.loras.items()]
     )
@@ -183,7 +183,7 @@ async def loras(request: Request) -> Response:
 
 async def embeddings(request: Request) -> Response:
     """Tell the embeddings that are words, and those that cannot be."""
-    adapters = request.app.state.queue.pipeline.adapters
+    adapters = request.app.state.models.default.adapters
     loaded = {word: _embedding(*concept.vectors.shape) for word, concept in adapters.concepts.items()}
     return JSONResponse({"loaded": loaded, "skipped": {name: _embedding() for name in adapters.skipped}})
 
@@ -191,7 +191,7 @@ async def embeddings(request: Request) -> Response:
 async def refresh(request: Request) -> Response:
     """Look for LoRAs and embeddings again."""
     async with request.app.state.checking:
-        await asyncio.to_thread(request.app.state.queue.pipeline.adapters.refresh)
+        await asyncio.to_thread(request.app.state.models.default.adapters.refresh)
     return JSONResponse(None)
 
 
@@ -275,7 +275,7 @@ async def _order(request: Request, asked: Generation, *, from_picture: bool) -> 
         mask = await request.app.state.uploads.picture(request, content, "mask")
         if asked.inpainting_mask_invert:
             mask = ImageOps.invert(mask)
-    manifest = request.app.state.queue.pipeline.bundle.manifest
+    manifest = request.app.state.models.default.bundle.manifest
     by_instructions = manifest.follows_instructions
     # Clients send these whatever the model; `_without_effect` names them.
     return Order(
@@ -388,7 +388,7 @@ def _arguments(script: object) -> object:
 
 
 def _options(request: Request) -> dict[str, Any]:
-    name = request.app.state.queue.pipeline.name
+    name = request.app.state.models.default_name
     return {"sd_model_checkpoint": name, "samples_format": "png", _CLIP_SKIP: 1}
 
 

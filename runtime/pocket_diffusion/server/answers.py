@@ -4,6 +4,7 @@ import asyncio
 import base64
 import logging
 from collections.abc import Iterable
+from copy import copy
 from typing import TypeVar
 
 import msgspec
@@ -132,18 +133,32 @@ def decode_json(body: bytes, kind: type[Body]) -> Body:
         raise msgspec.DecodeError(str(error)) from None
 
 
-async def submit(request: Request, order: Order) -> Job:
+async def pipeline_of(request: Request, model: str | None = None) -> Pipeline:
+    """Return what draws with a model, by its name, or by default.
+
+    Raises:
+        InvalidRequestError: there is no such model.
+
+    """
+    state = request.app.state
+    async with state.checking:  # opening one can take a second
+        pipeline: Pipeline = await asyncio.to_thread(state.models.open, model)
+    return pipeline
+
+
+async def submit(request: Request, order: Order, model: str | None = None) -> Job:
     """Check an order and queue it; whoever calls should not hold the order, and its pictures, any longer.
 
     Raises:
-        InvalidRequestError: it cannot be drawn.
+        InvalidRequestError: it cannot be drawn, or there is no such model.
         BusyError: there is no room.
 
     """
     state = request.app.state
+    pipeline = await pipeline_of(request, model)
     order = await _with_pictures_read(request, order)
     async with state.checking:  # one at a time: prompts can take a second
-        checked = await asyncio.to_thread(_check, order, state.queue.pipeline, state.limits, state.usual_cache)
+        checked = await asyncio.to_thread(_check, order, pipeline, state.limits, state.usual_cache)
     release = getattr(request.state, RELEASE_BODY, None)
     if release is not None:
         release()
@@ -177,7 +192,7 @@ async def wait(request: Request, job: Job) -> None:
         gone.cancel()
         queue.cancel(job, "the client went away")  # nothing, where it is over
     if job.error is not None:
-        raise job.error
+        raise copy(job.error)  # which would keep the request for as long as the job is remembered
     if not job.state.is_final:
         raise Cancelled("the client went away")
 
@@ -206,10 +221,10 @@ def picture_url(request: Request, name: str) -> str:
 
 def _check(
     order: Order, pipeline: Pipeline, limits: Limits, usual_cache: CacheSetting | None
-) -> tuple[Drawing, list[str], ModelChanges]:
-    """Return what is to be drawn, what is to be said of the order, and which LoRAs and embeddings it uses."""
+) -> tuple[Drawing, Pipeline, list[str], ModelChanges]:
+    """Return what is to be drawn, by what, what is to be said of it, and which LoRAs and embeddings it uses."""
     drawing = resolve_within(order, pipeline.bundle.manifest, limits, usual_cache)
-    return drawing, [*map(str, pipeline.warnings_of(drawing))], pipeline.adapters.changes(drawing)
+    return drawing, pipeline, [*map(str, pipeline.warnings_of(drawing))], pipeline.adapters.changes(drawing)
 
 
 def _texts(files: Iterable[bytes | None]) -> Iterable[str]:

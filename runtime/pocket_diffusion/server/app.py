@@ -23,6 +23,7 @@ from pocket_diffusion.server.answers import on_error
 from pocket_diffusion.server.guard import Guard
 from pocket_diffusion.server.jobs import JobQueue
 from pocket_diffusion.server.limits import Limits
+from pocket_diffusion.server.models import Models
 from pocket_diffusion.server.monitoring import Metrics
 from pocket_diffusion.server.openapi import describe
 from pocket_diffusion.server.pictures import PictureStore
@@ -33,41 +34,42 @@ _FAULTS = (HTTPException, ClientDisconnect, PocketDiffusionError, msgspec.Decode
 
 
 def create_app(
-    pipeline: Pipeline,
+    models: Pipeline | Models,
     *,
     token: str | None = None,
     hosts: Collection[str] | None = None,
     limits: Limits | None = None,
     cache: str | None = None,
 ) -> Starlette:
-    """Return an ASGI application that draws with a pipeline, which is then the application's alone.
+    """Return an ASGI application that draws with a pipeline, or several, which are then the application's alone.
 
     `token` is asked of every client, if given. `hosts` are the names that requests may be for; None leaves that check
     to whoever serves the application. Without it and without a token, a stranger's page whose domain name is made to
     lead here can have pictures drawn (DNS rebinding).
 
-    `cache` is that of orders that name none, where their sampler and steps allow it; see `Order.cache`.
+    `cache` is that of orders that name none, where their model, sampler and steps allow it; see `Order.cache`.
 
     It can be mounted under any path, and is for one event loop. What is drawn is cancelled when that, or its lifespan
     where it has one, ends; `app.state.queue.close()` does so earlier.
 
     Raises:
-        InvalidRequestError: the token is empty, which everyone would know; or there is no such cache, or the bundle
-            can have none.
+        InvalidRequestError: the token is empty, which everyone would know; or there is no such cache, or the default
+            model's bundle can have none.
 
     """
     if token == "":
         raise InvalidRequestError("the token is empty; give one that cannot be guessed, or none")
+    models = models if isinstance(models, Models) else Models(models)
     limits = limits or Limits()
     usual_cache = None if cache is None else find_cache(cache)
     if usual_cache is not None:
-        obstacle = bundle_obstacle(usual_cache.kind, pipeline.bundle.manifest)
+        obstacle = bundle_obstacle(usual_cache.kind, models.default.bundle.manifest)
         if obstacle is not None:
             raise InvalidRequestError(f"cache {usual_cache} cannot be had: {obstacle}")
     names = None if hosts is None else frozenset(name.lower() for name in hosts)
     metrics = Metrics()
     pictures = PictureStore(limits.pictures)
-    queue = JobQueue(pipeline, limits, pictures, metrics)
+    queue = JobQueue(models, limits, pictures, metrics)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -76,7 +78,7 @@ def create_app(
         finally:
             await queue.close()
             pictures.close()
-            pipeline.close()
+            models.close()
 
     app = Starlette(
         routes=[
@@ -93,6 +95,7 @@ def create_app(
         lifespan=lifespan,
     )
     app.state.limits = limits
+    app.state.models = models
     app.state.usual_cache = usual_cache
     app.state.metrics = metrics
     app.state.queue = queue

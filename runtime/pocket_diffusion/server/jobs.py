@@ -8,6 +8,7 @@ from bisect import insort
 from collections.abc import AsyncIterator, Sequence
 from contextlib import closing
 from enum import StrEnum
+from weakref import WeakSet
 
 import msgspec
 import numpy as np
@@ -28,6 +29,7 @@ from pocket_diffusion.machine.turns import Cancellation
 from pocket_diffusion.pipeline import Pipeline
 from pocket_diffusion.result import Latents, Step
 from pocket_diffusion.server.limits import Limits
+from pocket_diffusion.server.models import Models
 from pocket_diffusion.server.monitoring import Metrics
 from pocket_diffusion.server.pictures import PictureStore
 
@@ -57,9 +59,8 @@ class Job:
     def __init__(
         self,
         drawing: Drawing,
-        model: str,
-        arithmetic: str,
-        changes: ModelChanges,
+        pipeline: Pipeline,
+        changes: ModelChanges = NO_CHANGES,
         warnings: Sequence[str] = (),
         client: str = "",
     ) -> None:
@@ -68,12 +69,16 @@ class Job:
         """Whom it is drawn for."""
         self.turn = 0.0
         """When it is drawn, among those that wait: in units of `work` that each client was given before."""
+        self.pipeline = pipeline
+        """What draws it."""
         self.drawing = drawing
         """Without its pictures once the job is over: they take memory."""
-        self.settings = [settings(drawing, index, model, arithmetic, changes) for index in range(drawing.count)]
+        self._drawn_by = pipeline.name, pipeline.arithmetic, changes
+        self.settings = [settings(drawing, index, *self._drawn_by) for index in range(drawing.count)]
         """How to draw each picture again."""
         self.steps = drawing.steps_to_take
-        self.work = drawing.work * drawing.count * drawing.width * drawing.height
+        parameters = drawing.manifest.unet.parameters
+        self.work = drawing.work * drawing.count * drawing.width * drawing.height * parameters
         """How much there is to do, in units that mean something beside other jobs alone."""
         self.warnings = warnings
         self.state = State.QUEUED
@@ -92,7 +97,6 @@ class Job:
         self.followers = 0
         self.abandoning: asyncio.TimerHandle | None = None
         """Runs since the last follower left."""
-        self._drawn_by = model, arithmetic, changes
         self._changed = asyncio.Event()
 
     @property
@@ -112,6 +116,8 @@ class Job:
 
     def finish(self, state: State, error: PocketDiffusionError | None = None) -> None:
         """Settle it for good."""
+        if error is not None:  # without the frames that it went through, and their pictures
+            error.__traceback__ = error.__cause__ = error.__context__ = None
         self.state, self.error = state, error
         self.predicted = self.preview = None
         self.drawing = msgspec.structs.replace(self.drawing, image=None, mask=None)
@@ -136,8 +142,8 @@ class JobQueue:
     All methods are for the event loop's thread.
     """
 
-    def __init__(self, pipeline: Pipeline, limits: Limits, pictures: PictureStore, metrics: Metrics) -> None:
-        self.pipeline = pipeline
+    def __init__(self, models: Models, limits: Limits, pictures: PictureStore, metrics: Metrics) -> None:
+        self._models = models
         self.pictures = pictures
         self.running: Job | None = None
         self._limits = limits
@@ -151,8 +157,8 @@ class JobQueue:
         self._closed = False
         self._pace: float | None = None
         """Seconds for a unit of work, as it was lately."""
-        self._can_preview: bool | None = None
-        """None until it was tried."""
+        self._without_previews: WeakSet[Pipeline] = WeakSet()
+        """Those that failed to show one."""
         self._previewing = asyncio.Lock()
         metrics.waiting.set_function(lambda: len(self._waiting))
 
@@ -161,11 +167,12 @@ class JobQueue:
     def submit(
         self,
         drawing: Drawing,
+        pipeline: Pipeline,
         warnings: Sequence[str] = (),
         changes: ModelChanges = NO_CHANGES,
         client: str = "",
     ) -> Job:
-        """Queue a drawing, with what is to be said of its prompts and what it is drawn with beyond the bundle.
+        """Queue a drawing, with what draws it, also beyond the bundle, and what is to be said of its prompts.
 
         Raises:
             BusyError: the client has its share of the queue, or the server is about to stop.
@@ -173,7 +180,7 @@ class JobQueue:
         """
         if self._closed:
             raise BusyError("the server is about to stop; try another one, or later")
-        job = Job(drawing, self.pipeline.name, self.pipeline.arithmetic, changes, warnings, client)
+        job = Job(drawing, pipeline, changes, warnings, client)
         mine = [one for one in self._waiting if one.client == client]
         free = self._limits.queue - len(self._waiting)
         free_pixels = self._limits.waiting_pixels - sum(one.waiting_pixels for one in self._waiting)
@@ -267,13 +274,13 @@ class JobQueue:
             return None
         async with self._previewing:
             predicted = job.predicted
-            if predicted is None or not self._can_preview or job.preview is not None:
+            if predicted is None or job.pipeline in self._without_previews or job.preview is not None:
                 return job.preview
             try:
-                preview = await asyncio.to_thread(self._look, predicted)
+                preview = await asyncio.to_thread(_look, job.pipeline, predicted)
             except Exception:  # a picture without previews is better than none
                 _log.exception("there will be no more previews")
-                self._can_preview = False
+                self._without_previews.add(job.pipeline)
                 return None
             if job.predicted is predicted:
                 job.preview = preview
@@ -326,26 +333,22 @@ class JobQueue:
         """Draw in a thread of its own and return the pictures' names."""
         drawing = job.drawing
         self.pictures.make_room(drawing.count * drawing.width * drawing.height)
-        if self._can_preview is None:
-            self._can_preview = self._prepare_previews(job.cancellation)
-        with closing(self.pipeline.steps(drawing, cancellation=job.cancellation)) as steps:
+        self._models.make_room(job.pipeline, drawing.demand)
+        self._prepare_previews(job)
+        with closing(job.pipeline.steps(drawing, cancellation=job.cancellation)) as steps:
             for step in steps:
                 loop.call_soon_threadsafe(self._stepped, job, step)
             return self.pictures.add(steps.result)
 
-    def _prepare_previews(self, cancellation: Cancellation) -> bool:
+    def _prepare_previews(self, job: Job) -> None:
+        if job.pipeline in self._without_previews:
+            return
         try:
-            self.pipeline.prepare_previews(cancellation)
+            job.pipeline.prepare_previews(job.cancellation)
         except Exception:  # a picture without previews is better than none
-            cancellation.check()
+            job.cancellation.check()
             _log.exception("there will be no previews")
-            return False
-        return True
-
-    def _look(self, predicted: Latents) -> bytes | None:
-        if not np.isfinite(predicted).all():
-            return None
-        return png_bytes(self.pipeline.previewer.picture(predicted))
+            self._without_previews.add(job.pipeline)
 
     def _stepped(self, job: Job, step: Step) -> None:
         job.step, job.predicted, job.preview = step.number, step.predicted[:1], None
@@ -368,3 +371,8 @@ class JobQueue:
         over = [job for job in self._jobs.values() if job.state.is_final]
         for job in over[: max(len(self._jobs) - _REMEMBERED, 0)]:
             del self._jobs[job.id]
+
+
+def _look(pipeline: Pipeline, predicted: Latents) -> bytes | None:
+    """Return a preview as a PNG."""
+    return png_bytes(pipeline.previewer.picture(predicted)) if np.isfinite(predicted).all() else None

@@ -156,7 +156,7 @@ async def _answer(request: Request, job: Job, response_format: str | None) -> Re
 
 
 def _model(request: Request) -> dict[str, Any]:
-    name = request.app.state.queue.pipeline.name
+    name = request.app.state.models.default_name
     return {"id": name, "object": "model", "created": 0, "owned_by": "pocket-diffusion"}
 
 

@@ -14,7 +14,7 @@ from pocket_diffusion.drawing.resolve import bundle_obstacle
 from pocket_diffusion.drawing.samplers import SAMPLERS, find_sampler
 from pocket_diffusion.drawing.schedulers import SCHEDULERS
 from pocket_diffusion.order import Order
-from pocket_diffusion.server.answers import LargeAnswer, base64_text, picture_url, read_json, submit, wait
+from pocket_diffusion.server.answers import LargeAnswer, base64_text, picture_url, pipeline_of, read_json, submit, wait
 from pocket_diffusion.server.jobs import Job, State
 from pocket_diffusion.server.openapi import Operation
 
@@ -85,6 +85,21 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     max_pixels: int
     max_steps: int
     max_count: int
+
+
+class Models(msgspec.Struct, frozen=True, kw_only=True):
+    """What may draw."""
+
+    default: str
+    """What draws where an order names none."""
+    names: list[str]
+
+
+class JobOrder(Order, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An order, and what is to draw it."""
+
+    model: str | None = None
+    """A name of `/api/models`; null is the default one."""
 
 
 class SamplerView(msgspec.Struct, frozen=True, kw_only=True):
@@ -174,7 +189,7 @@ async def view(request: Request, job: Job) -> JobView:
 
 async def create_job(request: Request) -> Response:
     """Queue a drawing and answer at once."""
-    job = await submit(request, await read_json(request, Order))
+    job = await submit(request, *_order_and_model(await read_json(request, JobOrder)))
     return _json(await view(request, job), 202)
 
 
@@ -225,15 +240,24 @@ async def follow_job(request: Request) -> Response:
     return StreamingResponse(events(), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
 
 
+async def read_models(request: Request) -> Response:
+    """Answer which models there are."""
+    models = request.app.state.models
+    return _json(Models(default=models.default_name, names=models.names))
+
+
 async def read_model(request: Request) -> Response:
-    """Answer what draws here."""
+    """Answer what draws here, by default or by the model's name."""
     state = request.app.state
-    manifest = state.queue.pipeline.bundle.manifest
+    name = request.path_params.get("name", state.models.default_name)
+    if name not in state.models.names:
+        raise HTTPException(404, "there is no such model; `/api/models` names those that are here")
+    manifest = (await pipeline_of(request, name)).bundle.manifest
     defaults = manifest.defaults
     kind, named = find_sampler(defaults.sampler)
     return _json(
         Model(
-            name=state.queue.pipeline.name,
+            name=name,
             license=manifest.provenance.license,
             width=defaults.width,
             height=defaults.height,
@@ -284,15 +308,16 @@ async def read_samplers(_: Request) -> Response:
 
 
 async def read_adapters(request: Request) -> Response:
-    """Answer which LoRAs and embeddings there are."""
-    return _json(_adapters(request))
+    """Answer which LoRAs and embeddings there are, by default for the default model."""
+    adapters = (await pipeline_of(request, request.query_params.get("model"))).adapters
+    return _json(Adapters(loras=sorted(adapters.library.loras), embeddings=sorted(adapters.concepts)))
 
 
 async def refresh_adapters(request: Request) -> Response:
-    """Look for LoRAs and embeddings again, and answer which there are."""
+    """Look for LoRAs, embeddings and models again, and answer which LoRAs and embeddings there are."""
     async with request.app.state.checking:
-        await asyncio.to_thread(request.app.state.queue.pipeline.adapters.refresh)
-    return _json(_adapters(request))
+        await asyncio.to_thread(request.app.state.models.refresh)
+    return await read_adapters(request)
 
 
 async def read_picture(request: Request) -> Response:
@@ -320,10 +345,12 @@ _REFUSED = {
 
 OPERATIONS = [
     Operation("GET", "/api/model", read_model, answers={200: Model}),
+    Operation("GET", "/api/models", read_models, answers={200: Models}),
+    Operation("GET", "/api/models/{name}", read_model, answers={200: Model, **_NOT_FOUND}),
     Operation("GET", "/api/samplers", read_samplers, answers={200: Choices}),
     Operation("GET", "/api/adapters", read_adapters, answers={200: Adapters}),
     Operation("POST", "/api/adapters/refresh", refresh_adapters, answers={200: Adapters}),
-    Operation("POST", "/api/jobs", create_job, body=Order, answers={202: JobView, **_REFUSED}),
+    Operation("POST", "/api/jobs", create_job, body=JobOrder, answers={202: JobView, **_REFUSED}),
     Operation("GET", "/api/jobs/{id}", read_job, answers={200: JobView, **_NOT_FOUND}),
     Operation(
         "DELETE",
@@ -367,9 +394,8 @@ def _job(request: Request) -> Job:
     return job
 
 
-def _adapters(request: Request) -> Adapters:
-    adapters = request.app.state.queue.pipeline.adapters
-    return Adapters(loras=sorted(adapters.library.loras), embeddings=sorted(adapters.concepts))
+def _order_and_model(asked: JobOrder) -> tuple[Order, str | None]:
+    return Order(**{name: getattr(asked, name) for name in Order.__struct_fields__}), asked.model
 
 
 def _json(content: msgspec.Struct, status: int = 200) -> Response:

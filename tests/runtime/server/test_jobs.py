@@ -1,9 +1,11 @@
 """The queue of drawings, with a pipeline that draws as slowly as a test wants."""
 
 import asyncio
+import gc
 import threading
 from collections.abc import Awaitable, Callable, Generator
 from types import SimpleNamespace
+from weakref import ref
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from pocket_diffusion.machine.turns import Cancellation, Turns
 from pocket_diffusion.result import Step, Steps
 from pocket_diffusion.server.jobs import Job, JobQueue, State
 from pocket_diffusion.server.limits import Limits
+from pocket_diffusion.server.models import Models
 from pocket_diffusion.server.monitoring import Metrics
 from pocket_diffusion.server.orders import resolve_within
 
@@ -83,11 +86,11 @@ class Bench:
     def __init__(self, drawing: Drawing, limits: Limits) -> None:
         self.pipeline = FakePipeline()
         self.metrics = Metrics()
-        self.queue = JobQueue(self.pipeline, limits, NoPictures(), self.metrics)
+        self.queue = JobQueue(Models(self.pipeline), limits, NoPictures(), self.metrics)
         self.drawing = drawing
 
     def submit(self, seed: int = 0, steps: int = 2, client: str = "") -> Job:
-        return self.queue.submit(replace(self.drawing, seed=seed, steps=steps), client=client)
+        return self.queue.submit(replace(self.drawing, seed=seed, steps=steps), self.pipeline, client=client)
 
     def allow(self, steps: int) -> None:
         self.pipeline.allowed.release(steps)
@@ -292,10 +295,10 @@ def test_pictures_that_wait_are_limited_too(run: Callable[..., None]) -> None:
         await bench.until(lambda: first.state is State.RUNNING)
         picture = Image.new("RGB", (64, 64))
         for client in ("", "other"):
-            bench.queue.submit(replace(bench.drawing, image=picture), client=client)
+            bench.queue.submit(replace(bench.drawing, image=picture), bench.pipeline, client=client)
             bench.submit(client=client)  # has none
             with pytest.raises(BusyError):
-                bench.queue.submit(replace(bench.drawing, image=picture), client=client)
+                bench.queue.submit(replace(bench.drawing, image=picture), bench.pipeline, client=client)
 
     run(story, waiting_pixels=2 * 64 * 64)
 
@@ -439,12 +442,31 @@ def test_jobs_that_are_over_keep_no_pictures_and_are_forgotten_in_the_end(
         jobs = []
         for seed in range(4):
             picture = Image.new("RGB", (64, 64))
-            jobs.append(bench.queue.submit(replace(bench.drawing, steps=2, seed=seed, image=picture, mask=picture)))
+            drawing = replace(bench.drawing, steps=2, seed=seed, image=picture, mask=picture)
+            jobs.append(bench.queue.submit(drawing, bench.pipeline))
             bench.allow(2)
             await over(jobs[-1])
         assert [bench.queue.find(job.id) is job for job in jobs] == [False, False, True, True]
         assert (jobs[0].drawing.image, jobs[0].drawing.mask) == (None, None)
         assert jobs[0].predicted is None
+
+    run(story)
+
+
+def test_a_job_that_is_cancelled_while_it_is_drawn_keeps_no_pictures_either(run: Callable[..., None]) -> None:
+    # An error keeps the frames that it went through, and these keep what is drawn and from what.
+    async def story(bench: Bench) -> None:
+        drawing = replace(bench.drawing, steps=100, image=Image.new("RGB", (64, 64)))
+        picture = ref(drawing.image)
+        job = bench.queue.submit(drawing, bench.pipeline)
+        del drawing
+        await bench.until(lambda: job.state is State.RUNNING)
+        bench.queue.cancel(job)
+        await over(job)
+        await bench.until(lambda: bench.queue._worker is None)
+        gc.collect()
+        assert picture() is None
+        assert str(job.error) == "the drawing was cancelled"
 
     run(story)
 

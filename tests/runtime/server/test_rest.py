@@ -277,10 +277,10 @@ def test_the_description_has_every_operation(client: TestClient) -> None:
     document = client.get("/openapi.json").json()
     assert document["openapi"] == "3.1.0"
     assert set(document["paths"]) == {
-        "/api/model", "/api/samplers", "/api/adapters", "/api/adapters/refresh", "/api/jobs", "/api/jobs/{id}",
-        "/api/jobs/{id}/events", "/pictures/{name}", "/generate",
+        "/api/model", "/api/models", "/api/models/{name}", "/api/samplers", "/api/adapters", "/api/adapters/refresh",
+        "/api/jobs", "/api/jobs/{id}", "/api/jobs/{id}/events", "/pictures/{name}", "/generate",
     }  # fmt: skip
-    order = document["components"]["schemas"]["Order"]
+    order = document["components"]["schemas"]["JobOrder"]
     assert order["required"] == ["prompt"]
     assert order["additionalProperties"] is False
 
