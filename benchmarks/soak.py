@@ -248,7 +248,7 @@ class Soak:
 
     def run(self, seconds: float, clients: int, kills: int) -> None:
         """Have servers live one after another, all but the last in the first half of the time."""
-        lengths = [seconds / 2 / kills] * kills + [seconds / 2 if kills else seconds]
+        lengths = [*(seconds / 2 / kills for _ in range(kills)), seconds / 2 if kills else seconds]
         with ThreadPoolExecutor(clients + 1) as pool:
             visitors = [pool.submit(self.probe), *(pool.submit(self.visit, number) for number in range(clients))]
             try:
