@@ -5,6 +5,7 @@ PIP_FLAGS ?=
 # Of `make fuzz`.
 SECONDS ?= 60
 SEED ?= 0
+JOBS ?= 1
 
 DEV := .venv
 LIGHT := build/light
@@ -41,7 +42,7 @@ emulate: $(LIGHT)/installed
 
 # All readers of strangers' files and requests, against changed inputs; SECONDS of each, and SEED for other ones.
 fuzz: $(LIGHT)/installed
-	PYTHONPATH=tests:benchmarks $(LIGHT)/bin/python -m fuzz --seconds $(SECONDS) --seed $(SEED)
+	PYTHONPATH=tests:benchmarks $(LIGHT)/bin/python -m fuzz --seconds $(SECONDS) --seed $(SEED) --jobs $(JOBS)
 
 clean:
 	rm -rf $(DEV) build dist demo.png

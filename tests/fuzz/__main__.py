@@ -5,6 +5,7 @@ What hurts is kept in `tests/fuzz/corpus`, and `make test` fails until the reade
 
 import argparse
 import itertools
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from fuzz.campaign import Campaign
@@ -25,7 +26,7 @@ def fuzz(target: Target, seed: int, inputs: int | None, seconds: int | None) -> 
         hurt += 1
         if finding.kind not in kinds:
             kinds.add(finding.kind)
-            progress(f"  {finding.keep()}: {finding.fault}")
+            progress(f"  {target.name}, {finding.keep()}: {finding.fault}")
     return {
         "inputs": campaign.inputs,
         "refused": campaign.refused,
@@ -57,13 +58,17 @@ def main() -> None:
     parser.add_argument("--seconds", type=positive, help=f"of each reader (default: {_SECONDS}, without --inputs)")
     parser.add_argument("--inputs", type=positive, help="of each reader")
     parser.add_argument("--seed", type=int, default=0, help="another makes other inputs (default: 0)")
+    parser.add_argument("--jobs", type=positive, default=1, help="readers side by side (default: 1)")
     parser.add_argument("--output", type=output_path, metavar="FILE.json", help="write all figures there too")
     asked = parser.parse_args()
     unknown = sorted(set(asked.readers) - set(TARGETS))
     if unknown:
         parser.error(f"there is no reader {', '.join(unknown)}; choose from {', '.join(TARGETS)}")
     seconds = _SECONDS if asked.seconds is None and asked.inputs is None else asked.seconds
-    found = {name: fuzz(TARGETS[name], asked.seed, asked.inputs, seconds) for name in asked.readers or TARGETS}
+    names = asked.readers or list(TARGETS)
+    with ThreadPoolExecutor(asked.jobs) as pool:
+        figures = pool.map(lambda name: fuzz(TARGETS[name], asked.seed, asked.inputs, seconds), names)
+        found = dict(zip(names, figures, strict=True))
     publish({"machine": machine_facts(), "seed": asked.seed, "readers": found}, [table(found)], asked.output)
     if any(each["hurt"] for each in found.values()):
         raise SystemExit(1)

@@ -10,7 +10,9 @@ import numpy as np
 from fuzz.bounded import Read
 from fuzz.mutate import BETWEEN
 from pocket_diffusion import Pipeline
+from pocket_diffusion.addon import ADDON_NAME, TINY_VAE, read_addon
 from pocket_diffusion.bundle import MANIFEST_NAME, Bundle, FileRecord, TokenizerSpec
+from pocket_diffusion.checkpoint.noise_schedule import recognise_schedule
 from pocket_diffusion.checkpoint.source import read_source
 from pocket_diffusion.checkpoint.tensor_file import read_tensor_file
 from pocket_diffusion.checkpoint.tokenizer_files import find_tokenizer
@@ -156,6 +158,28 @@ def certificate() -> Read:
     bundle = _copy()
     name = bundle.manifest.int8_graphs["unet"].certificate
     return lambda content: _vouching(bundle, name, content).certificate("unet")
+
+
+def addon() -> Read:
+    """Read the manifest of a tiny VAE."""
+    path = Path(TINY_VAE, ADDON_NAME)
+    path.parent.mkdir()
+
+    def read(content: bytes) -> None:
+        path.write_bytes(content)
+        read_addon(Path())
+
+    return read
+
+
+def prediction() -> Read:
+    """Read what a `.yaml` beside a checkpoint says that the model predicts."""
+
+    def read(content: bytes) -> None:
+        Path("model.yaml").write_bytes(content)
+        recognise_schedule(Path("model.ckpt"), {}, {}, None)
+
+    return read
 
 
 def picture() -> Read:

@@ -26,6 +26,7 @@ from fuzz.mutate import (
     by_protobuf,
     zip_of,
 )
+from pocket_diffusion.addon import ROLES, TINY_VAE
 from pocket_diffusion.bundle import MANIFEST_NAME, Bundle
 from pocket_diffusion.pipeline import DEFAULT_BUNDLE
 from weights_files import tensor_opcodes, with_header
@@ -159,6 +160,36 @@ def _tokenizer() -> Inputs:
 
 def _manifest() -> Inputs:
     return _json_inputs(json.loads((DEFAULT_BUNDLE / MANIFEST_NAME).read_bytes()))
+
+
+def _addon() -> Inputs:
+    text = (DEFAULT_BUNDLE / MANIFEST_NAME).read_text()
+    manifest = json.loads(text.replace('"moments"', '"latents"'))  # a tiny VAE has no spread of latents
+    components = {role: manifest[role] for role in ROLES}
+    parts = {name: manifest[name] for name in ("onnxruntime", "provenance", "files")}
+    return _json_inputs({"format_version": 1, "kind": TINY_VAE, "channels": 4, "downscale": 8, **parts, **components})
+
+
+def _prediction() -> Inputs:
+    good = [
+        b"model:\n  target: ldm.models.diffusion.ddpm.LatentDiffusion\n  params:\n    parameterization: %b\n" % kind
+        for kind in (b'"v"', b"eps", b"'v'  # SD 2")
+    ]
+    words = [
+        b"parameterization",
+        b":",
+        b'"',
+        b"'",
+        b"#",
+        b"\n",
+        b" ",
+        b"\xff",
+        b"\0",
+        b"v_prediction",
+        b"&a *a",
+        b"!!x",
+    ]
+    return Inputs(good, by_bytes(good, words))
 
 
 def _layer_table() -> Inputs:
@@ -305,6 +336,8 @@ TARGETS = {
         Target(files.graph, cache(_graph), in_tests=50),
         Target(files.layer_table, cache(_layer_table), in_tests=100),
         Target(files.certificate, cache(_certificate), in_tests=100),
+        Target(files.addon, cache(_addon), in_tests=100),
+        Target(files.prediction, cache(_prediction), in_tests=200),
         Target(files.picture, cache(_picture), in_tests=200),
         Target(files.picture_text, cache(_picture_text), in_tests=200),
         Target(requests.request, cache(_request), in_tests=40, calls=True),
