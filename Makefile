@@ -50,7 +50,7 @@ clean:
 # Everything, editable: what developers use.
 $(DEV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(DEV)
-	$(DEV)/bin/pip install -q $(PIP_FLAGS) -c constraints.txt -e ".[cpu,server,export,train,test,lint]"
+	$(DEV)/bin/pip install -q $(PIP_FLAGS) -c constraints.txt -e ".[cpu,server,mcp,export,train,test,lint]"
 	touch $@
 
 # What a user has: the built wheel with ONNX Runtime, no PyTorch; what the tests need comes on top.
@@ -59,5 +59,5 @@ $(LIGHT)/installed: pyproject.toml constraints.txt README.md LICENSE $(PACKAGES)
 	rm -rf build/wheel
 	$(LIGHT)/bin/pip wheel -q $(PIP_FLAGS) --no-deps -w build/wheel .
 	$(LIGHT)/bin/pip install -q $(PIP_FLAGS) -c constraints.txt --force-reinstall --no-deps build/wheel/*.whl
-	$(LIGHT)/bin/pip install -q $(PIP_FLAGS) -c constraints.txt "pocket-diffusion[cpu,server] @ file://$(CURDIR)/$$(ls build/wheel/*.whl)" pytest hypothesis httpx2
+	$(LIGHT)/bin/pip install -q $(PIP_FLAGS) -c constraints.txt "pocket-diffusion[cpu,server,mcp] @ file://$(CURDIR)/$$(ls build/wheel/*.whl)" pytest hypothesis httpx2
 	touch $@

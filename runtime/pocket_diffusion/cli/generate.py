@@ -14,6 +14,7 @@ from PIL import Image
 
 from pocket_diffusion.cli.options import cache_option, folder_options, machine_options, model_option
 from pocket_diffusion.drawing.images import check_output_format, make_folder, save_picture
+from pocket_diffusion.drawing.prompt import check_described
 from pocket_diffusion.errors import InvalidRequestError, OutputError
 from pocket_diffusion.order import Order
 from pocket_diffusion.pipeline import Pipeline
@@ -124,6 +125,7 @@ def generate(
     """Draw what PROMPT says."""
     if options["strength"] is not None and options["image"] is None:
         raise InvalidRequestError("--strength goes with --image; give one, or leave --strength out")
+    check_described(prompt)
     order = Order(prompt=prompt, **options)
     several = order.count > 1
     try:

@@ -45,6 +45,17 @@ class Prompt:
         return self._rendered[state]
 
 
+def check_described(prompt: str) -> None:
+    """Refuse an empty prompt, which models can draw and which is hardly meant where a person asks.
+
+    Raises:
+        InvalidRequestError: it is empty.
+
+    """
+    if not prompt.strip():
+        raise InvalidRequestError('the prompt is empty; say what to draw, for example "a lake at sunset"')
+
+
 def check_prompt(text: object, name: str = "prompt") -> None:
     """Refuse what cannot be a prompt; an empty one is for the caller to judge.
 

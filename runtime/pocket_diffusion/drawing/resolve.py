@@ -229,8 +229,6 @@ def resolve(order: Order, manifest: Manifest) -> Drawing:
     defaults = manifest.defaults
     check_prompt(order.prompt)
     check_prompt(order.negative_prompt, "negative prompt")
-    if not order.prompt.strip():
-        raise InvalidRequestError('the prompt is empty; say what to draw, for example "a lake at sunset"')
     if order.mask is not None and order.image is None:
         raise InvalidRequestError("a mask needs the image that it belongs to; give one, or leave the mask out")
     if manifest.follows_instructions and order.image is None:

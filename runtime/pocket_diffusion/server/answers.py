@@ -3,11 +3,13 @@
 import asyncio
 import base64
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import copy
 from typing import TypeVar
 
 import msgspec
+from starlette.datastructures import State
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
@@ -15,6 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from pocket_diffusion.drawing.adapters import ModelChanges
 from pocket_diffusion.drawing.caches import CacheSetting
+from pocket_diffusion.drawing.prompt import check_described
 from pocket_diffusion.drawing.resolve import Drawing
 from pocket_diffusion.errors import BusyError, Cancelled, InferenceError, InvalidRequestError, PocketDiffusionError
 from pocket_diffusion.order import Order
@@ -37,6 +40,7 @@ _MOST_MARKS = 2**16
 _LARGE = 2**20
 """Bytes of a body that may take longer to decode than the event loop should."""
 _LATER = {"Retry-After": "10"}
+TOO_MUCH_UNREAD = "too many large answers are not read yet; try again later"
 _PIECE = 2**16
 """Bytes; as much as uvicorn takes before it waits for the client."""
 _FAILED = "the server failed; its log says why"
@@ -61,20 +65,35 @@ class LargeAnswer(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it; or, while clients leave too much unread, a refusal."""
-        state = scope["app"].state
-        if state.unread and state.unread + len(self.body) > state.limits.answers_bytes:
-            busy = refusal(429, "too many large answers are not read yet; try again later", _LATER)
-            await busy(scope, receive, send)
+        state, size = scope["app"].state, len(self.body)
+        if not may_be_sent(state, size):
+            await refusal(429, TOO_MUCH_UNREAD, _LATER)(scope, receive, send)
             return
-        state.unread += len(self.body)
-        try:
+        with unread(state, size):
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            for begin in range(0, len(self.body), _PIECE):
-                piece = bytes(self.body[begin : begin + _PIECE])
+            for piece in pieces(bytes(self.body)):
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
             await send({"type": "http.response.body"})
-        finally:
-            state.unread -= len(self.body)
+
+
+def may_be_sent(state: State, size: int) -> bool:
+    """Return whether clients have read enough of other answers for one of so many bytes."""
+    return not state.unread or state.unread + size <= state.limits.answers_bytes
+
+
+@contextmanager
+def unread(state: State, size: int) -> Iterator[None]:
+    """Count so many bytes among those that clients have not read."""
+    state.unread += size
+    try:
+        yield
+    finally:
+        state.unread -= size
+
+
+def pieces(body: bytes) -> Iterator[bytes]:
+    """Cut a large body into pieces, after each of which uvicorn waits for the client."""
+    return (body[begin : begin + _PIECE] for begin in range(0, len(body), _PIECE))
 
 
 def large_json(content: object) -> LargeAnswer:
@@ -102,6 +121,16 @@ async def on_error(request: Request, error: Exception) -> Response:
     if isinstance(error, PocketDiffusionError):  # others' messages may have paths; Starlette logs what is not ours
         _log.error("%s %s failed: %s", request.method, request.url.path, error)
     return refusal(500, _FAILED)
+
+
+def explanation(error: PocketDiffusionError | HTTPException) -> str:
+    """Return what a client may know of an error, in one line."""
+    if isinstance(error, HTTPException):
+        return str(error.detail)
+    if isinstance(error, InvalidRequestError | BusyError | Cancelled | InferenceError):
+        return shortened(str(error), _MOST_OF_A_MESSAGE)
+    _log.error("%s", error)  # there may be paths in it
+    return _FAILED
 
 
 async def read_json(request: Request, kind: type[Body]) -> Body:
@@ -146,8 +175,10 @@ async def pipeline_of(request: Request, model: str | None = None) -> Pipeline:
     return pipeline
 
 
-async def submit(request: Request, order: Order, model: str | None = None) -> Job:
+async def submit(request: Request, order: Order, model: str | None = None, *, described: bool = True) -> Job:
     """Check an order and queue it; whoever calls should not hold the order, and its pictures, any longer.
+
+    An empty prompt is refused, unless it need not be `described` what to draw.
 
     Raises:
         InvalidRequestError: it cannot be drawn, or there is no such model.
@@ -155,6 +186,8 @@ async def submit(request: Request, order: Order, model: str | None = None) -> Jo
 
     """
     state = request.app.state
+    if described:
+        check_described(order.prompt)
     pipeline = await pipeline_of(request, model)
     order = await _with_pictures_read(request, order)
     async with state.checking:  # one at a time: prompts can take a second
@@ -197,6 +230,19 @@ async def wait(request: Request, job: Job) -> None:
         raise Cancelled("the client went away")
 
 
+async def kept_picture(request: Request, name: str) -> bytes:
+    """Return a finished picture's file.
+
+    Raises:
+        HTTPException: it had to make room for others already.
+
+    """
+    content: bytes | None = await asyncio.to_thread(request.app.state.queue.pictures.read, name)
+    if content is None:
+        raise HTTPException(410, "the picture had to make room for others; `serve --keep` keeps more")
+    return content
+
+
 async def picture_texts(request: Request, job: Job) -> list[str]:
     """Return a job's pictures in Base64.
 
@@ -204,9 +250,7 @@ async def picture_texts(request: Request, job: Job) -> list[str]:
         HTTPException: they had to make room for others already.
 
     """
-    pictures = request.app.state.queue.pictures
-    files = await asyncio.to_thread(lambda: [pictures.read(name) for name in job.pictures])
-    return list(_texts(files))
+    return [base64_text(await kept_picture(request, name)) for name in job.pictures]
 
 
 def base64_text(content: bytes) -> str:
@@ -225,13 +269,6 @@ def _check(
     """Return what is to be drawn, by what, what is to be said of it, and which LoRAs and embeddings it uses."""
     drawing = resolve_within(order, pipeline.bundle.manifest, limits, usual_cache)
     return drawing, pipeline, [*map(str, pipeline.warnings_of(drawing))], pipeline.adapters.changes(drawing)
-
-
-def _texts(files: Iterable[bytes | None]) -> Iterable[str]:
-    for content in files:
-        if content is None:
-            raise HTTPException(410, "the picture had to make room for others; `serve --keep` keeps more")
-        yield base64_text(content)
 
 
 async def _over(queue: JobQueue, job: Job) -> None:

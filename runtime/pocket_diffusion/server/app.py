@@ -23,6 +23,7 @@ from pocket_diffusion.server.answers import on_error
 from pocket_diffusion.server.guard import Guard
 from pocket_diffusion.server.jobs import JobQueue
 from pocket_diffusion.server.limits import Limits
+from pocket_diffusion.server.mcp import routes as mcp
 from pocket_diffusion.server.models import Models
 from pocket_diffusion.server.monitoring import Metrics
 from pocket_diffusion.server.openapi import describe
@@ -87,6 +88,7 @@ def create_app(
             *(operation.route for operation in rest.OPERATIONS),
             *openai.ROUTES,
             *a1111.ROUTES,
+            *mcp.ROUTES,
             *monitoring.ROUTES,
             Mount("/page", StaticFiles(directory=_PAGE)),
         ],

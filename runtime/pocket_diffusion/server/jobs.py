@@ -257,6 +257,13 @@ class JobQueue:
                 loop, why = asyncio.get_running_loop(), "nobody followed the drawing any more"
                 job.abandoning = loop.call_later(self._limits.unfollowed_seconds, self.cancel, job, why)
 
+    async def unload(self) -> None:
+        """Give back the memory of all networks, once the job that is drawn is over."""
+        if self.running is not None:
+            async for _ in self.running.changes():
+                pass
+        await asyncio.to_thread(self._models.close)
+
     async def close(self) -> None:
         """Take no more jobs, cancel all, and wait until the one that is drawn has stopped."""
         self._closed = True

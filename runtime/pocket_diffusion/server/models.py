@@ -66,6 +66,11 @@ class Models:
         """All names, the default's first."""
         return [self.default_name, *(name for name in self._paths if name != self.default_name)]
 
+    @property
+    def opened(self) -> Mapping[str, Pipeline]:
+        """Those that were opened, by name."""
+        return dict(self._open)
+
     def refresh(self) -> None:
         """Look anew for bundles, and for what prompts may name beside them."""
         if self._folder is not None:

@@ -189,7 +189,7 @@ async def view(request: Request, job: Job) -> JobView:
 
 async def create_job(request: Request) -> Response:
     """Queue a drawing and answer at once."""
-    job = await submit(request, *_order_and_model(await read_json(request, JobOrder)))
+    job = await submit(request, *order_and_model(await read_json(request, JobOrder)))
     return _json(await view(request, job), 202)
 
 
@@ -394,7 +394,8 @@ def _job(request: Request) -> Job:
     return job
 
 
-def _order_and_model(asked: JobOrder) -> tuple[Order, str | None]:
+def order_and_model(asked: JobOrder) -> tuple[Order, str | None]:
+    """Return what is to be drawn, and by which model."""
     return Order(**{name: getattr(asked, name) for name in Order.__struct_fields__}), asked.model
 
 

@@ -92,7 +92,6 @@ def test_what_is_not_asked_for_is_the_bundles_default(manifest: Manifest) -> Non
         ({"steps": 3, "strength": 0.3, "image": PICTURE}, r"strength 0\.3 of 3 steps .* at least 0\.334 is needed"),
         ({"mask": PICTURE}, "a mask needs the image that it belongs to; give one, or leave the mask out"),
         ({"image": 7}, "image must be a path, a file's bytes or a Pillow image"),
-        ({"prompt": " "}, "the prompt is empty; say what to draw"),
         ({"negative_prompt": None}, "the negative prompt must be text"),
     ],
 )

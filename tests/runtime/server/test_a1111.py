@@ -132,18 +132,27 @@ def test_images_are_not_sent_where_they_are_not_wanted(client: TestClient) -> No
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        ({"enable_hr": True}, "enable_hr: not supported here"),
+        ({"enable_hr": True, "hr_scale": 8}, "the second pass has 512x512 pixels; at most 65,536 are drawn here"),
+        ({"enable_hr": True, "hr_resize_x": 96, "hr_resize_y": 64}, "must have the proportions"),
+        ({"enable_hr": True, "hr_checkpoint_name": "other"}, "hr_checkpoint_name"),
+        ({"script_name": "x/y plot"}, "script_name"),
+        ({"alwayson_scripts": {"ADetailer": {"args": [True, {"ad_model": "face_yolov8n.pt"}]}}}, "ADetailer"),
+        ({"alwayson_scripts": {"ControlNet": {"args": [{"enabled": True}]}}}, "ControlNet"),
+        ({"override_settings": {"sd_vae": "vae-ft-mse"}}, "option sd_vae can only be 'Automatic' here"),
+        ({"override_settings": {"eta_noise_seed_delta": 31337}}, "option eta_noise_seed_delta can only be 0 here"),
+        ({"override_settings": {"use_old_scheduling": True}}, "option use_old_scheduling cannot be had here"),
+        ({"override_settings": {"CLIP_stop_at_last_layers": 1.5}}, "is a whole number"),
+        ({"seed": 1.5}, "$.seed"),
         ({"tiling": True, "restore_faces": True}, "restore_faces, tiling: not supported"),
         ({"styles": ["anime"]}, "styles"),
         ({"alwayson_scripts": {"ControlNet": {"args": [{"image": "x"}]}}}, "ControlNet"),
-        ({"override_settings": {"sd_model_checkpoint": "other"}}, "can only be"),
+        ({"override_settings": {"sd_model_checkpoint": "other"}}, "sd_model_checkpoint can be "),
         ({"override_settings": "all"}, "$.override_settings"),
         ({"alwayson_scripts": {"x" * 20_000: 1}}, "alwayson_scripts"),
         ({"init_images": ["x"]}, "txt2img none"),
         ({"steps": "many"}, "$.steps"),
         ({"batch_size": 0}, "$.batch_size"),
         ({"batch_size": 10**6, "n_iter": 10**6}, "count must be"),
-        ({"prompt": ""}, "the prompt is empty"),
         ({"seed": -2}, "seed must be"),
     ],
     ids=str,
@@ -178,10 +187,116 @@ def test_text_that_is_none_is_refused(client: TestClient) -> None:
     assert client.post("/sdapi/v1/txt2img", json={"sampler_name": "x" * 101}).status_code == 422
 
 
-def test_scripts_that_are_switched_off_are_no_obstacle(client: TestClient) -> None:
-    scripts = {"ADetailer": {"args": [False]}, "ControlNet": {"args": []}}
-    asked = {**ASKED, "alwayson_scripts": scripts, "styles": None, "save_images": True, "inpainting_mask_invert": False}
-    assert client.post("/sdapi/v1/txt2img", json=asked).status_code == 200
+@pytest.mark.parametrize(
+    "neutral",
+    [
+        {"alwayson_scripts": {"ADetailer": {"args": [False]}, "ControlNet": {"args": []}}},
+        {"alwayson_scripts": {"ADetailer": {"args": [False, True, {"ad_model": "face_yolov8n.pt"}]}}},
+        {"alwayson_scripts": {"ADetailer": {"args": [{"ad_model": "None"}]}, "Dynamic Thresholding": {"args": []}}},
+        {"alwayson_scripts": {"ControlNet": {"args": [{"enabled": False, "model": "x", "image": None}]}}},
+        {"script_name": "None", "script_args": [], "styles": None, "save_images": True, "tiling": False},
+        {"restore_faces": False, "refiner_checkpoint": "None", "refiner_switch_at": 0.8, "subseed": -1},
+        {"subseed_strength": 0, "seed": 7.0, "steps": 1.0, "cfg_scale": 7, "batch_size": 1.0},
+        {"enable_hr": False, "hr_scale": 2, "hr_upscaler": "Latent", "inpainting_mask_invert": False},
+        {"override_settings": {"sd_vae": "Automatic", "eta_noise_seed_delta": 0, "inpainting_mask_weight": 1.0}},
+        {"override_settings": {"samples_save": True, "img2img_color_correction": False, "sd_model_checkpoint": ""}},
+    ],
+    ids=str,
+)
+def test_what_is_switched_off_is_no_obstacle(client: TestClient, neutral: dict[str, object]) -> None:
+    answer = client.post("/sdapi/v1/txt2img", json={**ASKED, **neutral})
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["images"] == client.post("/sdapi/v1/txt2img", json=ASKED).json()["images"]
+
+
+def test_an_empty_prompt_is_drawn(client: TestClient, pipeline: Pipeline) -> None:
+    (drawn,) = client.post("/sdapi/v1/txt2img", json={**ASKED, "prompt": ""}).json()["images"]
+    expected = pipeline.generate("", width=64, height=64, steps=1, seed=7).images[0]
+    np.testing.assert_array_equal(np.asarray(picture(drawn)), np.asarray(expected))
+
+
+def test_a_strength_of_nothing_leaves_one_step(client: TestClient, pipeline: Pipeline) -> None:
+    asked = {**ASKED, "steps": 4, "init_images": [text(Image.new("RGB", (64, 64), "red"))], "denoising_strength": 0}
+    (drawn,) = client.post("/sdapi/v1/img2img", json=asked).json()["images"]
+    expected = pipeline.generate(
+        "a lake", width=64, height=64, steps=4, seed=7, image=Image.new("RGB", (64, 64), "red"), strength=0.25
+    )
+    np.testing.assert_array_equal(np.asarray(picture(drawn)), np.asarray(expected.images[0]))
+
+
+def test_a_second_pass_redraws_the_enlarged_picture(client: TestClient, pipeline: Pipeline) -> None:
+    asked = {**ASKED, "enable_hr": True, "hr_scale": 2, "denoising_strength": 0.5, "steps": 2, "batch_size": 2}
+    answer = client.post(
+        "/sdapi/v1/txt2img", json={**asked, "hr_upscaler": "Latent", "hr_sampler_name": "Euler"}
+    ).json()
+    first = pipeline.generate("a lake", width=64, height=64, steps=2, seed=7, count=2)
+    for drawn, image, seed in zip(answer["images"], first.images, first.seeds, strict=True):
+        expected = pipeline.generate(
+            "a lake", width=128, height=128, steps=4, seed=seed, image=image, strength=0.5, sampler="euler"
+        ).images[0]
+        np.testing.assert_array_equal(np.asarray(picture(drawn)), np.asarray(expected))
+    info = json.loads(answer["info"])
+    assert (info["width"], info["height"]) == (128, 128)
+    assert info["infotexts"][1].endswith(
+        "Denoising strength: 0.5, Hires upscale: 2, Hires steps: 2, Hires upscaler: Lanczos"
+    )
+    assert info["without_effect"] == ["hr_upscaler"]
+
+
+def test_a_picture_is_enlarged(client: TestClient) -> None:
+    red = Image.new("RGB", (40, 30), "red")
+    for change, size in (
+        ({"upscaling_resize": 2}, (80, 60)),
+        ({"upscaler_1": "Nearest", "upscaling_resize": 1.5}, (60, 45)),
+        ({"resize_mode": 1, "upscaling_resize_w": 100, "upscaling_resize_h": 100, "upscaler_1": "Lanczos"}, (100, 100)),
+        ({"resize_mode": 1, "upscaling_resize_w": 100}, (100, 75)),
+    ):
+        answer = client.post("/sdapi/v1/extra-single-image", json={"image": text(red), **change}).json()
+        assert picture(answer["image"]).size == size
+        assert picture(answer["image"]).getpixel((5, 5)) == (255, 0, 0)
+    for change, why in (
+        ({"upscaler_1": "R-ESRGAN 4x+"}, "is not here; choose from None, Lanczos, Nearest"),
+        ({"upscaling_resize": 8}, "320x240 is too large"),
+        ({"gfpgan_visibility": 1}, "gfpgan_visibility: not supported"),
+    ):
+        answer = client.post("/sdapi/v1/extra-single-image", json={"image": text(red), **change})
+        assert answer.status_code == 422
+        assert why in answer.json()["detail"]
+
+
+def test_networks_are_unloaded_and_loaded_again(client: TestClient) -> None:
+    models = client.app.state.models
+    drawn = client.post("/sdapi/v1/txt2img", json=ASKED).json()["images"]
+    assert models.default.is_loaded
+    assert client.post("/sdapi/v1/unload-checkpoint").status_code == 200
+    assert not models.default.is_loaded
+    assert client.post("/sdapi/v1/reload-checkpoint").status_code == 200
+    assert client.post("/sdapi/v1/txt2img", json=ASKED).json()["images"] == drawn
+
+
+def test_nothing_goes_on_when_all_is_drawn(client: TestClient) -> None:
+    client.post("/sdapi/v1/txt2img", json=ASKED)
+    told = client.get("/sdapi/v1/progress").json()
+    assert (told["progress"], told["state"]["job_count"]) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/sdapi/v1/cmd-flags", "/sdapi/v1/memory", "/sdapi/v1/upscalers", "/sdapi/v1/latent-upscale-modes",
+        "/sdapi/v1/sd-vae", "/sdapi/v1/hypernetworks", "/sdapi/v1/scripts", "/sdapi/v1/script-info", "/queue/status",
+        "/controlnet/version", "/controlnet/model_list", "/internal/ping", "/app_id",
+    ],
+)  # fmt: skip
+def test_what_clients_probe_is_answered(client: TestClient, path: str) -> None:
+    answer = client.get(path)
+    assert answer.status_code == 200
+    assert isinstance(answer.json(), dict | list)
+
+
+@pytest.mark.parametrize("what", ["checkpoints", "vae", "loras", "embeddings"])
+def test_what_there_is_can_be_looked_for_again(client: TestClient, what: str) -> None:
+    assert client.post(f"/sdapi/v1/refresh-{what}").status_code == 200
 
 
 def test_progress_and_interrupt(client: TestClient) -> None:
@@ -219,8 +334,17 @@ def test_options_can_be_set_to_what_they_are(client: TestClient, pipeline: Pipel
     assert client.post("/sdapi/v1/options", json=current).status_code == 200
     answer = client.post("/sdapi/v1/options", json={"sd_model_checkpoint": "other"})
     assert answer.status_code == 422
-    assert f"can only be {pipeline.name!r}" in answer.json()["detail"]
-    assert "is none of" in client.post("/sdapi/v1/options", json={"x": 1}).json()["detail"]
+    assert f"can be {pipeline.name!r} here" in answer.json()["detail"]
+    assert "option x cannot be had" in client.post("/sdapi/v1/options", json={"x": 1}).json()["detail"]
+
+
+def test_an_option_holds_for_later_drawings(client: TestClient) -> None:
+    asked = {**ASKED, "override_settings": {"CLIP_stop_at_last_layers": 2}}
+    expected = client.post("/sdapi/v1/txt2img", json=asked).json()["images"]
+    assert client.post("/sdapi/v1/txt2img", json=ASKED).json()["images"] != expected
+    client.post("/sdapi/v1/options", json={"CLIP_stop_at_last_layers": 2})
+    assert client.get("/sdapi/v1/options").json()["CLIP_stop_at_last_layers"] == 2
+    assert client.post("/sdapi/v1/txt2img", json=ASKED).json()["images"] == expected
 
 
 def test_what_there_is_is_named(client: TestClient, pipeline: Pipeline) -> None:
@@ -230,5 +354,4 @@ def test_what_there_is_is_named(client: TestClient, pipeline: Pipeline) -> None:
     schedulers = client.get("/sdapi/v1/schedulers").json()
     assert [row["label"] for row in schedulers] == ["Automatic", *(row.label for row in SCHEDULERS.values())]
     assert [model["model_name"] for model in client.get("/sdapi/v1/sd-models").json()] == [pipeline.name]
-    assert client.get("/sdapi/v1/upscalers").json() == []
     assert client.get("/sdapi/v1/scripts").json() == {"txt2img": [], "img2img": []}

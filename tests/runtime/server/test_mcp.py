@@ -1,0 +1,215 @@
+"""The endpoint for assistants, by the official SDK's own client, or without the SDK."""
+
+import asyncio
+import base64
+import json
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from io import BytesIO
+from typing import Any, TypeVar
+
+import httpx2
+import numpy as np
+import pytest
+from PIL import Image
+from starlette.testclient import TestClient
+
+from pocket_diffusion import Pipeline
+from pocket_diffusion.server import create_app
+from serving import LIMITS, SMALL
+
+pytest.importorskip("mcp", reason="the extra `mcp` is not installed")
+
+from mcp import Client, types
+from mcp.client.streamable_http import streamable_http_client
+from mcp_types import CLIENT_CAPABILITIES_META_KEY, PROTOCOL_VERSION_META_KEY
+
+Answer = TypeVar("Answer")
+
+CALL = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
+ACCEPT = {"Accept": "application/json, text/event-stream"}
+
+
+@asynccontextmanager
+async def connected(mode: str) -> AsyncIterator[Client]:
+    app = create_app(Pipeline.load(provider="cpu", arithmetic="exact"), limits=LIMITS)
+    transport = httpx2.ASGITransport(app)
+    async with (
+        httpx2.AsyncClient(transport=transport, base_url="http://testserver") as http,
+        Client(streamable_http_client("http://testserver/mcp", http_client=http), mode=mode) as client,
+    ):
+        yield client
+    await app.state.queue.close()
+
+
+def png(picture: Image.Image) -> str:
+    file = BytesIO()
+    picture.save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def pixels(content: types.ContentBlock) -> np.ndarray:
+    assert isinstance(content, types.ImageContent)
+    assert content.mime_type == "image/png"
+    return np.asarray(Image.open(BytesIO(base64.b64decode(content.data))))
+
+
+def run(use: Callable[[Client], Awaitable[Answer]], mode: str = "auto") -> Answer:
+    async def all_of_it() -> Answer:
+        async with connected(mode) as client:
+            return await use(client)
+
+    return asyncio.run(all_of_it())
+
+
+@pytest.mark.parametrize("mode", ["auto", "legacy"])
+def test_a_picture_from_a_prompt_is_what_the_pipeline_draws_and_each_step_is_told(
+    mode: str, pipeline: Pipeline
+) -> None:
+    steps = []
+
+    async def progress(step: float, total: float | None, _: str | None) -> None:
+        steps.append((step, total))
+
+    async def draw(client: Client) -> types.CallToolResult:
+        options = {"prompt": "a lake", **SMALL, "steps": 2}
+        return await client.call_tool("draw", options, progress_callback=progress)
+
+    result = run(draw, mode)
+    assert not result.is_error, result.content
+    expected = pipeline.generate("a lake", **{**SMALL, "steps": 2}).images[0]
+    np.testing.assert_array_equal(pixels(result.content[0]), np.asarray(expected))
+    facts = json.loads(result.content[1].text)["pictures"][0]
+    assert (facts["seed"], facts["steps"]) == (SMALL["seed"], 2)
+    assert "/pictures/" in facts["url"]
+    assert steps[-1] == (2, 2)
+
+
+def test_a_masked_part_is_redrawn(pipeline: Pipeline) -> None:
+    picture, mask = Image.new("RGB", (64, 64), "red"), Image.new("L", (64, 64), 0)
+    mask.paste(255, (0, 0, 32, 64))
+    options = {"prompt": "a lake", **SMALL, "strength": 1.0}
+
+    async def redraw(client: Client) -> types.CallToolResult:
+        return await client.call_tool(
+            "redraw", {**options, "image": f"data:image/png;base64,{png(picture)}", "mask": png(mask)}
+        )
+
+    result = run(redraw)
+    assert not result.is_error, result.content
+    expected = pipeline.generate(**options, image=picture, mask=mask).images[0]
+    np.testing.assert_array_equal(pixels(result.content[0]), np.asarray(expected))
+
+
+def test_the_tools_say_what_they_take(pipeline: Pipeline) -> None:
+    async def ask(client: Client) -> tuple[types.ListToolsResult, types.CallToolResult]:
+        return await client.list_tools(), await client.call_tool("list_models", {})
+
+    listed, models = run(ask)
+    tools = {tool.name: tool.input_schema for tool in listed.tools}
+    assert set(tools) == {"draw", "redraw", "list_models"}
+    assert tools["draw"]["required"] == ["prompt"]
+    assert "image" not in tools["draw"]["properties"]
+    assert tools["redraw"]["required"] == ["prompt", "image"]
+    assert json.loads(models.content[0].text)["default"] == pipeline.name
+    assert json.loads(models.content[1].text)["width"] == pipeline.bundle.manifest.defaults.width
+
+
+@pytest.mark.parametrize(
+    ("tool", "arguments", "why"),
+    [
+        ("draw", {}, "prompt"),
+        ("draw", {"prompt": "a", "width": 65}, "width must be"),
+        ("draw", {"prompt": "a", "steps": 101}, "steps must be at most 100"),
+        ("draw", {"prompt": "a", "model": "other"}, "model 'other' is not known"),
+        ("draw", {"prompt": "a", "colour": "red"}, "colour"),
+        ("redraw", {"prompt": "a"}, "`image` is missing"),
+        ("redraw", {"prompt": "a", "image": "no Base64"}, "must be a picture file in Base64"),
+        ("redraw", {"prompt": "a", "image": base64.b64encode(b"no picture").decode()}, "is not a picture"),
+        ("paint", {}, "there is no such tool; there are draw, redraw, list_models"),
+    ],
+    ids=str,
+)
+def test_an_assistant_is_told_what_was_wrong(tool: str, arguments: dict[str, Any], why: str) -> None:
+    result = run(lambda client: client.call_tool(tool, arguments))
+    assert result.is_error
+    assert why in result.content[0].text
+
+
+@pytest.mark.parametrize("version", ["2025-06-18", "2026-07-28"])
+def test_a_drawing_ends_when_its_client_goes_away(version: str) -> None:
+    """The protocol's two generations answer in ways of their own."""
+    options = {"prompt": "a", "width": 256, "height": 256, "steps": 100}
+    about = {
+        "progressToken": 1,
+        PROTOCOL_VERSION_META_KEY: version,
+        CLIENT_CAPABILITIES_META_KEY: {},
+    }
+    params = {"name": "draw", "arguments": options, "_meta": about}
+    body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}).encode()
+    headers = {
+        **ACCEPT,
+        "Content-Type": "application/json",
+        "MCP-Protocol-Version": version,
+        "Mcp-Method": "tools/call",
+        "Mcp-Name": "draw",
+    }
+
+    async def leave_after_a_step() -> None:
+        app = create_app(Pipeline.load(provider="cpu", arithmetic="exact"), limits=LIMITS)
+        jobs, gone = [], asyncio.Event()
+        to_send = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def receive() -> dict[str, Any]:
+            if to_send:
+                return to_send.pop()
+            await gone.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: dict[str, Any]) -> None:
+            if b'"progress":1' in message.get("body", b"") and not gone.is_set():
+                jobs.append(app.state.queue.running)
+                gone.set()
+
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": "/mcp",
+            "query_string": b"",
+            "headers": [(name.lower().encode(), value.encode()) for name, value in headers.items()],
+            "client": ("127.0.0.1", 1),
+        }
+        await app(scope, receive, send)
+        async for _ in jobs[0].changes():
+            pass
+        assert jobs[0].state == "cancelled"
+
+    asyncio.run(leave_after_a_step())
+
+
+def test_strangers_do_not_reach_it() -> None:
+    app = create_app(Pipeline.load(provider="cpu", arithmetic="exact"), limits=LIMITS, token="open sesame")
+    with TestClient(app) as client:
+        assert client.post("/mcp", json=CALL, headers=ACCEPT).status_code == 401
+        trusted = {**ACCEPT, "Authorization": "Bearer open sesame"}
+        assert client.post("/mcp", json=CALL, headers=trusted).status_code == 200
+        foreign = {**trusted, "Origin": "http://elsewhere.example"}
+        assert client.post("/mcp", json=CALL, headers=foreign).status_code == 403
+
+
+def test_a_body_with_too_many_values_is_not_decoded(client: TestClient) -> None:
+    body = {**CALL, "params": {"values": [0] * 70_000}}
+    answer = client.post("/mcp", json=body, headers=ACCEPT)
+    assert answer.status_code == 422
+    assert "commas and brackets" in answer.json()["detail"]
+
+
+def test_where_the_sdk_is_not_installed_the_answer_says_what_to_install(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "pocket_diffusion.server.mcp.tools", raising=False)
+    monkeypatch.setitem(sys.modules, "mcp", None)
+    answer = client.post("/mcp", json=CALL, headers=ACCEPT)
+    assert answer.status_code == 404
+    assert 'pip install "pocket-diffusion[mcp]"' in answer.json()["detail"]
