@@ -9,26 +9,40 @@ JOBS ?= 1
 
 DEV := .venv
 LIGHT := build/light
+FLOOR := build/floor
+
+SUITES := test-export test-light test-benchmarks test-rest test-floor
 
 PACKAGES := $(shell find runtime export models -type f -not -name '*.pyc')
 
-.PHONY: demo test test-light test-dev lint emulate fuzz clean
+.PHONY: demo test $(SUITES) lint emulate fuzz clean
 
 demo: $(LIGHT)/installed
 	$(LIGHT)/bin/pocket-diffusion generate "a lake under snowy mountains at sunset" --seed 1 -o demo.png
 
-# The two run side by side, since each has a core to spare much of the time; PyTorch keeps to one.
+# Two at a time, the longest first; PyTorch keeps to one core each.
 test: $(DEV)/installed $(LIGHT)/installed
-	OMP_NUM_THREADS=1 $(MAKE) -j2 test-light test-dev
+	OMP_NUM_THREADS=1 $(MAKE) -j2 $(SUITES)
+
+test-export: $(DEV)/installed
+	$(DEV)/bin/python -m pytest -q tests/export tests/models
 
 test-light: $(LIGHT)/installed
 	$(LIGHT)/bin/python -c "import importlib.util as u; assert not (u.find_spec('torch') or u.find_spec('onnx'))"
 	$(LIGHT)/bin/python -m pytest -q tests/runtime tests/fuzz
 
-# Of the runtime's tests, those rooms that have comparisons with PyTorch and its company.
-test-dev: $(DEV)/installed
-	$(DEV)/bin/python -m pytest -q --ignore tests/runtime --ignore tests/fuzz
-	$(DEV)/bin/python -m pytest -q tests/runtime/drawing tests/runtime/machine
+test-benchmarks: $(DEV)/installed
+	$(DEV)/bin/python -m pytest -q tests/benchmarks
+
+# All that the others leave, and those of the runtime's tests that are skipped where only a user's packages are.
+test-rest: $(DEV)/installed
+	$(DEV)/bin/python -m pytest -q $(addprefix --ignore tests/,export models benchmarks runtime fuzz)
+	$(DEV)/bin/python -m pytest -q $$(grep -rl --include='*.py' importorskip tests/runtime)
+
+# With the oldest releases of the drawing's packages that pyproject.toml allows.
+test-floor: $(FLOOR)/installed
+	PYTHONPATH=runtime $(FLOOR)/bin/python -m pytest -q tests/runtime/machine tests/runtime/test_pipeline.py \
+	    --deselect tests/runtime/machine/test_known_releases.py::test_the_release_that_is_recommended_has_none_and_is_what_the_tests_run_with
 
 lint: $(DEV)/installed
 	$(DEV)/bin/ruff check .
@@ -47,10 +61,10 @@ fuzz: $(LIGHT)/installed
 clean:
 	rm -rf $(DEV) build dist demo.png
 
-# Everything, editable: what developers use.
+# Everything, editable: what developers use. Of PyTorch's company, what is imported is compiled then.
 $(DEV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(DEV)
-	$(DEV)/bin/pip install -q $(PIP_FLAGS) -c constraints.txt -e ".[cpu,server,mcp,export,train,test,lint]"
+	$(DEV)/bin/pip install -q $(PIP_FLAGS) --no-compile -c constraints.txt -e ".[cpu,server,mcp,export,train,test,lint]"
 	touch $@
 
 # What a user has: the built wheel with ONNX Runtime, no PyTorch; what the tests need comes on top.
@@ -60,4 +74,12 @@ $(LIGHT)/installed: pyproject.toml constraints.txt README.md LICENSE $(PACKAGES)
 	$(LIGHT)/bin/pip wheel -q $(PIP_FLAGS) --no-deps -w build/wheel .
 	$(LIGHT)/bin/pip install -q $(PIP_FLAGS) -c constraints.txt --force-reinstall --no-deps build/wheel/*.whl
 	$(LIGHT)/bin/pip install -q $(PIP_FLAGS) -c constraints.txt "pocket-diffusion[cpu,server,mcp] @ file://$(CURDIR)/$$(ls build/wheel/*.whl)" pytest hypothesis httpx2
+	touch $@
+
+# uv, unlike pip, can choose the oldest releases; those that no wheel exists of for this Python are passed over.
+$(FLOOR)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(FLOOR)
+	$(FLOOR)/bin/pip install -q $(PIP_FLAGS) -c constraints.txt uv
+	$(FLOOR)/bin/uv pip install -q --python $(FLOOR) --only-binary :all: --resolution lowest-direct -r pyproject.toml --extra cpu
+	$(FLOOR)/bin/uv pip install -q --python $(FLOOR) -c constraints.txt pytest hypothesis httpx2
 	touch $@

@@ -106,25 +106,3 @@ def tiny_bundle_int8(
         tiny_int8_progress.append((what, done))
 
     return export(tiny_folder, tmp_path_factory.mktemp("int8") / "bundle", weights="int8", on_progress=tell).root
-
-
-@pytest.fixture(scope="session")
-def tiny_ckpt(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny CompVis checkpoint with a tokenizer beside it."""
-    from synthetic_checkpoint import Sizes, save_checkpoint, synthetic_state_dict
-
-    folder = tmp_path_factory.mktemp("compvis")
-    sizes = Sizes(
-        unet_widths=(32, 64),
-        unet_layers=1,
-        unet_attention=(True, False),
-        context=64,
-        vae_widths=(32, 32, 32, 32),
-        vae_layers=1,
-        text_layers=1,
-        text_inner=96,
-    )
-    save_checkpoint(synthetic_state_dict(sizes, seed=0), folder / "tiny.ckpt")
-    for name in ("vocab.json", "merges.txt"):
-        shutil.copy(CLIP_FILES / name, folder / name)
-    return folder / "tiny.ckpt"

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import click
 
-from pocket_diffusion.cli.options import checkpoint_options
+from pocket_diffusion.cli.options import checkpoint_options, command
 from pocket_diffusion.cli.progress import WorkProgress
 from pocket_diffusion.errors import ExportToolsMissingError
 
 
-@click.command()
+@command("v1-5.safetensors sd15", "v1-5.ckpt sd15-int8 --weights int8", "v1-5.safetensors sd15-cuda --target cuda")
 @click.argument("source")
 @click.argument("output", type=click.Path(path_type=Path))
 @click.option(

@@ -120,7 +120,12 @@ def export(
             check_latents(addon, _latents(checkpoint))
         max_tokens = checkpoint.text_encoder_config.max_position_embeddings
         manifest = partial(
-            _manifest, checkpoint, target, weights, writer.write_tokenizer(checkpoint.source.tokenizer, max_tokens)
+            _manifest,
+            checkpoint,
+            target,
+            weights,
+            writer.write_tokenizer(checkpoint.source.tokenizer, max_tokens),
+            writer.write_vocabulary(checkpoint.source.vocabulary),
         )
         components: dict[str, Component] = {}
         for make in PARTS:
@@ -227,6 +232,7 @@ def _manifest(
     target: Target,
     weights: WeightStorage,
     tokenizer: TokenizerSpec,
+    vocabulary: str | None,
     components: dict[str, Component],
     files: dict[str, FileRecord],
 ) -> Manifest:
@@ -250,4 +256,5 @@ def _manifest(
             notes=checkpoint.source.notes,
         ),
         files=files,
+        vocabulary=vocabulary,
     )

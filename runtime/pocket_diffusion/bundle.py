@@ -19,6 +19,7 @@ from pocket_diffusion.files import leads_out, read_regular
 from pocket_diffusion.graph import LARGEST_GRAPH, graph_fault
 from pocket_diffusion.layers import LARGEST_TABLE, LayerTable
 from pocket_diffusion.strict import Strict
+from pocket_diffusion.vocabulary import LARGEST_VOCABULARY, Vocabulary
 
 FORMAT_VERSION: Literal[3] = 3
 """Version 2 had no layer tables; its bundles draw, but their weights cannot be changed."""
@@ -260,7 +261,7 @@ class Provenance(Strict, frozen=True):
     """What was chosen where the source left a choice, and why."""
 
 
-class Manifest(Strict, frozen=True):
+class Manifest(Strict, frozen=True, omit_defaults=True):
     """All that the runtime must know; the content of `bundle.json`."""
 
     format_version: Literal[2, 3]
@@ -280,6 +281,8 @@ class Manifest(Strict, frozen=True):
     provenance: Provenance
     files: dict[str, FileRecord]
     """Every file of the bundle but the manifest itself, by its path in the bundle."""
+    vocabulary: str | None = None
+    """The file that holds its `Vocabulary`. None where the model knows too many words to tell."""
 
     @property
     def guides_itself(self) -> bool:
@@ -399,6 +402,24 @@ class Bundle:
                 refuse(f"{int8.certificate} was not made for {file}: the sha256 differs")
         return certificate
 
+    def vocabulary(self) -> Vocabulary | None:
+        """Read which words the model knows, or return None where the bundle does not tell.
+
+        Raises:
+            BundleDamagedError: the vocabulary is not the file that was written.
+
+        """
+        name = self.manifest.vocabulary
+        if name is None:
+            return None
+        fault = self._fault(name, hashed=True, most=LARGEST_VOCABULARY)
+        if not fault:
+            try:
+                return msgspec.json.decode(self.path(name).read_bytes(), type=Vocabulary)
+            except (OSError, ValueError, RecursionError) as error:
+                fault = f"{name} is not understood ({error})"
+        raise BundleDamagedError(f"{self.root}: {fault}; export the bundle again or fetch a fresh copy")
+
     def layers(self, name: str) -> LayerTable:
         """Read where the published weights of a component lie in its weights file.
 
@@ -494,7 +515,8 @@ def read_manifest(root: Path) -> Manifest:
         if spec.shape[1] != channels:
             refuse(f"{name} takes latents of {spec.shape[1]} channels, not of {channels}; export the bundle again")
     tokenizer = (manifest.tokenizer.vocab, manifest.tokenizer.merges)
-    for name in (*(file for component in components.values() for file in component.files), *tokenizer):
+    vocabulary = () if manifest.vocabulary is None else (manifest.vocabulary,)
+    for name in (*(file for component in components.values() for file in component.files), *tokenizer, *vocabulary):
         if name not in manifest.files:
             refuse(f"uses {name!r} but does not list it under files; export the bundle again")
     for name in tokenizer:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pocket_diffusion.drawing.adapters import ModelChanges
-from pocket_diffusion.drawing.images import make_folder, save_picture, side_by_side
+from pocket_diffusion.drawing.images import make_folder, names_picture, numbered, save_picture, side_by_side
 from pocket_diffusion.drawing.metadata import parameters_text, settings
 from pocket_diffusion.drawing.resolve import Drawing
 from pocket_diffusion.errors import Cancelled
@@ -107,10 +107,11 @@ class Result:
         return drawing.order(i)
 
     def save(self, path: str | os.PathLike[str], index: int | None = None) -> list[Path]:
-        """Write pictures, each whole or not at all; a PNG carries how it was made.
+        """Write pictures, each whole or not at all; each carries how it was made (see `save_picture`).
 
         Args:
-            path: the file of a single picture; for several, a folder, in which they are named by their seeds.
+            path: the file of a single picture. For several, a folder, in which they are named by their seeds, or a
+                file's name, which they get with a number each: `lake.png` gives `lake-1.png`, `lake-2.png`, ….
             index: the only picture to be written; without it, all are.
 
         Returns:
@@ -127,8 +128,11 @@ class Result:
         if index is not None:
             self._save(path, index)
             return [path]
-        make_folder(path)
-        paths = [path / f"{seed}.png" for seed in self.seeds]
+        if names_picture(path):
+            paths = numbered(path, len(self.images))
+        else:
+            make_folder(path)
+            paths = [path / f"{seed}.png" for seed in self.seeds]
         for i, each in enumerate(paths):
             self._save(each, i)
         return paths

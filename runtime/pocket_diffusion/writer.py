@@ -20,6 +20,7 @@ from pocket_diffusion.errors import (
     PocketDiffusionError,
 )
 from pocket_diffusion.scratch import ScratchFolder
+from pocket_diffusion.vocabulary import VOCABULARY_NAME, Vocabulary
 
 NEW, OLD = "new", "old"
 """In a scratch folder: what is being made, and what it replaces."""
@@ -110,6 +111,13 @@ class BundleWriter:
         self.write(spec.vocab, files.vocab)
         self.write(spec.merges, files.merges)
         return spec
+
+    def write_vocabulary(self, vocabulary: Vocabulary | None) -> str | None:
+        """Write which words a model knows, if that is told, and return the file's name."""
+        if vocabulary is None:
+            return None
+        self.write(VOCABULARY_NAME, msgspec.json.format(msgspec.json.encode(vocabulary), indent=1) + b"\n")
+        return VOCABULARY_NAME
 
     def records(self, known: Mapping[str, str] = MappingProxyType({})) -> dict[str, FileRecord]:
         """Return the size and sha256 of every file written so far; `known` has those that need not be hashed again.

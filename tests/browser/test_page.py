@@ -98,14 +98,15 @@ def draw(page: Page, prompt: str = "a lake", **values: object) -> Image.Image:
 
 def finished(page: Page) -> Image.Image:
     expect(page.get_by_role("link", name="Download")).to_be_visible(timeout=SECONDS)
-    expect(page.get_by_role("button", name="Draw")).to_be_enabled()
-    return fetched(page.locator("#picture").evaluate("image => image.src"))
+    expect(page.locator("#frame:not([aria-busy])")).to_be_visible(timeout=SECONDS)
+    return fetched(page, page.locator("#picture").evaluate("image => image.src"))
 
 
-def fetched(url: str | None) -> Image.Image:
+def fetched(page: Page, url: str | None) -> Image.Image:
+    """Return a picture that the page shows, which may be its own alone."""
     assert url
-    with urlopen(url) as answer:
-        return Image.open(BytesIO(answer.read()))
+    content = page.evaluate("async url => [...new Uint8Array(await (await fetch(url)).arrayBuffer())]", url)
+    return Image.open(BytesIO(bytes(content)))
 
 
 def facts(picture: Image.Image) -> dict[str, Any]:
@@ -325,7 +326,7 @@ def test_a_cache_is_chosen_and_the_servers_own_gives_way(page: Page) -> None:
 def test_what_is_painted_over_is_drawn_anew(page: Page, server: RunningServer, tmp_path: Path) -> None:
     asked = Request(f"{server.url}/generate", json.dumps({"text": "dunes at night"}).encode())
     with urlopen(asked) as answer:
-        dunes = fetched(json.load(answer)["image_url"])
+        dunes = fetched(page, json.load(answer)["image_url"])
     dunes.save(tmp_path / "dunes.png")
     page.locator("#file").set_input_files(tmp_path / "dunes.png")
     page.get_by_label("Brush").fill("20")

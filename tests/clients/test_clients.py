@@ -9,6 +9,12 @@ import numpy as np
 import openai
 import pytest
 import webuiapi
+from openai.types import (
+    ImageEditCompletedEvent,
+    ImageEditPartialImageEvent,
+    ImageGenCompletedEvent,
+    ImageGenPartialImageEvent,
+)
 from PIL import Image
 
 from pocket_diffusion import Pipeline
@@ -96,6 +102,41 @@ def test_openai_edits_several_uploads_as_a_list(official: openai.OpenAI) -> None
     assert decoded(answer.data[0].b64_json).size == (64, 64)
 
 
+def test_openai_follows_a_stream(official: openai.OpenAI, pipeline: Pipeline) -> None:
+    stream = official.images.generate(
+        model="gpt-image-1", prompt="a lake", size="64x64", output_format="webp", output_compression=100,
+        stream=True, partial_images=2, extra_body={"steps": 12, "seed": 7},
+    )  # fmt: skip
+    *partial, completed = [event.to_dict() for event in stream]
+    assert [event["partial_image_index"] for event in partial] == list(range(len(partial)))
+    assert 1 <= len(partial) <= 2
+    for event in partial:
+        ImageGenPartialImageEvent.model_validate(event, strict=True)
+    ImageGenCompletedEvent.model_validate(completed, strict=True)
+    for event in (*partial, completed):
+        picture = decoded(event["b64_json"])
+        assert (picture.format, picture.size) == ("WEBP", (64, 64))
+
+
+def test_openai_follows_an_edit(official: openai.OpenAI) -> None:
+    stream = official.images.edit(
+        image=as_file(RED, "image.png"), prompt="a lake", stream=True, partial_images=1, extra_body={"steps": 12}
+    )
+    *partial, completed = [event.to_dict() for event in stream]
+    for event in partial:
+        ImageEditPartialImageEvent.model_validate(event, strict=True)
+    ImageEditCompletedEvent.model_validate(completed, strict=True)
+    assert decoded(completed["b64_json"]).size == (64, 64)
+
+
+@pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning")  # by OpenAI, which clients outlive
+def test_openai_varies(official: openai.OpenAI) -> None:
+    answer = official.images.create_variation(
+        image=as_file(RED, "image.png"), n=2, size="256x256", extra_body={"steps": 1, "strength": 1.0}
+    )
+    assert [decoded(each.b64_json).size for each in answer.data] == [(256, 256)] * 2
+
+
 def test_openai_understands_refusals(official: openai.OpenAI, server: RunningServer) -> None:
     with pytest.raises(openai.BadRequestError, match="width must be a multiple of 8"):
         official.images.generate(prompt="a lake", size="65x64")
@@ -140,8 +181,16 @@ def test_webui_looks_around(webui: webuiapi.WebUIApi, pipeline: Pipeline) -> Non
     webui.util_set_model(pipeline.name)
     webui.util_wait_for_ready(check_interval=0.1)
     webui.interrupt()
-    for empty in (webui.get_upscalers, webui.get_loras, webui.get_sd_vae, webui.get_prompt_styles):
+    for empty in (webui.get_latent_upscale_modes, webui.get_loras, webui.get_sd_vae, webui.get_prompt_styles):
         assert empty() == []
+
+
+def test_webui_draws_in_two_passes_and_enlarges(webui: webuiapi.WebUIApi) -> None:
+    asked = {"prompt": "a lake", "steps": 2, "width": 64, "height": 64, "hr_scale": 1.5, "denoising_strength": 0.7}
+    drawn = webui.txt2img(enable_hr=True, hr_upscaler=webuiapi.HiResUpscaler.Latent, **asked)
+    assert drawn.image.size == (96, 96)
+    enlarged = webui.extra_single_image(drawn.image, upscaler_1=webuiapi.Upscaler.Lanczos, upscaling_resize=2)
+    assert enlarged.image.size == (192, 192)
 
 
 def test_webui_reads_how_a_picture_was_made(webui: webuiapi.WebUIApi) -> None:
@@ -152,5 +201,5 @@ def test_webui_reads_how_a_picture_was_made(webui: webuiapi.WebUIApi) -> None:
 
 
 def test_webui_is_told_what_is_not_supported(webui: webuiapi.WebUIApi) -> None:
-    with pytest.raises(RuntimeError, match="enable_hr: not supported here"):
-        webui.txt2img(prompt="a lake", enable_hr=True)
+    with pytest.raises(RuntimeError, match="tiling: not supported here"):
+        webui.txt2img(prompt="a lake", tiling=True)

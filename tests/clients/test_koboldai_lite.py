@@ -9,10 +9,12 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
+from pocket_diffusion import Pipeline
+from pocket_diffusion.server import create_app
 from webui import QUICK, decoded, encoded, webui
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def server() -> Iterator[TestClient]:
     with webui(token=None) as server:
         yield server
@@ -68,3 +70,14 @@ def test_it_redraws_a_picture(server: TestClient) -> None:
     answer = server.post("/sdapi/v1/img2img", json=asked)
     assert answer.is_success, answer.text
     assert decoded(answer.json()["images"][0]).size == (64, 64)
+
+
+def test_its_page_may_ask_from_its_own_site() -> None:
+    site = {"Origin": "https://lite.koboldai.net", "Sec-Fetch-Site": "cross-site"}
+    app = create_app(Pipeline.load(provider="cpu"), origins=[site["Origin"]])
+    with TestClient(app) as server:
+        asking = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type"}
+        assert server.options("/sdapi/v1/txt2img", headers={**site, **asking}).is_success
+        answer = server.post("/sdapi/v1/txt2img", json=payload("landscapes"), headers=site)
+    assert answer.is_success, answer.text
+    assert answer.headers["access-control-allow-origin"] == site["Origin"]

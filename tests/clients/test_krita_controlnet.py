@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 from webui import QUICK, decoded, encoded, webui
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def server() -> Iterator[TestClient]:
     with webui(token=None) as server:
         yield server

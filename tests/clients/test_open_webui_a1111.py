@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 from webui import QUICK, decoded, webui
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def server() -> Iterator[TestClient]:
     with webui() as server:
         yield server
@@ -20,8 +20,7 @@ def server() -> Iterator[TestClient]:
 
 def test_it_verifies_the_address(server: TestClient) -> None:
     assert server.get("/sdapi/v1/options").is_success
-    server.auth = ("anyone", "wrong")
-    assert server.get("/sdapi/v1/options").status_code == 401
+    assert server.get("/sdapi/v1/options", auth=("anyone", "wrong")).status_code == 401
 
 
 def test_it_chooses_a_model(server: TestClient) -> None:

@@ -37,7 +37,7 @@ PAYLOAD = {
 """What the extension sends as it is installed."""
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def server() -> Iterator[TestClient]:
     with webui() as server:
         yield server

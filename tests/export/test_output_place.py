@@ -302,10 +302,10 @@ def test_a_killed_export_does_not_hinder_the_next(shelf: Path) -> None:
     }
 
 
-def test_a_second_export_after_a_killed_one_draws(tiny_ckpt: Path, shelf: Path) -> None:
+def test_a_second_export_after_a_killed_one_draws(tiny_folder: Path, shelf: Path) -> None:
     """All of it for once: the command, killed in the middle of its work, then again into the same place."""
     main = "from pocket_diffusion.cli import main; main()"
-    command = [sys.executable, "-c", main, "export", str(tiny_ckpt), str(shelf / "out"), "--quiet"]
+    command = [sys.executable, "-c", main, "export", str(tiny_folder), str(shelf / "out"), "--quiet"]
     export_process = subprocess.Popen(command)
     deadline = time.monotonic() + 120
     while not list(shelf.glob(f".out.*/{NEW}/text_encoder.onnx")):
@@ -316,10 +316,10 @@ def test_a_second_export_after_a_killed_one_draws(tiny_ckpt: Path, shelf: Path) 
     export_process.wait()
     assert names(unfinished(shelf))
 
-    bundle = export(tiny_ckpt, shelf / "out")
+    bundle = export(tiny_folder, shelf / "out")
     assert names(shelf) == {"out"}
     assert not bundle.damaged_files()
-    assert bundle.manifest.provenance.source == "tiny.ckpt"
+    assert bundle.manifest.provenance.source == tiny_folder.name
     result = Pipeline.load(shelf / "out").generate("a lake", steps=1, width=64, height=64, seed=0)
     assert result.images[0].size == (64, 64)
 

@@ -27,6 +27,7 @@ def fuzz(target: Target, seed: int, inputs: int | None, seconds: int | None) -> 
         if finding.kind not in kinds:
             kinds.add(finding.kind)
             progress(f"  {target.name}, {finding.keep()}: {finding.fault}")
+    progress(f"{target.name}: {campaign.inputs:,} inputs in {campaign.seconds:.0f} s, {hurt} hurt")
     return {
         "inputs": campaign.inputs,
         "refused": campaign.refused,

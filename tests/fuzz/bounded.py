@@ -9,8 +9,9 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
@@ -25,9 +26,13 @@ _CALLS = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "pick
 """Audit events (PEP 578) of what no file may bring about."""
 _FORGET_PEAK = Path("/proc/self/clear_refs")
 """Linux: what is written there has `VmHWM` begin anew (proc(5))."""
+_IN_MEMORY = Path("/dev/shm")
+"""Linux: a file system in memory. A file that is written anew elsewhere waits for the disk, longer than it is read."""
 _SPARE_ADDRESSES = 4 * 2**30
 """Bytes that may be asked for beyond what is there: the machine must outlive what is to be found."""
 _LONGEST_MESSAGE = 2000
+_BATCH = 16
+"""Inputs that are sent at once: on a busy machine, two processes that wait for each other wait for all others too."""
 
 
 @dataclass(frozen=True)
@@ -86,13 +91,26 @@ class BoundedReader:
 
     def read(self, content: bytes) -> Outcome:
         """Read an input and tell what became of it."""
-        connection = self._connection or self._start()
-        with contextlib.suppress(BrokenPipeError):  # what an earlier input began may end the child at any time
-            connection.send_bytes(content)
-        if not connection.poll(self._bounds.patience):
-            self._end()
-            return Outcome(f"took longer than {self._bounds.patience:g} s")
-        outcome = self._received(connection)
+        ((_, outcome),) = self.read_all([content])
+        return outcome
+
+    def read_all(self, contents: Iterable[bytes]) -> Iterator[tuple[bytes, Outcome]]:
+        """Read inputs in turn, and yield each with what became of it."""
+        contents = iter(contents)
+        while batch := list(islice(contents, _BATCH)):
+            while batch:
+                connection = self._connection or self._start()
+                with contextlib.suppress(BrokenPipeError):  # what an earlier input began may end the child at any time
+                    connection.send(batch)
+                while batch and self._connection is not None:
+                    yield batch.pop(0), self._next(connection)
+
+    def _next(self, connection: Connection) -> Outcome:
+        """Return what became of the next input of a batch; a child with a fault is ended, and with it the batch."""
+        if connection.poll(self._bounds.patience):
+            outcome = self._received(connection)
+        else:
+            outcome = Outcome(f"took longer than {self._bounds.patience:g} s")
         if outcome.fault is not None:
             self._end()  # whatever it left behind is not the next one's
         return outcome
@@ -109,7 +127,7 @@ class BoundedReader:
     def _start(self) -> Connection:
         context = multiprocessing.get_context("spawn")  # nothing of this process's threads and memory
         connection, theirs = context.Pipe()
-        self._folder = tempfile.TemporaryDirectory()
+        self._folder = tempfile.TemporaryDirectory(dir=_IN_MEMORY if _IN_MEMORY.is_dir() else None)
         arguments = theirs, self._folder.name, self._make, self._good, self._calls, self._bounds
         self._child = context.Process(target=_serve, args=arguments)
         self._child.start()
@@ -156,7 +174,8 @@ def _serve(
         _, most = resource.getrlimit(resource.RLIMIT_AS)
         resource.setrlimit(resource.RLIMIT_AS, (memory_now("VmSize") + _SPARE_ADDRESSES, most))
         while True:
-            connection.send(_watched(read, connection.recv_bytes(), bounds, forbidden))
+            for content in connection.recv():
+                connection.send(_watched(read, content, bounds, forbidden))
 
 
 def _watched(read: Read, content: bytes, bounds: Bounds, forbidden: list[str]) -> Outcome:

@@ -75,8 +75,7 @@ class Campaign:
         target, start = self.target, time.monotonic()
         good = target.make_inputs().good
         with BoundedReader(target.reader, good, calls=target.calls, bounds=self.bounds) as reader:
-            for content in contents:
-                outcome = reader.read(content)
+            for content, outcome in reader.read_all(contents):
                 self._count(outcome)
                 if outcome.fault is not None:
                     yield Finding(target.name, content, outcome.fault)

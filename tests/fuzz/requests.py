@@ -17,6 +17,7 @@ BODIES = {
     "/sdapi/v1/txt2img": "application/json",
     "/sdapi/v1/img2img": "application/json",
     "/sdapi/v1/png-info": "application/json",
+    "/sdapi/v1/extra-single-image": "application/json",
     "/sdapi/v1/options": "application/json",
 }
 """What takes a body, and of which kind it is."""

@@ -265,10 +265,16 @@ def _request() -> Inputs:
     }  # fmt: skip
     a1111 = {
         **small, "cfg_scale": 3, "batch_size": 1, "n_iter": 1, "sampler_name": "Euler a", "scheduler": "automatic",
-        "eta": None, "s_noise": 1.0, "send_images": True, "styles": [], "enable_hr": False,
+        "eta": None, "s_noise": 1.0, "send_images": True, "styles": [], "enable_hr": True,
+        "hr_scale": 1.5, "hr_resize_x": 0, "hr_resize_y": 0, "hr_second_pass_steps": 2, "hr_upscaler": "Latent",
+        "hr_sampler_name": "Use same sampler", "hr_scheduler": "Karras", "hr_prompt": "", "denoising_strength": 0.6,
         "override_settings": {"CLIP_stop_at_last_layers": 1}, "alwayson_scripts": {"ControlNet": {"args": []}},
     }  # fmt: skip
     uploads = {"init_images": [_small_picture()], "mask": _small_picture(), "inpainting_mask_invert": 1}
+    enlargement = {
+        "image": _small_picture(), "resize_mode": 0, "upscaling_resize": 2, "upscaling_resize_w": 32,
+        "upscaling_resize_h": 0, "upscaling_crop": True, "upscaler_1": "Lanczos", "upscaler_2": "None",
+    }  # fmt: skip
     texts = _picture_text()
 
     def png_info(picture: bytes) -> bytes:
@@ -280,8 +286,9 @@ def _request() -> Inputs:
         "/v1/images/generations": _json_inputs(generation),
         "/v1/images/edits": _form(),
         "/sdapi/v1/txt2img": _json_inputs(a1111),
-        "/sdapi/v1/img2img": _json_inputs({**a1111, **uploads, "denoising_strength": 0.6}),
+        "/sdapi/v1/img2img": _json_inputs({**a1111, **uploads}),
         "/sdapi/v1/png-info": Inputs([png_info(texts.good[0])], lambda random: png_info(texts.mutator(random))),
+        "/sdapi/v1/extra-single-image": _json_inputs(enlargement),
         "/sdapi/v1/options": _json_inputs({"CLIP_stop_at_last_layers": 1, "samples_format": "png"}),
     }
     assert bodies.keys() == requests.BODIES.keys()

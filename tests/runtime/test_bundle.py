@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pocket_diffusion import PocketDiffusionError
 from pocket_diffusion.bundle import Bundle, Manifest, is_inside, read_manifest, sha256_of
 from pocket_diffusion.errors import BundleDamagedError, BundleFormatError, BundleNotFoundError
+from pocket_diffusion.vocabulary import Vocabulary
 
 
 def flip_last_byte(path: Path) -> None:
@@ -418,6 +419,35 @@ def test_no_bundle_there(tmp_path: Path, place: str) -> None:
     assert isinstance(caught.value, FileNotFoundError)
     assert "pocket-diffusion export" in str(caught.value)
     assert ("a bundle is a folder" in str(caught.value)) == (place == "a file")
+
+
+def test_a_bundle_without_a_vocabulary_has_none(bundle: Path, edit_manifest: Callable[..., None]) -> None:
+    edit_manifest(lambda data: data.pop("vocabulary"))
+    assert Bundle.open(bundle).vocabulary() is None
+
+
+@pytest.mark.parametrize(
+    "content", [b"{}", b'{"words": ["Lake"], "examples": []}', b'{"words": [], "examples": [""]}', b"\xff", b"[" * 9999]
+)
+def test_a_vocabulary_that_is_not_understood_is_refused(
+    bundle: Path, edit_manifest: Callable[..., None], content: bytes
+) -> None:
+    (bundle / "vocabulary.json").unlink()
+    (bundle / "vocabulary.json").write_bytes(content)
+    edit_manifest(lambda data: None)
+    with pytest.raises(BundleDamagedError, match=r"vocabulary\.json is not understood"):
+        Bundle.open(bundle).vocabulary()
+
+
+def test_a_vocabulary_that_is_not_listed_is_refused(bundle: Path, edit_manifest: Callable[..., None]) -> None:
+    edit_manifest(lambda data: data["files"].pop("vocabulary.json"))
+    with pytest.raises(BundleFormatError, match=r"uses 'vocabulary\.json' but does not list it"):
+        Bundle.open(bundle)
+
+
+def test_words_of_embeddings_are_known_and_syntax_is_no_word() -> None:
+    known = Vocabulary(words=("a", "lake"), examples=())
+    assert known.unknown_words("a (cat-toy:1.2) BREAK <lora:x:1> LAKE [fog|fog]", ["cat-toy"]) == ["fog"]
 
 
 def test_sha256_is_that_of_the_content(tmp_path: Path) -> None:

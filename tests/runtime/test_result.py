@@ -25,6 +25,12 @@ def test_several_pictures_are_saved_into_a_folder_by_their_seeds(two: Result, tm
         assert "Seed: 8" in image.text["parameters"]
 
 
+def test_several_pictures_are_saved_under_a_files_name_with_numbers(two: Result, tmp_path: Path) -> None:
+    (tmp_path / "folder.png").mkdir()
+    assert two.save(tmp_path / "lake.png") == [tmp_path / "lake-1.png", tmp_path / "lake-2.png"]
+    assert two.save(tmp_path / "folder.png") == [tmp_path / "folder.png" / "7.png", tmp_path / "folder.png" / "8.png"]
+
+
 def test_one_of_several_is_saved_by_its_index(two: Result, tmp_path: Path) -> None:
     assert two.save(tmp_path / "a.png", 1) == [tmp_path / "a.png"]
     with Image.open(tmp_path / "a.png") as image:

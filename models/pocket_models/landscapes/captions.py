@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from pocket_models.landscapes.scenes import ATTRIBUTES, HELD_OUT, Scene, draw_held_out_scene
+from pocket_models.landscapes.scenes import ATTRIBUTES, COLOURS, COUNTED, COUNTS, HELD_OUT, Scene, draw_held_out_scene
 
 _TIME_PHRASES = {
     "sunrise": ("at sunrise", "at dawn", "in the early morning", "at daybreak", "as the sun rises"),
@@ -71,6 +72,21 @@ _PLACE_PHRASES = {
 }
 _OPENINGS = ("a picture of", "a painting of", "a drawing of", "an illustration of", "a landscape with", "flat art of")
 
+_JOINTS = ("a", "an", "and", "near", "off", "in", "there is", "there are", "sail", "sails")
+"""Words between the phrases."""
+_EXAMPLES = (
+    "a lake under snowy mountains at sunset",
+    "two red hot air balloons over hills in autumn",
+    "a lighthouse on an island at night under a full moon",
+    "a windmill in a meadow with a rainbow",
+    "a yacht with a blue sail on a calm lake at sunrise",
+    "snowy mountains at night under the northern lights",
+    "a cactus in a sandy desert under the stars",
+    "a cottage in a forest in winter with clouds",
+    "a tent with a fire by a river in the evening",
+    "a flock of birds above a beach at noon",
+)
+
 _HOW_OFTEN: dict[str, dict[str, float]] = {
     "land": {},
     "time": {},
@@ -97,6 +113,15 @@ class Prompt:
 
     text: str
     asked: dict[str, str]
+
+
+def vocabulary() -> dict[str, list[str]]:
+    """Return the words that captions are made of, and prompts to begin with: what `vocabulary.json` of a bundle has."""
+    tables = (_TIME_PHRASES, _SKY_PHRASES, _MOON_PHRASES, _SEASON_PHRASES, _LAND_NOUNS, _THING_NOUNS, _ON_LAND)
+    phrases = [phrase for table in (*tables, _PLACE_PHRASES) for options in table.values() for phrase in options]
+    phrases += [_plural(noun) for thing in COUNTED for noun in _THING_NOUNS[thing]]
+    phrases += [*_BACKDROP_PHRASES, *_IN_THE_AIR, *_OPENINGS, *COUNTS, *COLOURS, *_JOINTS]
+    return {"words": sorted(set(re.findall("[a-z]+", " ".join(phrases)))), "examples": list(_EXAMPLES)}
 
 
 def caption(scene: Scene, generator: np.random.Generator) -> Prompt:
@@ -201,13 +226,16 @@ def _thing_words(scene: Scene, told: set[str], generator: np.random.Generator) -
         words = f"{colour} {noun}" if colour and not sails else noun
         words = f"{_article(words, generator)} {words}"
     else:
-        plural = noun.replace("cactus", "cacti") if scene.thing == "cactus" else f"{noun}s"
-        words = f"{number} {colour} {plural}" if colour and not sails else f"{number} {plural}"
+        words = f"{number} {colour} {_plural(noun)}" if colour and not sails else f"{number} {_plural(noun)}"
     if sails:
         words = f"{words} with {f'a {colour} sail' if number == 'one' else f'{colour} sails'}"
     if scene.place and "place" in told:
         words = f"{words} {_pick(generator, _PLACE_PHRASES[scene.place])}"
     return words
+
+
+def _plural(noun: str) -> str:
+    return noun.replace("cactus", "cacti") if noun.endswith("cactus") else f"{noun}s"
 
 
 def _article(words: str, generator: np.random.Generator) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import nn
 
+from pocket_models.landscapes.captions import vocabulary
 from pocket_models.landscapes.diffusing import Painter
 from pocket_models.landscapes.painting import SIZE
 from pocket_models.landscapes.schedule import SCHEDULER_CONFIG
@@ -55,6 +56,7 @@ def save_diffusers(folder: Path, painter: Painter, vae: VAE, scaling_factor: flo
     _write_json(unfinished / "scheduler" / "scheduler_config.json", SCHEDULER_CONFIG)
     _write_json(unfinished / "model_index.json", _INDEX)
     _write_json(unfinished / "generation_config.json", _DEFAULTS)
+    _write_json(unfinished / "vocabulary.json", vocabulary())
     (unfinished / "README.md").write_text(_CARD, encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
     unfinished.rename(folder)

@@ -48,7 +48,7 @@ _LANDS_OF_THING: dict[str, tuple[str, ...]] = {
 _LANDS_WITH_BACKDROP = ("lake", "forest", "meadow", "river")
 _LANDS_IN_AUTUMN = ("mountains", "hills", "lake", "forest", "meadow", "river")
 _LANDS_IN_WINTER = ("hills", "lake", "forest", "river")
-_COUNTED = ("house", "sailboat", "cactus", "balloon")
+COUNTED = ("house", "sailboat", "cactus", "balloon")
 _COLOURED = ("house", "sailboat", "balloon")
 
 
@@ -109,7 +109,7 @@ def sensible_values(name: str, scene: Mapping[str, Value]) -> tuple[Value, ...]:
         peaks = ("snowy mountains",) if scene["season"] == "winter" else PEAKS
         values = (None, *peaks) if land in _LANDS_WITH_BACKDROP else (None,)
     elif name == "count":
-        values = COUNTS if thing in _COUNTED else (None,)
+        values = COUNTS if thing in COUNTED else (None,)
     elif name == "place":
         alone = thing not in (None, "birds") and scene["count"] in (None, "one")
         values = PLACES if alone else (None,)

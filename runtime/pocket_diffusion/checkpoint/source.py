@@ -23,6 +23,7 @@ from pocket_diffusion.checkpoint.stored_tensor import StoredTensors
 from pocket_diffusion.checkpoint.tensor_file import read_tensor_file
 from pocket_diffusion.checkpoint.tokenizer_files import END, OPEN_CLIP_PADDING, TokenizerFiles, find_tokenizer
 from pocket_diffusion.errors import CheckpointNotFoundError, UnsupportedModelError
+from pocket_diffusion.vocabulary import VOCABULARY_NAME, Vocabulary
 
 # The parts of a diffusers folder with weights, and the stem of the weights' file name.
 WEIGHT_STEMS = {"text_encoder": "model", "unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model"}
@@ -65,6 +66,8 @@ class Source:
     license: str | None
     notes: tuple[str, ...]
     """What was chosen where there was a choice, and why."""
+    vocabulary: Vocabulary | None = None
+    """None where it does not tell which words it knows."""
 
     @property
     def architecture(self) -> Architecture:
@@ -273,7 +276,16 @@ def _read_folder(root: Path, asked: _Asked) -> Source:
         defaults=settings_of_folder(root, sample_size, model, vae.spec.downscale, asked.check_defaults),
         license=read_license(root / "README.md"),
         notes=(_prediction_note(schedule, why), *model.notes, *asked.notes),
+        vocabulary=_read_vocabulary(root / VOCABULARY_NAME),
     )
+
+
+def _read_vocabulary(path: Path) -> Vocabulary | None:
+    if not path.exists():
+        return None
+    content = read_json(path, "")
+    with blamed_on(path):
+        return msgspec.convert(content, Vocabulary)
 
 
 def _find_tokenizer(asked: _Asked, places: Iterable[Path], text_encoder: TextEncoderSpec) -> TokenizerFiles:

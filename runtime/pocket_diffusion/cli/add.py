@@ -4,8 +4,10 @@ from pathlib import Path
 
 import click
 
+from pocket_diffusion.cli.options import command
 
-@click.command()
+
+@command("sd15 --tiny-vae taesd")
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option(
     "--tiny-vae",

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import click
 
+from pocket_diffusion.cli.options import bundle_argument, command
 from pocket_diffusion.doctor import examine
-from pocket_diffusion.pipeline import DEFAULT_BUNDLE
 
 
-@click.command()
-@click.argument("bundle", required=False, type=click.Path(path_type=Path))
+@command("", "sd15")
+@bundle_argument
 @click.option(
     "--provider",
     type=click.Choice(["auto", "cpu", "cuda"]),
@@ -19,13 +19,13 @@ from pocket_diffusion.pipeline import DEFAULT_BUNDLE
     show_default=True,
     help="What is to compute.",
 )
-def doctor(bundle: Path | None, provider: str) -> None:
+def doctor(bundle: Path, provider: str) -> None:
     """Look for what keeps pictures from being drawn here, or slows them down.
 
     With BUNDLE, whether it suits this machine; without, the embedded one is tried. Exit 1 if a fault was found.
     """
     click.echo(f"{'python':<16} {platform.python_version()} on {platform.system()} {platform.machine()}")
-    report = examine(bundle or DEFAULT_BUNDLE, provider)
+    report = examine(bundle, provider)
     for label, value in report.facts:
         click.echo(f"{label:<16} {value}")
     for fault in report.faults:

@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -12,15 +13,17 @@ from typing import Any
 import click
 from PIL import Image
 
-from pocket_diffusion.cli.options import cache_option, folder_options, machine_options, model_option
-from pocket_diffusion.drawing.images import check_output_format, make_folder, save_picture
-from pocket_diffusion.drawing.prompt import check_described
+from pocket_diffusion.cli.options import cache_option, command, folder_options, machine_options, model_option
+from pocket_diffusion.drawing.images import check_output_format, make_folder, names_picture, save_picture
+from pocket_diffusion.drawing.prompt import PromptWarning, check_described, shorten
 from pocket_diffusion.errors import InvalidRequestError, OutputError
 from pocket_diffusion.order import Order
 from pocket_diffusion.pipeline import Pipeline
 from pocket_diffusion.result import Step
 
 _PREVIEW_SCALE = 8  # pixels a latent
+_MOST_WORDS = 5
+"""How many unknown words are named."""
 
 
 class Interval(click.ParamType[tuple[float, float]]):
@@ -37,14 +40,20 @@ class Interval(click.ParamType[tuple[float, float]]):
             self.fail(f"{value!r} is not two numbers such as 0.2:0.8", param, ctx)
 
 
-@click.command()
+@command(
+    '"a lake under snowy mountains at sunset" --seed 1',
+    '"a red boat on a lake" -m sd15 --steps 20 -o boat.png',
+    '"a lighthouse at night" --count 4 -o lighthouse.png',
+    '"a meadow in winter" --image meadow.jpg --strength 0.6',
+)
 @click.argument("prompt")
 @model_option
 @click.option(
     "-o",
     "--output",
     type=click.Path(path_type=Path),
-    help="File to write, or folder with --count > 1.  [default: picture.png, or pictures/]",
+    help="File to write. With --count > 1, a folder, or a file's name that is numbered: lake-1.png, lake-2.png, ….  "
+    "[default: picture.png, or pictures/]",
 )
 @click.option("-n", "--negative", "negative_prompt", default="", help="What not to draw.")
 @click.option("--width", type=int, help="Pixels, a multiple of 8.  [default: the bundle's]")
@@ -152,8 +161,9 @@ def generate(
         _log_shown(hidden=not verbose),
         closing(pipeline.steps(order, previews=preview_every is not None)) as steps,
         _Progress(hidden=quiet) as progress,
-        _Preview(destination, preview_every, several=several) as preview,
+        _Preview(destination, preview_every, in_folder=several and not names_picture(destination)) as preview,
     ):
+        _warn_of_unknown_words(pipeline, prompt)  # which was not refused
         for step in steps:
             progress.update(step)
             preview.update(step)
@@ -164,6 +174,19 @@ def generate(
             width, height = result.images[index].size
             seconds = time.perf_counter() - started
             click.echo(f"{path}  ({width}x{height}, seed {result.seeds[index]}, {seconds:.1f} s)")
+
+
+def _warn_of_unknown_words(pipeline: Pipeline, prompt: str) -> None:
+    """Say which words a model that knows few was not trained on: it draws something else, and nobody would know why."""
+    vocabulary = pipeline.bundle.vocabulary()
+    unknown = [] if vocabulary is None else vocabulary.unknown_words(prompt, pipeline.adapters.concepts)
+    if unknown:
+        shown = ", ".join(map(shorten, unknown[:_MOST_WORDS])) + (", …" if len(unknown) > _MOST_WORDS else "")
+        warnings.warn(
+            f"this model does not know {shown}; `pocket-diffusion inspect` lists the words that it knows",
+            PromptWarning,
+            stacklevel=2,
+        )
 
 
 @contextmanager
@@ -184,7 +207,7 @@ def _log_shown(*, hidden: bool) -> Iterator[None]:
 
 
 class _Progress:
-    """A bar with an estimate of the time left; in a log, where a bar is noise, a line every tenth of the way."""
+    """A bar with an estimate of the time left; in a log, where a bar is noise, one line as soon as that is known."""
 
     def __init__(self, *, hidden: bool) -> None:
         self._hidden = hidden
@@ -211,20 +234,19 @@ class _Progress:
             if self._bar is None:
                 self._bar = click.progressbar(length=total, label="drawing", show_pos=True, file=sys.stderr)
             self._bar.update(1)
-        elif 10 * done // total > 10 * (done - 1) // total:
-            since_first = time.perf_counter() - self._first_done
-            left = f", about {since_first / (done - 1) * (total - done):.0f} s left" if done > 1 else ""
-            click.echo(f"drawing: step {done} of {total}{left}", err=True)
+        elif done == min(2, total):
+            left = f", about {(time.perf_counter() - self._first_done) * (total - 2):.0f} s left" if total > 2 else ""
+            click.echo(f"drawing: {total} step{'s' if total > 1 else ''}{left}", err=True)
 
 
 class _Preview:
     """A file that shows the picture every so many steps, for as long as it is drawn."""
 
-    def __init__(self, destination: Path, every: int | None, *, several: bool) -> None:
+    def __init__(self, destination: Path, every: int | None, *, in_folder: bool) -> None:
         self._every = every
         self._path: Path | None = None
-        self._folder = destination if several else destination.absolute().parent
-        self._stem = "preview" if several else f"{destination.stem}-preview"
+        self._folder = destination if in_folder else destination.absolute().parent
+        self._stem = "preview" if in_folder else f"{destination.stem}-preview"
 
     def __enter__(self) -> "_Preview":
         return self
@@ -248,11 +270,11 @@ def _check_destination(output: Path | None, *, several: bool) -> Path:
     """Refuse a place that cannot be written before the work, not after it."""
     if output is None:
         output = _free_name(Path("pictures" if several else "picture.png"))
-    if several:
+    if several and not names_picture(output):
         destination = output
         folder = next(path for path in (output.absolute(), *output.absolute().parents) if path.exists())
         if folder == output.absolute() and not folder.is_dir():
-            raise OutputError(f"{output} is a file; with --count > 1, -o names a folder")
+            raise OutputError(f"{output} is a file; with --count > 1, -o names a folder, or a picture such as lake.png")
     else:
         destination = _free_name(output / "picture.png") if output.is_dir() else output
         check_output_format(destination)

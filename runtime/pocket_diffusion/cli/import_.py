@@ -4,11 +4,13 @@ from pathlib import Path
 
 import click
 
-from pocket_diffusion.cli.options import checkpoint_options
+from pocket_diffusion.cli.options import checkpoint_options, command
 from pocket_diffusion.cli.progress import WorkProgress
 
 
-@click.command("import")
+@command(
+    "v1-5.safetensors sd15", "v1-5.ckpt sd15-int8 --weights int8", "anime.safetensors anime --vae vae.pt", name="import"
+)
 @click.argument("source", type=click.Path(path_type=Path))
 @click.argument("output", type=click.Path(path_type=Path))
 @checkpoint_options

@@ -10,6 +10,7 @@ import msgspec
 from pocket_diffusion.addon import ROLES, TINY_VAE, Addon, read_addon, with_tiny_vae
 from pocket_diffusion.bundle import COMPONENTS, CONCEPTS, Bundle, Component, Manifest
 from pocket_diffusion.certificate import Certificate, Computation
+from pocket_diffusion.cli.options import bundle_argument, command
 from pocket_diffusion.text import one_line
 
 _COMPUTED: dict[Computation, str] = {
@@ -22,13 +23,17 @@ _WORST = 3
 """How many layers are named."""
 
 
-@click.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
+@command("", "sd15", "sd15 --json")
+@bundle_argument
 @click.option("--json", "as_json", is_flag=True, help="The manifest and the certificates, for programs.")
 def inspect(bundle: Path, *, as_json: bool) -> None:
-    """Show what is in BUNDLE: architecture, sizes, precision, parity, provenance."""
+    """Show what is in BUNDLE: architecture, sizes, precision, parity, provenance, and the words of a small model.
+
+    Without BUNDLE, the embedded one is shown.
+    """
     opened = Bundle.open(bundle)
     manifest = opened.manifest
+    vocabulary = opened.vocabulary()
     certificates = {name: opened.certificate(name) for name in manifest.int8_graphs}
     addon = read_addon(bundle)
     if as_json:
@@ -51,6 +56,7 @@ def inspect(bundle: Path, *, as_json: bool) -> None:
         ("can be given", ", ".join(_adapters(manifest)) or "neither LoRA nor embeddings; export the bundle again"),
         ("prediction", manifest.schedule.prediction_type),
         ("token limit", str(manifest.tokenizer.max_tokens)),
+        *(() if vocabulary is None else [("known words", ", ".join(vocabulary.words))]),
         ("source", source.source),
         *(("chosen", note) for note in source.notes),
         ("license", source.license or "not stated by the source"),

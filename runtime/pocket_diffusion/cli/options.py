@@ -1,8 +1,8 @@
 """Options that several commands share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar, get_args
+from typing import Any, TypeVar, get_args
 
 import click
 
@@ -12,6 +12,7 @@ from pocket_diffusion.machine.session import PROVIDERS
 from pocket_diffusion.model.arithmetic import ARITHMETICS
 from pocket_diffusion.model.budget import AUTO
 from pocket_diffusion.model.memory import MODES
+from pocket_diffusion.pipeline import DEFAULT_BUNDLE
 
 Function = TypeVar("Function", bound=Callable[..., None])
 
@@ -25,6 +26,28 @@ cache_option = click.option(
 model_option = click.option(
     "-m", "--model", type=click.Path(path_type=Path), help="Bundle to draw with.  [default: the embedded one]"
 )
+
+
+class CommandWithExamples(click.Command):
+    """A command whose help ends with examples."""
+
+    def __init__(self, *args: Any, examples: Sequence[str], **options: Any) -> None:  # noqa: ANN401 - click's own
+        super().__init__(*args, **options)
+        self.examples = examples
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the examples, a line each, however narrow the terminal is: lines are copied from there."""
+        with formatter.section("Examples"):
+            for example in self.examples:
+                formatter.write(f"{'':{formatter.current_indent}}{ctx.command_path} {example}".rstrip() + "\n")
+
+
+def command(*examples: str, name: str | None = None) -> Callable[[Callable[..., None]], CommandWithExamples]:
+    """Make a function a command; `examples` are what may follow its name."""
+    return click.command(name, cls=CommandWithExamples, examples=examples)
+
+
+bundle_argument = click.argument("bundle", type=click.Path(path_type=Path), default=DEFAULT_BUNDLE)
 
 
 def machine_options(command: Function) -> Function:

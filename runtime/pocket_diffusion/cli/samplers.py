@@ -4,12 +4,13 @@ from collections.abc import Sequence
 
 import click
 
+from pocket_diffusion.cli.options import command
 from pocket_diffusion.drawing.caches import CACHES
 from pocket_diffusion.drawing.samplers import SAMPLERS
 from pocket_diffusion.drawing.schedulers import SCHEDULERS
 
 
-@click.command()
+@command("")
 def samplers() -> None:
     """List every sampler, scheduler and cache.
 

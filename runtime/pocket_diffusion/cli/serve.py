@@ -8,14 +8,14 @@ from pathlib import Path
 
 import click
 
-from pocket_diffusion.cli.options import cache_option, folder_options, machine_options, model_option
+from pocket_diffusion.cli.options import cache_option, command, folder_options, machine_options, model_option
 from pocket_diffusion.errors import InvalidRequestError
 from pocket_diffusion.pipeline import Pipeline
 
 _TOKEN_VARIABLE = "POCKET_DIFFUSION_TOKEN"  # noqa: S105 - a name, not a token
 
 
-@click.command()
+@command("", "-m sd15 --port 8080", "--host 0.0.0.0 --token SECRET", "--models bundles")
 @model_option
 @click.option(
     "--models",
@@ -33,6 +33,20 @@ _TOKEN_VARIABLE = "POCKET_DIFFUSION_TOKEN"  # noqa: S105 - a name, not a token
 @click.option(
     "--allow-host", "allowed_hosts", multiple=True, help="A name that this machine is reached by; repeatable."
 )
+@click.option(
+    "--allow-origin",
+    "allowed_origins",
+    multiple=True,
+    metavar="URL",
+    help="A site whose pages may use the APIs, such as https://lite.koboldai.net; repeatable. "
+    "* is every site, null local files; both need --token.",
+)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Folder in which all pictures are kept, for the page's gallery too.  [default: none are kept for long]",
+)
 @click.option("--queue", type=click.IntRange(1, 10_000), help="How many drawings may wait.  [default: 256]")
 @click.option(
     "--keep", type=click.IntRange(1, 100_000), help="How many pictures are kept to be fetched.  [default: 256]"
@@ -49,6 +63,8 @@ def serve(
     token: str | None,
     insecure: bool,
     allowed_hosts: tuple[str, ...],
+    allowed_origins: tuple[str, ...],
+    output: Path | None,
     queue: int | None,
     keep: int | None,
     cache: str | None,
@@ -60,7 +76,7 @@ def serve(
     lora_folder: Path | None,
     embedding_folder: Path | None,
 ) -> None:
-    """Serve a page to draw on, and the APIs of OpenAI and AUTOMATIC1111.
+    """Serve a page to draw on, the APIs of OpenAI, AUTOMATIC1111 and ComfyUI, and tools for assistants (MCP).
 
     Ctrl-C stops it; what is being drawn then is cancelled.
     """
@@ -87,7 +103,15 @@ def serve(
                 "or allow it with --insecure"
             )
         hosts = hosts_of(listener, allowed_hosts)
-        app = create_app(models, token=token, hosts=hosts, limits=Limits(**limits), cache=cache)
+        app = create_app(
+            models,
+            token=token,
+            hosts=hosts,
+            origins=allowed_origins,
+            limits=Limits(**limits),
+            cache=cache,
+            output=output,
+        )
 
         def announce() -> None:
             click.echo(f"{_shown(models.names)} at {url_of(listener)}  (Ctrl-C stops it)")

@@ -7,12 +7,16 @@ import click
 
 from pocket_diffusion.addon import read_addon, with_files_of
 from pocket_diffusion.bundle import MANIFEST_NAME, Bundle, read_manifest
+from pocket_diffusion.cli.options import bundle_argument, command
 
 
-@click.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
+@command("", "sd15")
+@bundle_argument
 def verify(bundle: Path) -> None:
-    """Compare every file of BUNDLE, and of a tiny VAE in it, with its sha256; exit 1 if one differs."""
+    """Compare every file of BUNDLE, and of a tiny VAE in it, with its sha256; exit 1 if one differs.
+
+    Without BUNDLE, the embedded one is compared.
+    """
     opened = Bundle(bundle, read_manifest(bundle))
     addon = read_addon(bundle)
     if addon is not None:

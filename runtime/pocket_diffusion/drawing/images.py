@@ -1,4 +1,4 @@
-"""Pillow's pictures to arrays and back, and to files: PNGs say how they were made."""
+"""Pillow's pictures to arrays and back, and to files, which say how they were made."""
 
 import json
 import math
@@ -11,12 +11,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
+from PIL.ExifTags import IFD, Base
 
+from pocket_diffusion.drawing.picture_file import UNICODE_COMMENT
 from pocket_diffusion.errors import InvalidRequestError, OutputError
 from pocket_diffusion.scratch import ScratchFolder
 
 OUTPUT_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 METADATA_KEY = "pocket-diffusion"
+QUALITY = 95
+"""Of JPEG and WebP where nobody says another."""
+_LARGEST_EXIF = 65_533
+"""Bytes of a JPEG's segment, without its length: ITU-T T.81, section B.1.1.4."""
 
 
 def png_bytes(picture: Image.Image) -> bytes:
@@ -55,10 +61,47 @@ def to_pictures(array: NDArray[np.float32]) -> list[Image.Image]:
     return [Image.fromarray(picture) for picture in levels.transpose(0, 2, 3, 1)]
 
 
+def file_bytes(
+    picture: Image.Image,
+    kind: str,
+    parameters: str = "",
+    metadata: Mapping[str, Any] | None = None,
+    quality: int = QUALITY,
+) -> bytes:
+    """Return the content of a file of a picture, with how it was made, where given.
+
+    A PNG carries `parameters` as text and `metadata` as JSON. JPEG and WebP carry `parameters` alone, as EXIF's user
+    comment, where AUTOMATIC1111's web UI has it; a text longer than EXIF can be (32,000 characters) is left out.
+
+    Args:
+        picture: what to write.
+        kind: PNG, JPEG or WEBP.
+        parameters: how it was made, as text.
+        metadata: the same, with our own names.
+        quality: of JPEG and WebP, 0 to 100.
+
+    """
+    options: dict[str, Any] = {}
+    if kind == "PNG":
+        info = PngImagePlugin.PngInfo()
+        if metadata is not None:
+            info.add_itxt("parameters", parameters)
+            info.add_itxt(METADATA_KEY, json.dumps(metadata, ensure_ascii=False))
+        options["pnginfo"] = info
+    else:
+        options["quality"] = quality
+        if parameters:
+            exif = _exif(parameters)
+            options["exif"] = exif if len(exif) <= _LARGEST_EXIF else b""
+    file = BytesIO()
+    picture.save(file, kind, **options)
+    return file.getvalue()
+
+
 def save_picture(
     picture: Image.Image, path: Path, parameters: str = "", metadata: Mapping[str, Any] | None = None
 ) -> None:
-    """Write a picture, whole or not at all; a PNG carries `parameters` as text and `metadata` as JSON, where given.
+    """Write a picture, whole or not at all, with how it was made, where given; see `file_bytes`.
 
     Raises:
         InvalidRequestError: the file's ending names no format of `OUTPUT_FORMATS`.
@@ -66,24 +109,26 @@ def save_picture(
 
     """
     check_output_format(path)
-    options: dict[str, Any] = {"format": OUTPUT_FORMATS[path.suffix.lower()]}
-    if options["format"] == "PNG":
-        info = PngImagePlugin.PngInfo()
-        if metadata is not None:
-            info.add_itxt("parameters", parameters)
-            info.add_itxt(METADATA_KEY, json.dumps(metadata, ensure_ascii=False))
-        options["pnginfo"] = info
-    else:
-        options["quality"] = 95
     try:
+        content = file_bytes(picture, OUTPUT_FORMATS[path.suffix.lower()], parameters, metadata)
         with ScratchFolder(path.parent, "picture") as folder:
             with (folder / path.name).open("wb") as file:
-                picture.save(file, **options)
+                file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
             (folder / path.name).replace(path)
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error.strerror or error}") from None
+
+
+def names_picture(path: Path) -> bool:
+    """Tell whether a path is that of a picture, by its ending, and not of a folder."""
+    return path.suffix.lower() in OUTPUT_FORMATS and not path.is_dir()
+
+
+def numbered(path: Path, count: int) -> list[Path]:
+    """Return a path once for each of several pictures: `lake.png` as `lake-1.png`, `lake-2.png`, …."""
+    return [path.with_stem(f"{path.stem}-{number}") for number in range(1, count + 1)]
 
 
 def make_folder(path: Path) -> None:
@@ -97,6 +142,13 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{path} cannot be made: {error.strerror}; choose another place with -o") from None
+
+
+def _exif(parameters: str) -> bytes:
+    """Return EXIF with a user comment (Exif 2.32, section 4.6.5, tag 37510), in UTF-16 as others write it."""
+    exif = Image.Exif()
+    exif.get_ifd(IFD.Exif)[Base.UserComment] = UNICODE_COMMENT + parameters.encode("utf-16-be")
+    return exif.tobytes()
 
 
 def side_by_side(pictures: Sequence[Image.Image], gap: int = 4) -> Image.Image:

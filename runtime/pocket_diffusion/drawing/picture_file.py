@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar, cast
 
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.ExifTags import IFD, Base
 from PIL.JpegImagePlugin import JpegImageFile
 
 from pocket_diffusion.errors import InvalidRequestError, PictureNotFoundError
@@ -25,7 +26,9 @@ MAX_RATIO = 32
 MAX_SCANS = 64
 """Of a JPEG. Each passes over the whole picture, however few bytes it has; encoders make about ten."""
 MAX_TEXT = 2**18
-"""Characters of all that a PNG says of itself. A compressed kilobyte can hold a million."""
+"""Characters of all that a picture says of itself. A compressed kilobyte can hold a million."""
+UNICODE_COMMENT = b"UNICODE\0"
+"""What an EXIF user comment of UTF-16 begins with."""
 LONGEST_SIDE = 4096
 """Nothing larger is drawn (`bundle.SIDES`), so larger pictures are reduced when they are opened."""
 _SCAN = re.compile(rb"\xff\xda\x00(?:\x08\x01|\x0a\x02|\x0c\x03|\x0e\x04)")
@@ -56,7 +59,9 @@ def transparency_as_mask(picture: Picture, name: str = "mask", longest_side: int
 
 
 def read_texts(picture: Picture, name: str = "picture") -> dict[str, str]:
-    """Return what a PNG says of itself, by name; `parameters` is how it was made.
+    """Return what a picture says of itself, by name; `parameters` is how it was made.
+
+    PNGs have any number of texts; of JPEG and WebP, EXIF's user comment is the `parameters`.
 
     Raises:
         InvalidRequestError: as for `open_picture`; or it says too much.
@@ -156,6 +161,9 @@ def _reduced_size(image: Image.Image, longest_side: int) -> tuple[int, int]:
 def _texts(image: Image.Image) -> dict[str, str]:
     image.load()  # texts may stand behind the picture
     texts = {str(key): str(value) for key, value in image.info.items() if isinstance(value, str)}
+    comment = image.getexif().get_ifd(IFD.Exif).get(Base.UserComment) if image.format in ("JPEG", "WEBP") else None
+    if isinstance(comment, bytes) and comment.startswith(UNICODE_COMMENT):
+        texts["parameters"] = comment.removeprefix(UNICODE_COMMENT).decode("utf-16-be", "replace")
     characters = sum(len(key) + len(value) for key, value in texts.items())
     if characters > MAX_TEXT:
         raise InvalidRequestError(f"the picture has {characters:,} characters of text; at most {MAX_TEXT:,} are read")

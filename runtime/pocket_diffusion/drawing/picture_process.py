@@ -16,6 +16,9 @@ from PIL import Image
 from pocket_diffusion.drawing.picture_file import open_picture, read_texts, transparency_as_mask
 from pocket_diffusion.errors import InvalidRequestError
 
+_NICENESS = 10
+"""The server's answers to others, and what it draws, come first."""
+
 
 class Reading(StrEnum):
     """What is wanted of a picture file."""
@@ -93,6 +96,7 @@ def hold_to(task: Task) -> None:
 
         resource.setrlimit(resource.RLIMIT_CPU, (task.seconds, task.seconds))
         resource.setrlimit(resource.RLIMIT_AS, (task.memory, task.memory))
+        os.nice(_NICENESS)
 
 
 if __name__ == "__main__":

@@ -134,6 +134,7 @@ def _manifest(checkpoint: Source, template: Template, weights: WeightStorage, wr
         defaults=checkpoint.defaults,
         provenance=_provenance(checkpoint, template),
         files=template.records,
+        vocabulary=writer.write_vocabulary(checkpoint.vocabulary),
     )
 
 

@@ -1,11 +1,9 @@
 """ONNX Runtime, and nobody else imports it: providers, session options, shape and dtype checks."""
 
-import ctypes
 import importlib.metadata
 import os
 import re
 import reprlib
-import sys
 from collections.abc import Mapping
 from functools import lru_cache, partial
 from pathlib import Path
@@ -26,6 +24,7 @@ from pocket_diffusion.errors import (
 )
 from pocket_diffusion.files import read_regular
 from pocket_diffusion.graph import LARGEST_GRAPH, graph_fault
+from pocket_diffusion.machine import allocator
 from pocket_diffusion.machine.turns import Turns
 
 Provider = Literal["cpu", "cuda"]
@@ -46,9 +45,6 @@ _LACKING = {
     r"Opset (\d+) is under development": "ONNX operator set {}",
     r"Unsupported model IR version: (\d+)": "ONNX file format {}",
 }
-
-# glibc's mallopt(3): from this size on, what is freed goes back to the system at once.
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _GIVE_BACK_FROM = -1, -3, 2**16
 
 
 def onnxruntime() -> ModuleType:
@@ -183,7 +179,7 @@ class GraphSession:
         _check_graph(folder, component)
         options = _options(provider, threads, expand_weights=expand_weights, arena=arena, is_small=component.is_small)
         if arena == "none" and provider == "cpu":
-            _have_process_give_back()
+            allocator.give_back_at_once()
         self._session: Any = _open(folder / component.graph, provider, options, replaced or {}, oldest_onnxruntime)
         if provider == "cuda" and _CUDA not in self._session.get_providers():
             raise ProviderUnavailableError(
@@ -204,7 +200,7 @@ class GraphSession:
         """Give the memory back; the session cannot be run again."""
         self._session = None
         if self._expanded:
-            _call_glibc("malloc_trim", 0)  # which would keep much of the weights for later otherwise
+            allocator.give_back_now()  # which would keep much of the weights for later otherwise
 
     def run(self, *more: str, **inputs: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
         """Compute the outputs, by name and as float32; inputs are converted to the graph's precision.
@@ -331,20 +327,6 @@ def _open(
             f"ONNX Runtime {ort.__version__} cannot load {graph}: {_first_line(error)}; "
             "`pocket-diffusion verify` tells whether the bundle is damaged"
         ) from None
-
-
-def _have_process_give_back() -> None:
-    """Have this process return what it frees to the system at once, from now on."""
-    _call_glibc("mallopt", _M_TRIM_THRESHOLD, _GIVE_BACK_FROM)
-    _call_glibc("mallopt", _M_MMAP_THRESHOLD, _GIVE_BACK_FROM)
-
-
-def _call_glibc(function: str, *arguments: int) -> None:
-    """Call what glibc's allocator has beyond the C standard; elsewhere do without."""
-    if sys.platform == "linux":
-        call = getattr(ctypes.CDLL(None), function, None)
-        if call is not None:
-            call(*arguments)
 
 
 def _check_inputs(name: str, specs: tuple[TensorSpec, ...], inputs: dict[str, NDArray[Any]]) -> None:

@@ -1,4 +1,4 @@
-"""Drawing over HTTP: a page for people, a REST API, and the APIs that OpenAI's and AUTOMATIC1111's clients speak.
+"""Drawing over HTTP: a page for people, a REST API, other programs' APIs (OpenAI, AUTOMATIC1111, ComfyUI), and MCP.
 
 from pocket_diffusion import Pipeline
 from pocket_diffusion.server import create_app

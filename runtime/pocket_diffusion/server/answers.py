@@ -3,16 +3,17 @@
 import asyncio
 import base64
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from copy import copy
 from typing import TypeVar
 
 import msgspec
-from starlette.datastructures import State
+from python_multipart.multipart import parse_options_header
+from starlette.datastructures import FormData, State
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from pocket_diffusion.drawing.adapters import ModelChanges
@@ -37,10 +38,16 @@ RELEASE_BODY = "release_body"
 _MOST_OF_A_MESSAGE = 600
 """Characters."""
 _MOST_MARKS = 2**16
+_MOST_TEXT = 2**16
+"""Bytes of a form's field."""
 _LARGE = 2**20
 """Bytes of a body that may take longer to decode than the event loop should."""
+_KNOW_400 = ("/v1/", "/prompt", "/api/prompt")
+"""Where OpenAI's and ComfyUI's clients do not expect 422."""
 _LATER = {"Retry-After": "10"}
 TOO_MUCH_UNREAD = "too many large answers are not read yet; try again later"
+_PING_SECONDS = 15.0
+"""Between signs of life on a stream of events."""
 _PIECE = 2**16
 """Bytes; as much as uvicorn takes before it waits for the client."""
 _FAILED = "the server failed; its log says why"
@@ -111,7 +118,7 @@ async def on_error(request: Request, error: Exception) -> Response:
         return refusal(409, str(error))
     if isinstance(error, InvalidRequestError | msgspec.ValidationError):
         path = request.url.path.removeprefix(request.scope.get("root_path", ""))
-        return refusal(400 if path.startswith("/v1/") else 422, str(error))  # OpenAI's clients know 400
+        return refusal(400 if path.startswith(_KNOW_400) else 422, str(error))
     if isinstance(error, msgspec.DecodeError):
         return refusal(400, f"the request's body is not JSON: {error}")
     if isinstance(error, ClientDisconnect):
@@ -141,11 +148,13 @@ async def read_json(request: Request, kind: type[Body]) -> Body:
         InvalidRequestError: it has too many values.
 
     """
-    body = b"".join([chunk async for chunk in request.stream()])  # `request.body()` would keep it
+    body = bytearray()  # `request.body()` would keep it, and takes twice as much at its end
+    async for chunk in request.stream():
+        body += chunk
     return await asyncio.to_thread(decode_json, body, kind) if len(body) > _LARGE else decode_json(body, kind)
 
 
-def decode_json(body: bytes, kind: type[Body]) -> Body:
+def decode_json(body: bytes | bytearray, kind: type[Body]) -> Body:
     """Return JSON as a struct.
 
     Raises:
@@ -160,6 +169,21 @@ def decode_json(body: bytes, kind: type[Body]) -> Body:
         return msgspec.json.decode(body, type=kind)
     except (UnicodeDecodeError, RecursionError) as error:
         raise msgspec.DecodeError(str(error)) from None
+
+
+@asynccontextmanager
+async def form_of(request: Request, *, files: int, fields: int) -> AsyncIterator[FormData]:
+    """Read a body that is a form.
+
+    Raises:
+        HTTPException: it is none, or its charset is not UTF-8.
+
+    """
+    charset = parse_options_header(request.headers.get("content-type", ""))[1].get(b"charset", b"utf-8")
+    if charset.lower() != b"utf-8":  # Starlette would decode by whichever codec is named, some of them very slow
+        raise HTTPException(415, "the form's charset must be utf-8")
+    async with request.form(max_files=files, max_fields=fields, max_part_size=_MOST_TEXT) as form:
+        yield form
 
 
 async def pipeline_of(request: Request, model: str | None = None) -> Pipeline:
@@ -230,6 +254,42 @@ async def wait(request: Request, job: Job) -> None:
         raise Cancelled("the client went away")
 
 
+async def followed(request: Request, job: Job, tell: Callable[[], AsyncIterator[bytes]]) -> AsyncGenerator[bytes, None]:
+    """Yield what there is to `tell` after each change of a job, until it is over, and now and then a sign of life."""
+    changes = request.app.state.queue.follow(job)
+    upcoming: asyncio.Task[None] | None = None
+    try:
+        while True:
+            upcoming = upcoming or asyncio.ensure_future(anext(changes))
+            done, _ = await asyncio.wait({upcoming}, timeout=_PING_SECONDS)
+            if not done:
+                yield b": still here\n\n"
+                continue
+            try:
+                upcoming.result()
+            except StopAsyncIteration:
+                return
+            upcoming = None
+            async for told in tell():
+                yield told
+    finally:
+        # Nothing can be awaited here where the client has gone: its task ends `changes`, if that is running.
+        if upcoming is not None:
+            upcoming.cancel()
+        else:
+            await changes.aclose()
+
+
+def server_sent_event(name: str, content: object) -> bytes:
+    """Return an event with JSON: WHATWG HTML, section 9.2."""
+    return b"event: %b\ndata: %b\n\n" % (name.encode(), msgspec.json.encode(content))
+
+
+def event_stream(events: AsyncGenerator[bytes, None]) -> StreamingResponse:
+    """Return an answer of server-sent events, which proxies are not to hold back."""
+    return StreamingResponse(events, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
+
+
 async def kept_picture(request: Request, name: str) -> bytes:
     """Return a finished picture's file.
 
@@ -260,7 +320,12 @@ def base64_text(content: bytes) -> str:
 
 def picture_url(request: Request, name: str) -> str:
     """Return where a picture can be fetched."""
-    return str(request.url.replace(path=f"{request.scope.get('root_path', '')}/pictures/{name}", query=""))
+    return url_of(request, f"/pictures/{name}")
+
+
+def url_of(request: Request, path: str) -> str:
+    """Return the address of a path of this application."""
+    return str(request.url.replace(path=f"{request.scope.get('root_path', '')}{path}", query=""))
 
 
 def _check(

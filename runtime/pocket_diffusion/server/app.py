@@ -9,6 +9,7 @@ import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
@@ -19,8 +20,10 @@ from pocket_diffusion.drawing.resolve import bundle_obstacle
 from pocket_diffusion.errors import InvalidRequestError, PocketDiffusionError
 from pocket_diffusion.pipeline import Pipeline
 from pocket_diffusion.server import a1111, monitoring, openai, rest
+from pocket_diffusion.server.album import Album
 from pocket_diffusion.server.answers import on_error
-from pocket_diffusion.server.guard import Guard
+from pocket_diffusion.server.comfyui import routes as comfyui
+from pocket_diffusion.server.guard import Guard, known_origins
 from pocket_diffusion.server.jobs import JobQueue
 from pocket_diffusion.server.limits import Limits
 from pocket_diffusion.server.mcp import routes as mcp
@@ -39,8 +42,10 @@ def create_app(
     *,
     token: str | None = None,
     hosts: Collection[str] | None = None,
+    origins: Collection[str] = (),
     limits: Limits | None = None,
     cache: str | None = None,
+    output: Path | None = None,
 ) -> Starlette:
     """Return an ASGI application that draws with a pipeline, or several, which are then the application's alone.
 
@@ -48,14 +53,19 @@ def create_app(
     to whoever serves the application. Without it and without a token, a stranger's page whose domain name is made to
     lead here can have pictures drawn (DNS rebinding).
 
+    `origins` are those of other sites, such as `https://lite.koboldai.net`, whose pages may use the APIs too (CORS).
+    `*` is every site, and `null` that of local files; both need a token.
+
     `cache` is that of orders that name none, where their model, sampler and steps allow it; see `Order.cache`.
+
+    `output` is a folder in which all pictures are kept, for the page's gallery and for people.
 
     It can be mounted under any path, and is for one event loop. What is drawn is cancelled when that, or its lifespan
     where it has one, ends; `app.state.queue.close()` does so earlier.
 
     Raises:
-        InvalidRequestError: the token is empty, which everyone would know; or there is no such cache, or the default
-            model's bundle can have none.
+        InvalidRequestError: the token is empty, which everyone would know; an origin is none, or lets every site in
+            without a token; or there is no such cache, or the default model's bundle can have none.
 
     """
     if token == "":
@@ -67,10 +77,11 @@ def create_app(
         obstacle = bundle_obstacle(usual_cache.kind, models.default.bundle.manifest)
         if obstacle is not None:
             raise InvalidRequestError(f"cache {usual_cache} cannot be had: {obstacle}")
+    pages = known_origins(origins, token)
     names = None if hosts is None else frozenset(name.lower() for name in hosts)
     metrics = Metrics()
     pictures = PictureStore(limits.pictures)
-    queue = JobQueue(models, limits, pictures, metrics)
+    queue = JobQueue(models, limits, pictures, metrics, None if output is None else Album(output))
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -89,10 +100,21 @@ def create_app(
             *openai.ROUTES,
             *a1111.ROUTES,
             *mcp.ROUTES,
+            *comfyui.ROUTES,
             *monitoring.ROUTES,
             Mount("/page", StaticFiles(directory=_PAGE)),
         ],
-        middleware=[Middleware(Guard, token=token, hosts=names, limits=limits, metrics=metrics)],
+        middleware=[
+            # The outer one, so that pages may read refusals too, and ask without a token whether they may ask.
+            Middleware(
+                CORSMiddleware,
+                allow_origins=pages,
+                allow_methods=["*"],
+                allow_headers=["*"],
+                allow_private_network=True,
+            ),
+            Middleware(Guard, token=token, hosts=names, origins=pages, limits=limits, metrics=metrics),
+        ],
         exception_handlers=dict.fromkeys(_FAULTS, on_error),
         lifespan=lifespan,
     )
@@ -102,6 +124,7 @@ def create_app(
     app.state.metrics = metrics
     app.state.queue = queue
     app.state.uploads = Uploads(limits)
+    app.state.comfyui = comfyui.ComfyState(queue, limits)
     app.state.unread = 0
     app.state.checking = asyncio.Lock()
     return app

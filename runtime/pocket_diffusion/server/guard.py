@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import ipaddress
+import re
 import secrets
 from collections import Counter
 from collections.abc import Collection
@@ -12,11 +13,17 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from pocket_diffusion.errors import InvalidRequestError
 from pocket_diffusion.server.answers import CHALLENGE, RELEASE_BODY, refusal
 from pocket_diffusion.server.clients import client_of
 from pocket_diffusion.server.limits import Limits
 from pocket_diffusion.server.monitoring import Metrics
+from pocket_diffusion.text import shortened
 
+_ANY_PAGE = "*"
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?")
+_NAMELESS = "null"
+"""Origin of local files, and of frames in which any site can put its own pages."""
 ANY_ADDRESS = "any address"
 """In the hosts that are allowed: IP addresses, which no stranger's domain name can stand for."""
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
@@ -31,15 +38,45 @@ _HEADERS = {
 }
 
 
+def known_origins(names: Collection[str], token: str | None) -> frozenset[str]:
+    """Return the origins whose pages may use the server, as browsers write them.
+
+    Raises:
+        InvalidRequestError: one is no origin; or any site could use one, and there is no token to keep it away.
+
+    """
+    origins = frozenset(name.lower().removesuffix("/") for name in names)
+    for origin in origins:
+        if origin in (_ANY_PAGE, _NAMELESS):
+            if token is None:
+                raise InvalidRequestError(
+                    f"with the origin {origin} every site that a browser here opens could draw; give a --token, or "
+                    "name the site, such as https://lite.koboldai.net"
+                )
+        elif _ORIGIN.fullmatch(origin) is None:
+            raise InvalidRequestError(
+                f"{shortened(repr(origin), 60)} is no origin; give one such as https://lite.koboldai.net"
+            )
+    return origins
+
+
 class Guard:
     """Middleware around the whole application."""
 
     def __init__(
-        self, app: ASGIApp, *, token: str | None, hosts: Collection[str] | None, limits: Limits, metrics: Metrics
+        self,
+        app: ASGIApp,
+        *,
+        token: str | None,
+        hosts: Collection[str] | None,
+        origins: Collection[str],
+        limits: Limits,
+        metrics: Metrics,
     ) -> None:
         self._app = app
         self._token = token
         self._hosts = hosts
+        self._origins = origins
         self._limits = limits
         self._metrics = metrics
         self.bodies: Counter[str] = Counter()
@@ -47,6 +84,9 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuse a request, or pass it on."""
+        if scope["type"] == "websocket":
+            await self._pass_on_websocket(scope, receive, send)
+            return
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -77,25 +117,43 @@ class Guard:
             endpoint = getattr(scope.get("endpoint"), "__name__", "other")
             self._metrics.requests.labels(_method(scope), endpoint.lstrip("_"), status).inc()
 
+    async def _pass_on_websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Refuse a websocket, or pass it on; browsers let any page open one, so that its origin counts."""
+        try:
+            self._check(scope, Headers(scope=scope))
+        except HTTPException:
+            await send({"type": "websocket.close", "code": 1008})  # answered with 403
+        else:
+            await self._app(scope, receive, send)
+
     def _check(self, scope: Scope, headers: Headers) -> None:
         """Raise HTTPException for a request that is not to be answered."""
+        is_safe = scope.get("method") in _SAFE_METHODS
         host = headers.get("host", "")
         if self._hosts is not None and not _is_among(host, self._hosts):
             raise HTTPException(
                 403, f"requests for the host {host!r} are not answered here; `serve --allow-host` adds it"
             )
-        if scope["method"] not in _SAFE_METHODS:
-            origin = headers.get("origin")
-            if headers.get("sec-fetch-site") == "cross-site" or (origin and _netloc(origin) != host.lower()):
-                raise HTTPException(403, "requests from the pages of other sites are not answered")
+        if not is_safe and not self._is_from_known_page(headers):
+            raise HTTPException(
+                403, "requests from the pages of other sites are not answered; `serve --allow-origin` adds a site"
+            )
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         if self._token is not None and not path.startswith(_WITHOUT_TOKEN) and not self._has_token(headers):
             raise HTTPException(401, "the token is missing or wrong; send it as `Authorization: Bearer`", CHALLENGE)
         length = headers.get("content-length", "")
-        if scope["method"] in _SAFE_METHODS and (length not in ("", "0") or "transfer-encoding" in headers):
+        if is_safe and (length not in ("", "0") or "transfer-encoding" in headers):
             raise HTTPException(400, f"a {scope['method']} has no body here; send none", {"Connection": "close"})
         if length.isdecimal() and int(length) > self._limits.body_bytes:
             raise _too_large(self._limits)
+
+    def _is_from_known_page(self, headers: Headers) -> bool:
+        """Whether a request comes from no page, from one of this server, or from one of an origin that is allowed."""
+        origin = headers.get("origin")
+        if origin is not None and (origin in self._origins or _ANY_PAGE in self._origins):
+            return True
+        is_elsewhere = origin and _netloc(origin) != headers.get("host", "").lower()
+        return not is_elsewhere and headers.get("sec-fetch-site") != "cross-site"
 
     def _has_token(self, headers: Headers) -> bool:
         """Look for the token as OpenAI's clients send it, or as the password that browsers and A1111's clients send."""

@@ -27,7 +27,8 @@ from pocket_diffusion.errors import (
 )
 from pocket_diffusion.machine.turns import Cancellation
 from pocket_diffusion.pipeline import Pipeline
-from pocket_diffusion.result import Latents, Step
+from pocket_diffusion.result import Latents, Result, Step
+from pocket_diffusion.server.album import Album
 from pocket_diffusion.server.limits import Limits
 from pocket_diffusion.server.models import Models
 from pocket_diffusion.server.monitoring import Metrics
@@ -89,6 +90,8 @@ class Job:
         """What these look like, as a PNG, once somebody has asked."""
         self.pictures: list[str] = []
         """The names in the store."""
+        self.kept: list[str] = []
+        """The names in the album, if there is one."""
         self.error: PocketDiffusionError | None = None
         self.began = 0.0
         """On the monotonic clock."""
@@ -142,9 +145,13 @@ class JobQueue:
     All methods are for the event loop's thread.
     """
 
-    def __init__(self, models: Models, limits: Limits, pictures: PictureStore, metrics: Metrics) -> None:
+    def __init__(
+        self, models: Models, limits: Limits, pictures: PictureStore, metrics: Metrics, album: Album | None = None
+    ) -> None:
         self._models = models
         self.pictures = pictures
+        self.album = album
+        """Where pictures stay, if they do."""
         self.running: Job | None = None
         self._limits = limits
         self._metrics = metrics
@@ -160,6 +167,8 @@ class JobQueue:
         self._without_previews: WeakSet[Pipeline] = WeakSet()
         """Those that failed to show one."""
         self._previewing = asyncio.Lock()
+        self._networks = asyncio.Lock()
+        """Held while they draw, and while they are unloaded; first come, first served."""
         metrics.waiting.set_function(lambda: len(self._waiting))
 
     # What clients do.
@@ -258,11 +267,9 @@ class JobQueue:
                 job.abandoning = loop.call_later(self._limits.unfollowed_seconds, self.cancel, job, why)
 
     async def unload(self) -> None:
-        """Give back the memory of all networks, once the job that is drawn is over."""
-        if self.running is not None:
-            async for _ in self.running.changes():
-                pass
-        await asyncio.to_thread(self._models.close)
+        """Give back the memory of all networks, once the job that is drawn is over and before the next one begins."""
+        async with self._networks:
+            await asyncio.to_thread(self._models.close)
 
     async def close(self) -> None:
         """Take no more jobs, cancel all, and wait until the one that is drawn has stopped."""
@@ -298,14 +305,8 @@ class JobQueue:
     async def _work(self) -> None:
         try:
             while self._waiting:
-                self.running = job = self._waiting.pop(0)
-                self._turn = job.turn
-                job.state, job.began = State.RUNNING, time.monotonic()
-                job.change()
-                self._tell_those_who_wait()
-                outcome = await self._outcome(job)
-                self.running = None
-                self._finish(job, *outcome)
+                async with self._networks:
+                    await self._draw_next()
         finally:
             self._worker = None
             for job in [*self._waiting, *filter(None, [self.running])]:  # none, unless the event loop ends
@@ -313,12 +314,26 @@ class JobQueue:
             self._waiting.clear()
             self.running = None
 
+    async def _draw_next(self) -> None:
+        if not self._waiting:  # cancelled, while the networks were unloaded
+            return
+        self.running = job = self._waiting.pop(0)
+        self._turn = job.turn
+        job.state, job.began = State.RUNNING, time.monotonic()
+        job.change()
+        self._tell_those_who_wait()
+        outcome = await self._outcome(job)
+        self.running = None
+        self._finish(job, *outcome)
+
     async def _outcome(self, job: Job) -> tuple[State, PocketDiffusionError | None]:
         loop = asyncio.get_running_loop()
         late = InvalidRequestError(f"the drawing took longer than {self._limits.seconds:g} s; ask for less")
         timer = loop.call_later(self._limits.seconds, job.cancellation.cancel, late)
         try:
-            job.pictures = await asyncio.to_thread(self._draw, job, loop)
+            job.pictures, job.kept = await asyncio.to_thread(self._draw, job, loop)
+            if self.album is not None and not job.kept:
+                job.warnings = [*job.warnings, "the server cannot keep the picture in its folder; its log says why"]
         except asyncio.CancelledError:  # the event loop ends; the thread, for which that waits, should too
             self.cancel(job, "the server stopped")
             raise
@@ -336,8 +351,8 @@ class JobQueue:
             timer.cancel()
         return State.DONE, None
 
-    def _draw(self, job: Job, loop: asyncio.AbstractEventLoop) -> list[str]:
-        """Draw in a thread of its own and return the pictures' names."""
+    def _draw(self, job: Job, loop: asyncio.AbstractEventLoop) -> tuple[list[str], list[str]]:
+        """Draw in a thread of its own and return the pictures' names, in the store and in the album."""
         drawing = job.drawing
         self.pictures.make_room(drawing.count * drawing.width * drawing.height)
         self._models.make_room(job.pipeline, drawing.demand)
@@ -345,7 +360,16 @@ class JobQueue:
         with closing(job.pipeline.steps(drawing, cancellation=job.cancellation)) as steps:
             for step in steps:
                 loop.call_soon_threadsafe(self._stepped, job, step)
-            return self.pictures.add(steps.result)
+            return self.pictures.add(steps.result), self._keep(steps.result)
+
+    def _keep(self, result: Result) -> list[str]:
+        if self.album is None:
+            return []
+        try:
+            return self.album.add(result)
+        except OutputError as error:
+            _log.error("a picture is not kept: %s", error)
+            return []
 
     def _prepare_previews(self, job: Job) -> None:
         if job.pipeline in self._without_previews:

@@ -14,7 +14,7 @@ class Limits:
     body_bytes: int = 32 * 2**20
     body_seconds: float = 60.0
     """How long a client may take to send a request's body."""
-    bodies_bytes: int = 128 * 2**20
+    bodies_bytes: int = 64 * 2**20
     """Of all requests that are being received and checked."""
     answers_bytes: int = 64 * 2**20
     """Of all large answers that clients have not read yet."""
@@ -26,6 +26,8 @@ class Limits:
     """Of memory, in a process of its own."""
     readings: int = 2
     """At once, of different clients."""
+    inputs_bytes: int = 32 * 2**20
+    """Of all pictures that are kept for graphs to come."""
     # of a drawing
     pixels: int = 1024 * 1024
     """Of one picture."""

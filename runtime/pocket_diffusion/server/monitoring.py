@@ -57,7 +57,8 @@ class Metrics:
 
 async def healthz(request: Request) -> Response:
     """Answer that the server is alive, and whether it can keep what it draws; the log says why it cannot."""
-    fault = request.app.state.queue.pictures.fault()
+    queue = request.app.state.queue
+    fault = queue.pictures.fault() or (queue.album and queue.album.fault())
     if fault is None:
         return JSONResponse({"status": "ok", "version": __version__})
     _log.error("pictures cannot be kept: %s", fault)

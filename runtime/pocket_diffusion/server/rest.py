@@ -2,23 +2,35 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from itertools import repeat
 from typing import Any
 
 import msgspec
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from pocket_diffusion.drawing.caches import CACHES, MOST
 from pocket_diffusion.drawing.resolve import bundle_obstacle
 from pocket_diffusion.drawing.samplers import SAMPLERS, find_sampler
 from pocket_diffusion.drawing.schedulers import SCHEDULERS
 from pocket_diffusion.order import Order
-from pocket_diffusion.server.answers import LargeAnswer, base64_text, picture_url, pipeline_of, read_json, submit, wait
+from pocket_diffusion.server.answers import (
+    LargeAnswer,
+    base64_text,
+    event_stream,
+    followed,
+    picture_url,
+    pipeline_of,
+    read_json,
+    server_sent_event,
+    submit,
+    url_of,
+    wait,
+)
 from pocket_diffusion.server.jobs import Job, State
 from pocket_diffusion.server.openapi import Operation
 
-_PING_SECONDS = 15.0
 _PICTURE_HEADERS = {
     "Cache-Control": "private, max-age=86400, immutable",
     "Cross-Origin-Resource-Policy": "cross-origin",  # other pages may show what they had drawn
@@ -32,6 +44,34 @@ class Picture(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
     settings: dict[str, Any]
     """How to draw it again."""
+    kept: str | None = None
+    """Where it stays, if the server keeps pictures: `url` is forgotten in time."""
+
+
+class KeptPicture(msgspec.Struct, frozen=True, kw_only=True):
+    """A picture that the server keeps."""
+
+    url: str
+    seed: int
+    settings: dict[str, Any]
+    """How to draw it again."""
+    created: str
+    """When, in UTC (ISO 8601)."""
+
+
+class Deleted(msgspec.Struct, frozen=True, kw_only=True):
+    """What is not there any more."""
+
+    name: str
+
+
+class Gallery(msgspec.Struct, frozen=True, kw_only=True):
+    """The pictures that the server keeps."""
+
+    kept: bool
+    """Whether it keeps any."""
+    pictures: list[KeptPicture]
+    """The newest, the newest first."""
 
 
 class JobView(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,6 +125,10 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     max_pixels: int
     max_steps: int
     max_count: int
+    vocabulary: list[str] | None
+    """The words that the model knows; null where it knows too many to tell."""
+    examples: list[str]
+    """Prompts that it draws well."""
 
 
 class Models(msgspec.Struct, frozen=True, kw_only=True):
@@ -180,8 +224,13 @@ async def view(request: Request, job: Job) -> JobView:
         error=None if job.error is None else str(job.error),
         warnings=job.warnings,
         pictures=[
-            Picture(url=picture_url(request, name), seed=settings["seed"], settings=settings)
-            for name, settings in zip(job.pictures, job.settings, strict=False)
+            Picture(
+                url=picture_url(request, name),
+                seed=settings["seed"],
+                settings=settings,
+                kept=None if kept is None else url_of(request, f"/gallery/{kept}"),
+            )
+            for name, settings, kept in zip(job.pictures, job.settings, job.kept or repeat(None), strict=False)
         ],
         preview=None if preview is None else f"data:image/png;base64,{base64_text(preview)}",
     )
@@ -212,32 +261,11 @@ async def follow_job(request: Request) -> Response:
     """Send a job's view at each change, until it is over."""
     job = _job(request)
 
-    async def events() -> AsyncIterator[bytes]:
-        changes = request.app.state.queue.follow(job)
-        upcoming: asyncio.Task[None] | None = None
-        try:
-            while True:
-                upcoming = upcoming or asyncio.ensure_future(anext(changes))
-                done, _ = await asyncio.wait({upcoming}, timeout=_PING_SECONDS)
-                if not done:
-                    yield b": still here\n\n"
-                    continue
-                try:
-                    upcoming.result()
-                except StopAsyncIteration:
-                    return
-                upcoming = None
-                now = await view(request, job)
-                # A server-sent event: WHATWG HTML, section 9.2.
-                yield b"event: %b\ndata: %b\n\n" % (now.state.encode(), msgspec.json.encode(now))
-        finally:
-            # Nothing can be awaited here where the client has gone: its task ends `changes`, if that is running.
-            if upcoming is not None:
-                upcoming.cancel()
-            else:
-                await changes.aclose()
+    async def tell() -> AsyncIterator[bytes]:
+        now = await view(request, job)
+        yield server_sent_event(now.state, now)
 
-    return StreamingResponse(events(), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
+    return event_stream(followed(request, job, tell))
 
 
 async def read_models(request: Request) -> Response:
@@ -247,12 +275,22 @@ async def read_models(request: Request) -> Response:
 
 
 async def read_model(request: Request) -> Response:
-    """Answer what draws here, by default or by the model's name."""
-    state = request.app.state
-    name = request.path_params.get("name", state.models.default_name)
-    if name not in state.models.names:
+    """Answer what draws here by default."""
+    return await _model(request, request.app.state.models.default_name)
+
+
+async def read_named_model(request: Request) -> Response:
+    """Answer what a model is."""
+    name = request.path_params["name"]
+    if name not in request.app.state.models.names:
         raise HTTPException(404, "there is no such model; `/api/models` names those that are here")
-    manifest = (await pipeline_of(request, name)).bundle.manifest
+    return await _model(request, name)
+
+
+async def _model(request: Request, name: str) -> Response:
+    state = request.app.state
+    bundle = (await pipeline_of(request, name)).bundle
+    manifest, vocabulary = bundle.manifest, bundle.vocabulary()
     defaults = manifest.defaults
     kind, named = find_sampler(defaults.sampler)
     return _json(
@@ -277,6 +315,8 @@ async def read_model(request: Request) -> Response:
             max_pixels=state.limits.pixels,
             max_steps=state.limits.steps,
             max_count=state.limits.count,
+            vocabulary=None if vocabulary is None else list(vocabulary.words),
+            examples=[] if vocabulary is None else list(vocabulary.examples),
         )
     )
 
@@ -328,6 +368,40 @@ async def read_picture(request: Request) -> Response:
     return LargeAnswer(content, media_type="image/png", headers=_PICTURE_HEADERS)
 
 
+async def read_gallery(request: Request) -> Response:
+    """Answer which pictures the server keeps."""
+    album = request.app.state.queue.album
+    if album is None:
+        return _json(Gallery(kept=False, pictures=[]))
+    pictures = [
+        KeptPicture(
+            url=url_of(request, f"/gallery/{each.name}"),
+            seed=each.settings["seed"],
+            settings=each.settings,
+            created=each.created,
+        )
+        for each in await asyncio.to_thread(album.pictures)
+    ]
+    return LargeAnswer(msgspec.json.encode(Gallery(kept=True, pictures=pictures)), media_type="application/json")
+
+
+async def read_kept_picture(request: Request) -> Response:
+    """Send a picture that the server keeps."""
+    album, name = request.app.state.queue.album, request.path_params["name"]
+    content = None if album is None else await asyncio.to_thread(album.read, name)
+    if content is None:
+        raise HTTPException(404, "there is no such picture (any more)")
+    return LargeAnswer(content, media_type="image/png", headers={"Cache-Control": "private, max-age=86400, immutable"})
+
+
+async def delete_kept_picture(request: Request) -> Response:
+    """Delete a picture that the server keeps."""
+    album, name = request.app.state.queue.album, request.path_params["name"]
+    if album is None or not await asyncio.to_thread(album.delete, name):
+        raise HTTPException(404, "there is no such picture (any more)")
+    return _json(Deleted(name=name))
+
+
 async def generate(request: Request) -> Response:
     """Draw a prompt with the model's defaults, and answer when the picture is there."""
     job = await submit(request, Order(prompt=(await read_json(request, Text)).text))
@@ -346,7 +420,7 @@ _REFUSED = {
 OPERATIONS = [
     Operation("GET", "/api/model", read_model, answers={200: Model}),
     Operation("GET", "/api/models", read_models, answers={200: Models}),
-    Operation("GET", "/api/models/{name}", read_model, answers={200: Model, **_NOT_FOUND}),
+    Operation("GET", "/api/models/{name}", read_named_model, answers={200: Model, **_NOT_FOUND}),
     Operation("GET", "/api/samplers", read_samplers, answers={200: Choices}),
     Operation("GET", "/api/adapters", read_adapters, answers={200: Adapters}),
     Operation("POST", "/api/adapters/refresh", refresh_adapters, answers={200: Adapters}),
@@ -377,6 +451,15 @@ OPERATIONS = [
         answers={200: bytes, 429: "Clients leave too much unread; try again later.", **_NOT_FOUND},
         media_type="image/png",
     ),
+    Operation("GET", "/api/gallery", read_gallery, answers={200: Gallery}),
+    Operation(
+        "GET",
+        "/gallery/{name}",
+        read_kept_picture,
+        answers={200: bytes, 429: "Clients leave too much unread; try again later.", **_NOT_FOUND},
+        media_type="image/png",
+    ),
+    Operation("DELETE", "/gallery/{name}", delete_kept_picture, answers={200: Deleted, **_NOT_FOUND}),
     Operation(
         "POST",
         "/generate",

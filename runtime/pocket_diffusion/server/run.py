@@ -5,15 +5,19 @@ import ipaddress
 import logging
 import socket
 import sys
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Collection
+from functools import partial
+from typing import Any
 
 import uvicorn
-from h11 import DONE, IDLE
+from h11 import DONE, IDLE, Request
 from starlette.applications import Starlette
 from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.websockets.wsproto_impl import WSProtocol
 
 from pocket_diffusion.errors import InvalidRequestError
+from pocket_diffusion.machine.allocator import give_large_back
 from pocket_diffusion.server.clients import client_at
 from pocket_diffusion.server.guard import ANY_ADDRESS
 
@@ -25,28 +29,85 @@ _CONNECTIONS = 1000
 """At most, and no more than half of the files that the process may have open."""
 _SHARE = 4
 """One client has at most one in so many of them."""
+_ACCEPTED_TOGETHER = 64
+"""New connections, before requests have their turn again."""
+_BACKLOG = 1024
+"""New connections that the system keeps until they are accepted."""
+_MOST_SAID = 2**16
+"""Bytes of a websocket's message from a client."""
 _LAST_SECONDS = 10
 """How long clients may take, at the end, to be told so."""
 
 
-class PunctualProtocol(H11Protocol):
-    """uvicorn's, which would wait for ever for the rest of a request, and for an answer to be read.
+class Places:
+    """A server's connections, by client.
 
-    Where there are too many connections, those make room that wait for a request: they cost a client nothing, and a
-    browser opens another.
+    Where there are too many, those that wait for a request make room: they cost a client nothing, and a browser opens
+    another. Strangers can open thousands a second, so that no step looks at each connection.
     """
 
-    connections: "set[PunctualProtocol]"  # type: ignore[assignment] # all are of this class
-    _client = ""
+    def __init__(self) -> None:
+        self._connections: defaultdict[str, set[PunctualProtocol]] = defaultdict(set)
+        self._waiting: defaultdict[str, dict[PunctualProtocol, None]] = defaultdict(dict)
+        """Those that wait for a request, the one that waits longest first."""
+
+    def take(self, one: "PunctualProtocol", taken: int) -> "PunctualProtocol | None":
+        """Note a new connection, the last of `taken` in all, and return the one to hang up on, if there are too many.
+
+        It is one of a client that has too many; or, of too many in all, of the client that has the most.
+        """
+        self._connections[one.client_id].add(one)
+        most, crowded = _most_connections(), one.client_id
+        if len(self._connections[crowded]) <= most // _SHARE:
+            if taken <= most:
+                return None
+            crowded = max(self._connections, key=lambda client: len(self._connections[client]))
+        return next(iter(self._waiting[crowded]), one)
+
+    def leave(self, one: "PunctualProtocol") -> None:
+        """Forget a connection; nothing happens where that was done before."""
+        self.go_on(one)
+        self._connections[one.client_id].discard(one)
+        if not self._connections[one.client_id]:
+            del self._connections[one.client_id], self._waiting[one.client_id]
+
+    def wait(self, one: "PunctualProtocol") -> None:
+        """Note that a connection waits for a request."""
+        self._waiting[one.client_id][one] = None
+
+    def go_on(self, one: "PunctualProtocol") -> None:
+        """Note that a connection waits no more."""
+        self._waiting[one.client_id].pop(one, None)
+
+
+class PunctualProtocol(H11Protocol):
+    """uvicorn's, which would wait for ever for the rest of a request, and for an answer to be read."""
+
+    client_id = ""
+    """Whom it counts for."""
     _deadline: asyncio.TimerHandle | None = None
     _unread: asyncio.TimerHandle | None = None
+
+    def __init__(self, *, places: Places, **options: Any) -> None:  # noqa: ANN401 - uvicorn's
+        """Be one of a server's connections."""
+        super().__init__(**options)
+        self._places = places
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's
         """Expect a request soon, unless there is no room."""
         super().connection_made(transport)
-        self._client = client_at(self.client[0] if self.client else "")
+        self.client_id = client_at(self.client[0] if self.client else "")
         self._expect_head()
-        self._make_room()
+        least = self._places.take(self, len(self.connections))
+        if least is not None:
+            least.hang_up()
+
+    def hang_up(self) -> None:
+        """End the connection, and count it no longer, though the loop is yet to tell that it is lost."""
+        self._expect_nothing()
+        self.transport.abort()
+        self.connections.discard(self)
+        self._places.leave(self)
 
     def data_received(self, data: bytes) -> None:
         """Expect the rest of a head that has begun, and the end of a body that was answered already."""
@@ -55,6 +116,14 @@ class PunctualProtocol(H11Protocol):
             self._expect_head()
         else:
             self._expect_nothing()
+
+    def handle_websocket_upgrade(self, event: Request) -> None:
+        """Leave the connection, and its place, to a websocket."""
+        self._expect_nothing()
+        self.ws_protocol_class = partial(  # type: ignore[assignment] # is called, and no more
+            WebSocketProtocol, on_lost=partial(self._places.leave, self)
+        )
+        super().handle_websocket_upgrade(event)
 
     def pause_writing(self) -> None:
         """Expect the client to read on."""
@@ -70,31 +139,19 @@ class PunctualProtocol(H11Protocol):
         """Expect nothing more."""
         self._expect_nothing()
         self._expect_reading_no_more()
+        self._places.leave(self)
         super().connection_lost(exc)
-
-    def _make_room(self) -> None:
-        """Hang up on one connection of a client that has too many; or, of too many in all, of one that has the most."""
-        most, counts = _most_connections(), Counter(one._client for one in self.connections)
-        if counts[self._client] > most // _SHARE:
-            client = self._client
-        elif len(self.connections) > most:
-            client = counts.most_common(1)[0][0]
-        else:
-            return
-        idle = [one for one in self.connections if one._client == client and one._deadline is not None]
-        least = min(idle, key=lambda one: one._deadline.when() if one._deadline else 0.0, default=self)
-        least._expect_nothing()
-        least.transport.abort()
-        self.connections.discard(least)  # at once, for others may be made before the loop tells that it is lost
 
     def _expect_head(self) -> None:
         if self._deadline is None:
             self._deadline = self.loop.call_later(_HEAD_SECONDS, self.transport.close)
+            self._places.wait(self)
 
     def _expect_nothing(self) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+            self._places.go_on(self)
 
     def _expect_reading(self) -> None:
         left = self.transport.get_write_buffer_size()
@@ -112,6 +169,20 @@ class PunctualProtocol(H11Protocol):
             self._unread = None
 
 
+class WebSocketProtocol(WSProtocol):
+    """uvicorn's, on a connection that stays counted; one that leaves a ping unanswered is closed."""
+
+    def __init__(self, *, on_lost: Callable[[], None], **options: Any) -> None:  # noqa: ANN401 - uvicorn's
+        """Take a connection over; `on_lost` is called at its end."""
+        super().__init__(**options)
+        self._on_lost = on_lost
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Count it no longer."""
+        self._on_lost()
+        super().connection_lost(exc)
+
+
 class Server(uvicorn.Server):
     """uvicorn's, which ends the drawings before it waits for those who wait for them."""
 
@@ -119,13 +190,16 @@ class Server(uvicorn.Server):
         """Serve an application of `create_app`'s: `run([listener])` answers until SIGINT or SIGTERM."""
         config = uvicorn.Config(
             app,
-            http=PunctualProtocol,
-            ws="none",
+            http=partial(PunctualProtocol, places=Places()),  # type: ignore[arg-type] # is called, and no more
+            ws="wsproto",
+            ws_max_size=_MOST_SAID,
+            ws_per_message_deflate=False,  # previews are compressed already
             lifespan="on",
             log_config=None,
             access_log=False,
             server_header=False,
             timeout_graceful_shutdown=_LAST_SECONDS,
+            backlog=_ACCEPTED_TOGETHER,
         )
         logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # every malformed request would be a warning
         super().__init__(config)
@@ -136,6 +210,9 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Say so when requests are answered."""
         await super().startup(sockets)
+        give_large_back()  # of bodies and pictures
+        for listener in sockets or ():
+            listener.listen(_BACKLOG)  # of which asyncio makes the number that it accepts together
         self._on_started()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -154,7 +231,7 @@ def listen(host: str, port: int) -> socket.socket:
     """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family, backlog=256)
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
     except (OSError, OverflowError, UnicodeError) as error:
         why = (getattr(error, "strerror", None) or str(error)).partition(" (")[0]
         raise InvalidRequestError(

@@ -2,7 +2,9 @@ import re
 
 import numpy as np
 
-from pocket_models.landscapes.captions import Prompt, caption, held_out_prompts
+from pocket_diffusion.bundle import Bundle
+from pocket_diffusion.pipeline import DEFAULT_BUNDLE
+from pocket_models.landscapes.captions import Prompt, caption, held_out_prompts, vocabulary
 from pocket_models.landscapes.scenes import ATTRIBUTES, HELD_OUT, Scene, draw_training_scene
 
 # Written apart from captions.py's own lists: what a reader would take each attribute from.
@@ -121,3 +123,13 @@ def test_captions_are_english() -> None:
             assert not re.search(
                 r"\b(?:in|on) (?:a |the )(?:calm |quiet |still )?(?:lake|sea)\b(?<!island in the sea)", text
             ), text
+
+
+def test_the_vocabulary_is_what_captions_are_made_of_and_the_embedded_bundles() -> None:
+    generator = np.random.default_rng(0)
+    told = (caption(draw_training_scene(generator), generator).text.lower() for _ in range(4000))
+    assert {word for text in told for word in re.findall("[a-z]+", text)} == set(vocabulary()["words"])
+    embedded = Bundle.open(DEFAULT_BUNDLE).vocabulary()
+    assert embedded is not None
+    assert {"words": list(embedded.words), "examples": list(embedded.examples)} == vocabulary()
+    assert [embedded.unknown_words(example) for example in embedded.examples] == [[]] * len(embedded.examples)

@@ -14,6 +14,7 @@ from pocket_diffusion.drawing.images import (
     to_mask,
     to_pictures,
 )
+from pocket_diffusion.drawing.picture_file import read_texts
 from pocket_diffusion.errors import InvalidRequestError, OutputError
 
 WHITE, RED = (255, 255, 255), (255, 0, 0)
@@ -64,8 +65,18 @@ def test_pictures_are_written_in_the_format_of_their_ending(tmp_path: Path, name
         assert image.size == (16, 8)
         if name.endswith("png"):
             assert image.text == {"parameters": "words", "pocket-diffusion": '{"seed": 1}'}
+    assert read_texts(tmp_path / name)["parameters"] == "words"
     assert [path.name for path in tmp_path.iterdir()] == [name]
     assert (tmp_path / name).stat().st_mode & 0o077 == 0o044  # like any other file, with the usual umask
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.webp"])
+def test_exif_has_how_it_was_made_as_the_web_ui_writes_it(tmp_path: Path, name: str) -> None:
+    save_picture(half_red(), tmp_path / name, "an écu 🏔️", {})
+    with Image.open(tmp_path / name) as image:
+        assert image.getexif().get_ifd(0x8769)[0x9286] == b"UNICODE\0" + "an écu 🏔️".encode("utf-16-be")
+    save_picture(half_red(), tmp_path / name, "a" * 40_000, {})  # more than a JPEG's segment can hold
+    assert read_texts(tmp_path / name) == {}
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()], ids=type)

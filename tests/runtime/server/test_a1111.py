@@ -4,6 +4,7 @@ import base64
 import json
 import threading
 import time
+from collections.abc import Iterator
 from io import BytesIO
 
 import numpy as np
@@ -14,9 +15,17 @@ from starlette.testclient import TestClient
 from pocket_diffusion import Pipeline
 from pocket_diffusion.drawing.samplers import SAMPLERS
 from pocket_diffusion.drawing.schedulers import SCHEDULERS
-from serving import SMALL
+from pocket_diffusion.server import create_app
+from serving import LIMITS, SMALL
 
 ASKED = {"prompt": "a lake", **SMALL}
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[TestClient]:
+    """One server for all, so that its networks are loaded once; whoever changes its options changes them back."""
+    with TestClient(create_app(Pipeline.load(provider="cpu", arithmetic="exact"), limits=LIMITS)) as client:
+        yield client
 
 
 def text(picture: Image.Image) -> str:
@@ -132,7 +141,11 @@ def test_images_are_not_sent_where_they_are_not_wanted(client: TestClient) -> No
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        ({"enable_hr": True, "hr_scale": 8}, "the second pass has 512x512 pixels; at most 65,536 are drawn here"),
+        ({"enable_hr": True, "hr_scale": 8}, "the second pass: 512x512 is too large; at most 65,536 pixels"),
+        ({"enable_hr": True, "denoising_strength": 2}, "the second pass: strength must be a number from 0 to 1"),
+        ({"enable_hr": True, "hr_second_pass_steps": 101}, "the second pass: steps must be at most 100"),
+        ({"enable_hr": True, "hr_resize_x": 10**400}, "$.hr_resize_x"),
+        ({"enable_hr": True, "width": 10**400, "hr_scale": 1.5}, "width must be a whole number"),
         ({"enable_hr": True, "hr_resize_x": 96, "hr_resize_y": 64}, "must have the proportions"),
         ({"enable_hr": True, "hr_checkpoint_name": "other"}, "hr_checkpoint_name"),
         ({"script_name": "x/y plot"}, "script_name"),
@@ -193,7 +206,10 @@ def test_text_that_is_none_is_refused(client: TestClient) -> None:
         {"alwayson_scripts": {"ADetailer": {"args": [False]}, "ControlNet": {"args": []}}},
         {"alwayson_scripts": {"ADetailer": {"args": [False, True, {"ad_model": "face_yolov8n.pt"}]}}},
         {"alwayson_scripts": {"ADetailer": {"args": [{"ad_model": "None"}]}, "Dynamic Thresholding": {"args": []}}},
+        {"alwayson_scripts": {"ADetailer": {"args": [True, False, {"ad_model": "None"}, {"ad_model": "None"}]}}},
         {"alwayson_scripts": {"ControlNet": {"args": [{"enabled": False, "model": "x", "image": None}]}}},
+        {"alwayson_scripts": {"Sampler": {"args": [20, "LMS", "Karras"]}, "Seed": {"args": [9, False, -1, 0, 0, 0]}}},
+        {"alwayson_scripts": {"API payload": {"args": []}, "Refiner": {"args": [False, "", 0.8]}}},
         {"script_name": "None", "script_args": [], "styles": None, "save_images": True, "tiling": False},
         {"restore_faces": False, "refiner_checkpoint": "None", "refiner_switch_at": 0.8, "subseed": -1},
         {"subseed_strength": 0, "seed": 7.0, "steps": 1.0, "cfg_scale": 7, "batch_size": 1.0},
@@ -241,6 +257,45 @@ def test_a_second_pass_redraws_the_enlarged_picture(client: TestClient, pipeline
         "Denoising strength: 0.5, Hires upscale: 2, Hires steps: 2, Hires upscaler: Lanczos"
     )
     assert info["without_effect"] == ["hr_upscaler"]
+
+
+def test_a_second_pass_can_have_another_sampler_and_an_exact_size(client: TestClient) -> None:
+    asked = {
+        **ASKED, "width": 88, "height": 88, "enable_hr": True, "hr_resize_x": 120, "steps": 3,
+        "denoising_strength": 0.7, "sampler_name": "Euler a", "eta": 0.5, "hr_sampler_name": "DPM++ 2M",
+    }  # fmt: skip
+    info = json.loads((answer := client.post("/sdapi/v1/txt2img", json=asked).json())["info"])
+    drawn = picture(answer["images"][0])
+    assert drawn.size == (120, 120) == (info["width"], info["height"])
+    settings = json.loads(drawn.text["pocket-diffusion"])
+    assert (settings["sampler"], settings["steps"]) == ("dpmpp_2m", 5)  # of which a strength of 0.7 leaves three
+    asked["hr_sampler_name"], asked["sampler_name"] = "Euler a", "Euler a"
+    drawn = picture(client.post("/sdapi/v1/txt2img", json=asked).json()["images"][0])
+    assert json.loads(drawn.text["pocket-diffusion"])["eta"] == 0.5  # as in the first pass, whose sampler it has
+
+
+def test_a_second_pass_is_for_prompts_alone(client: TestClient) -> None:
+    asked = {**ASKED, "steps": 2, "init_images": [text(Image.new("RGB", (64, 64), "red"))], "enable_hr": True}
+    answer = client.post("/sdapi/v1/img2img", json=asked).json()
+    assert picture(answer["images"][0]).size == (64, 64)
+    assert "enable_hr" in json.loads(answer["info"])["without_effect"]
+
+
+def test_a_second_pass_that_is_interrupted_leaves_the_first(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submitted = client.app.state.queue.submit
+
+    def interrupted(*asked: object, **more: object) -> object:
+        job = submitted(*asked, **more)
+        if job.drawing.image is not None:
+            client.app.state.queue.cancel(job)
+        return job
+
+    monkeypatch.setattr(client.app.state.queue, "submit", interrupted)
+    answer = client.post("/sdapi/v1/txt2img", json={**ASKED, "enable_hr": True}).json()
+    assert answer["images"] == client.post("/sdapi/v1/txt2img", json=ASKED).json()["images"]
+    assert json.loads(answer["info"])["width"] == 64
 
 
 def test_a_picture_is_enlarged(client: TestClient) -> None:
@@ -312,6 +367,7 @@ def test_progress_and_interrupt(client: TestClient) -> None:
     assert 0 < told["progress"] < 1
     assert told["state"]["job_count"] == 1
     assert picture(told["current_image"]).size == (32, 32)
+    assert client.get("/sdapi/v1/progress?skip_current_image=true").json()["current_image"] is None
     assert client.post("/sdapi/v1/interrupt").status_code == 200
     drawing.join(timeout=30)
     assert answers[0].status_code == 200
@@ -345,6 +401,7 @@ def test_an_option_holds_for_later_drawings(client: TestClient) -> None:
     client.post("/sdapi/v1/options", json={"CLIP_stop_at_last_layers": 2})
     assert client.get("/sdapi/v1/options").json()["CLIP_stop_at_last_layers"] == 2
     assert client.post("/sdapi/v1/txt2img", json=ASKED).json()["images"] == expected
+    client.post("/sdapi/v1/options", json={"CLIP_stop_at_last_layers": 1})
 
 
 def test_what_there_is_is_named(client: TestClient, pipeline: Pipeline) -> None:

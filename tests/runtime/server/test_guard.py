@@ -93,6 +93,59 @@ def test_pages_of_other_sites_cannot_have_anything_drawn(
     assert "access-control-allow-origin" not in answer.headers
 
 
+@pytest.fixture(scope="module")
+def shared(pipeline: Pipeline) -> Iterator[TestClient]:
+    app = create_app(pipeline, token="sésame", origins=["https://Friend.example/"], limits=LIMITS)
+    with TestClient(app, base_url="http://localhost:8000") as client:
+        yield client
+
+
+FRIEND = {"Origin": "https://friend.example", "Sec-Fetch-Site": "cross-site"}
+
+
+def test_pages_of_sites_that_are_allowed_ask_first_without_the_token(shared: TestClient) -> None:
+    asking = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization, content-type"}
+    answer = shared.options("/api/jobs", headers={**FRIEND, **asking, "Access-Control-Request-Private-Network": "true"})
+    assert answer.status_code == 200
+    assert answer.headers["access-control-allow-origin"] == "https://friend.example"
+    assert "authorization" in answer.headers["access-control-allow-headers"]
+    assert answer.headers["access-control-allow-private-network"] == "true"
+    assert shared.options("/api/jobs", headers={"Origin": "https://evil.example", **asking}).status_code == 400
+
+
+@pytest.mark.parametrize(("headers", "status"), [(basic("sésame"), 422), (bearer("wrong"), 401)], ids=["in", "out"])
+def test_they_may_draw_with_the_token_and_read_refusals(
+    shared: TestClient, headers: dict[str, str], status: int
+) -> None:
+    answer = shared.post("/api/jobs", json={"prompt": ""}, headers={**headers, **FRIEND})
+    assert answer.status_code == status
+    assert answer.headers["access-control-allow-origin"] == "https://friend.example"
+
+
+@pytest.mark.parametrize(
+    "origin", ["https://evil.example", "http://friend.example", "https://friend.example.evil.example"]
+)
+def test_other_pages_still_cannot(shared: TestClient, origin: str) -> None:
+    answer = shared.post("/api/jobs", json={"prompt": ""}, headers={**basic("sésame"), "Origin": origin})
+    assert answer.status_code == 403
+    assert "access-control-allow-origin" not in answer.headers
+
+
+@pytest.mark.parametrize("origin", ["*", "null"])
+def test_every_site_is_let_in_with_a_token_alone(pipeline: Pipeline, origin: str) -> None:
+    with pytest.raises(InvalidRequestError, match="every site"):
+        create_app(pipeline, origins=[origin])
+    client = TestClient(create_app(pipeline, origins=[origin], token="sésame"))
+    headers = {**basic("sésame"), "Origin": "null"}
+    assert client.post("/api/jobs", json={"prompt": ""}, headers=headers).status_code == 422
+
+
+@pytest.mark.parametrize("origin", ["friend.example", "https://friend.example/page", "https://", "", "https://a b"])
+def test_what_is_no_origin_is_refused(pipeline: Pipeline, origin: str) -> None:
+    with pytest.raises(InvalidRequestError, match="is no origin; give one such as https://"):
+        create_app(pipeline, origins=[origin])
+
+
 def test_a_body_that_says_it_is_too_large_is_refused_unread(guarded: TestClient) -> None:
     headers = {**basic("sésame"), "Content-Length": str(2**30)}
     sent: list[bytes] = []

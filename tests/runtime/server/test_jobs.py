@@ -471,6 +471,41 @@ def test_a_job_that_is_cancelled_while_it_is_drawn_keeps_no_pictures_either(run:
     run(story)
 
 
+def test_networks_are_unloaded_between_two_drawings(run: Callable[..., None]) -> None:
+    async def story(bench: Bench) -> None:
+        drawn_meanwhile = []
+        bench.pipeline.close = lambda: drawn_meanwhile.append(bench.queue.running)
+        first, second = bench.submit(), bench.submit()
+        await bench.until(lambda: first.state is State.RUNNING)
+        unloading = asyncio.create_task(bench.queue.unload())
+        await asyncio.sleep(0)  # it waits for its turn now
+        bench.allow(4)
+        await asyncio.gather(over(first), unloading, over(second))
+        assert drawn_meanwhile == [None]
+        assert {first.state, second.state} == {State.DONE}
+
+    run(story)
+
+
+def test_a_drawing_that_is_cancelled_while_networks_are_unloaded_is_not_drawn(run: Callable[..., None]) -> None:
+    async def story(bench: Bench) -> None:
+        begun, finish = threading.Event(), threading.Event()
+        bench.pipeline.close = lambda: begun.set() or finish.wait(30)
+        unloading = asyncio.create_task(bench.queue.unload())
+        await asyncio.to_thread(begun.wait, 30)
+        job = bench.submit()
+        await asyncio.sleep(0)  # its turn would be now
+        bench.queue.cancel(job)
+        finish.set()
+        await unloading
+        again = bench.submit(3)
+        bench.allow(2)
+        await over(again)
+        assert bench.pipeline.drawn == [3]
+
+    run(story)
+
+
 def test_the_figures_count_what_happened(run: Callable[..., None]) -> None:
     async def story(bench: Bench) -> None:
         done, cancelled = bench.submit(steps=3), bench.submit()

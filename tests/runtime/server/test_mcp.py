@@ -3,11 +3,11 @@
 import asyncio
 import base64
 import json
+import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from io import BytesIO
-from typing import Any, TypeVar
+from typing import Any
 
 import httpx2
 import numpy as np
@@ -25,22 +25,28 @@ from mcp import Client, types
 from mcp.client.streamable_http import streamable_http_client
 from mcp_types import CLIENT_CAPABILITIES_META_KEY, PROTOCOL_VERSION_META_KEY
 
-Answer = TypeVar("Answer")
+Use = Callable[[Client], Awaitable[Any]]
+Run = Callable[..., Any]
 
 CALL = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
 ACCEPT = {"Accept": "application/json, text/event-stream"}
 
 
-@asynccontextmanager
-async def connected(mode: str) -> AsyncIterator[Client]:
-    app = create_app(Pipeline.load(provider="cpu", arithmetic="exact"), limits=LIMITS)
-    transport = httpx2.ASGITransport(app)
-    async with (
-        httpx2.AsyncClient(transport=transport, base_url="http://testserver") as http,
-        Client(streamable_http_client("http://testserver/mcp", http_client=http), mode=mode) as client,
-    ):
-        yield client
-    await app.state.queue.close()
+@pytest.fixture(scope="module")
+def run() -> Run:
+    """Connect to a server and do something there; all servers draw with the same networks."""
+    pipeline = Pipeline.load(provider="cpu", arithmetic="exact")
+
+    async def connected(use: Use, mode: str, unread: int) -> Any:  # noqa: ANN401 - whatever is asked for
+        app = create_app(pipeline, limits=LIMITS)
+        app.state.unread = unread
+        async with (
+            httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://testserver") as http,
+            Client(streamable_http_client("http://testserver/mcp", http_client=http), mode=mode) as client,
+        ):
+            return await use(client)
+
+    return lambda use, mode="auto", unread=0: asyncio.run(connected(use, mode, unread))
 
 
 def png(picture: Image.Image) -> str:
@@ -55,17 +61,9 @@ def pixels(content: types.ContentBlock) -> np.ndarray:
     return np.asarray(Image.open(BytesIO(base64.b64decode(content.data))))
 
 
-def run(use: Callable[[Client], Awaitable[Answer]], mode: str = "auto") -> Answer:
-    async def all_of_it() -> Answer:
-        async with connected(mode) as client:
-            return await use(client)
-
-    return asyncio.run(all_of_it())
-
-
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
 def test_a_picture_from_a_prompt_is_what_the_pipeline_draws_and_each_step_is_told(
-    mode: str, pipeline: Pipeline
+    run: Run, mode: str, pipeline: Pipeline
 ) -> None:
     steps = []
 
@@ -83,10 +81,11 @@ def test_a_picture_from_a_prompt_is_what_the_pipeline_draws_and_each_step_is_tol
     facts = json.loads(result.content[1].text)["pictures"][0]
     assert (facts["seed"], facts["steps"]) == (SMALL["seed"], 2)
     assert "/pictures/" in facts["url"]
+    assert steps == sorted(set(steps))  # the protocol asks for it
     assert steps[-1] == (2, 2)
 
 
-def test_a_masked_part_is_redrawn(pipeline: Pipeline) -> None:
+def test_a_masked_part_is_redrawn(run: Run, pipeline: Pipeline) -> None:
     picture, mask = Image.new("RGB", (64, 64), "red"), Image.new("L", (64, 64), 0)
     mask.paste(255, (0, 0, 32, 64))
     options = {"prompt": "a lake", **SMALL, "strength": 1.0}
@@ -102,7 +101,20 @@ def test_a_masked_part_is_redrawn(pipeline: Pipeline) -> None:
     np.testing.assert_array_equal(pixels(result.content[0]), np.asarray(expected))
 
 
-def test_the_tools_say_what_they_take(pipeline: Pipeline) -> None:
+def test_what_was_drawn_is_redrawn_by_its_url(run: Run, pipeline: Pipeline) -> None:
+    async def draw_and_redraw(client: Client) -> types.CallToolResult:
+        first = await client.call_tool("draw", {"prompt": "a lake", **SMALL})
+        url = json.loads(first.content[1].text)["pictures"][0]["url"]
+        return await client.call_tool("redraw", {"prompt": "a town", **SMALL, "strength": 1.0, "image": url})
+
+    result = run(draw_and_redraw)
+    assert not result.is_error, result.content
+    picture = pipeline.generate("a lake", **SMALL).images[0]
+    expected = pipeline.generate("a town", **SMALL, image=picture, strength=1.0).images[0]
+    np.testing.assert_array_equal(pixels(result.content[0]), np.asarray(expected))
+
+
+def test_the_tools_say_what_they_take(run: Run, pipeline: Pipeline) -> None:
     async def ask(client: Client) -> tuple[types.ListToolsResult, types.CallToolResult]:
         return await client.list_tools(), await client.call_tool("list_models", {})
 
@@ -127,14 +139,21 @@ def test_the_tools_say_what_they_take(pipeline: Pipeline) -> None:
         ("redraw", {"prompt": "a"}, "`image` is missing"),
         ("redraw", {"prompt": "a", "image": "no Base64"}, "must be a picture file in Base64"),
         ("redraw", {"prompt": "a", "image": base64.b64encode(b"no picture").decode()}, "is not a picture"),
+        ("redraw", {"prompt": "a", "image": "http://elsewhere.example/a.png"}, "only pictures drawn here"),
         ("paint", {}, "there is no such tool; there are draw, redraw, list_models"),
     ],
     ids=str,
 )
-def test_an_assistant_is_told_what_was_wrong(tool: str, arguments: dict[str, Any], why: str) -> None:
+def test_an_assistant_is_told_what_was_wrong(run: Run, tool: str, arguments: dict[str, Any], why: str) -> None:
     result = run(lambda client: client.call_tool(tool, arguments))
     assert result.is_error
     assert why in result.content[0].text
+
+
+def test_a_picture_waits_while_others_do_not_read_theirs(run: Run) -> None:
+    result = run(lambda client: client.call_tool("draw", {"prompt": "a lake", **SMALL}), unread=LIMITS.answers_bytes)
+    assert result.is_error
+    assert "not read yet" in result.content[0].text
 
 
 @pytest.mark.parametrize("version", ["2025-06-18", "2026-07-28"])
@@ -213,3 +232,8 @@ def test_where_the_sdk_is_not_installed_the_answer_says_what_to_install(
     answer = client.post("/mcp", json=CALL, headers=ACCEPT)
     assert answer.status_code == 404
     assert 'pip install "pocket-diffusion[mcp]"' in answer.json()["detail"]
+
+
+def test_the_sdk_is_not_imported_before_an_assistant_comes() -> None:
+    code = "import sys, pocket_diffusion.server.run, pocket_diffusion.server; assert 'mcp' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,15 +1,20 @@
 """OpenAI's images API, request by request; tests/clients has the official client."""
 
 import base64
+import json
+import shutil
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 from starlette.testclient import TestClient
 
 from pocket_diffusion import Pipeline
-from serving import SMALL
+from pocket_diffusion.bundle import DEFAULT_BUNDLE
+from pocket_diffusion.server import Limits, Models, create_app
+from serving import LIMITS, SMALL
 
 OURS = {"steps": 1, "seed": 7}
 
@@ -63,6 +68,65 @@ def test_without_a_mask_the_whole_is_redrawn(client: TestClient) -> None:
     assert "Denoising strength: 0.8" in drawn.text["parameters"]
 
 
+@pytest.mark.parametrize("kind", ["jpeg", "webp"])
+def test_pictures_come_in_other_formats_with_how_they_were_made(client: TestClient, kind: str) -> None:
+    asked = {"prompt": "a lake", "size": "64x64", "output_format": kind, **OURS}
+    sizes = {}
+    for quality in (100, 20):
+        answer = client.post("/v1/images/generations", json={**asked, "output_compression": quality}).json()
+        assert (answer["output_format"], answer["background"]) == (kind, "opaque")
+        content = base64.b64decode(answer["data"][0]["b64_json"])
+        picture, sizes[quality] = Image.open(BytesIO(content)), len(content)
+        assert picture.format == kind.upper()
+        comment = picture.getexif().get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment]
+        assert "a lake" in comment[8:].decode("utf-16-be")
+    assert sizes[20] < sizes[100]
+
+
+def test_a_size_that_is_too_large_is_scaled_down_and_a_model_that_is_not_here_replaced(
+    client: TestClient, pipeline: Pipeline
+) -> None:
+    asked = {"model": "gpt-image-1", "prompt": "a lake", "size": "1536x1024", **OURS}
+    answer = client.post("/v1/images/generations", json=asked).json()
+    width, height = map(int, answer["size"].split("x"))
+    assert width * height <= LIMITS.pixels < (width + 8) * (height + 8)
+    assert abs(width / height - 1.5) < 0.1
+    assert f"size 1536x1024 is too large here; {answer['size']} was drawn" in answer["warnings"]
+    assert f"there is no model 'gpt-image-1' here; {pipeline.name} drew" in answer["warnings"]
+
+
+def test_a_model_is_chosen_by_its_name(tmp_path: Path, pipeline: Pipeline) -> None:
+    for name in ("hills", "lakes"):
+        shutil.copytree(DEFAULT_BUNDLE, tmp_path / name)
+    models = Models.of_folder(tmp_path, lambda path: Pipeline.load(path, provider="cpu"))
+    with TestClient(create_app(models, limits=LIMITS)) as client:
+        assert [model["id"] for model in client.get("/v1/models").json()["data"]] == ["hills", "lakes"]
+        assert client.get("/v1/models/lakes").json()["id"] == "lakes"
+        asked = {"model": "lakes", "prompt": "a lake", "size": "64x64", **OURS}
+        assert client.post("/v1/images/generations", json=asked).json()["warnings"] == []
+        assert client.app.state.models.opened.keys() == {"hills", "lakes"}
+
+
+def test_a_variation_is_drawn_of_a_picture_alone(client: TestClient, pipeline: Pipeline) -> None:
+    picture = Image.new("RGB", (64, 64), "red")
+    answer = client.post(
+        "/v1/images/variations",
+        files={"image": ("a.png", png(picture))},
+        data={"n": "1", "size": "64x64", "steps": "2", "seed": "7"},
+    ).json()
+    expected = pipeline.generate("", width=64, height=64, steps=2, seed=7, image=picture, strength=0.6).images[0]
+    drawn = Image.open(BytesIO(base64.b64decode(answer["data"][0]["b64_json"])))
+    np.testing.assert_array_equal(np.asarray(drawn), np.asarray(expected))
+
+
+def test_a_stream_tells_why_there_is_no_picture(pipeline: Pipeline) -> None:
+    with TestClient(create_app(pipeline, limits=Limits(seconds=0.001))) as client:
+        answer = client.post("/v1/images/generations", json={"prompt": "a lake", "stream": True})
+    name, data = answer.text.strip().removeprefix("event: ").split("\ndata: ")
+    assert name == "error"
+    assert "the drawing took longer than 0.001 s" in json.loads(data)["error"]["message"]
+
+
 @pytest.mark.parametrize(
     ("change", "why"),
     [
@@ -71,9 +135,14 @@ def test_without_a_mask_the_whole_is_redrawn(client: TestClient) -> None:
         ({"n": 99}, "count must be at most 3"),
         ({"n": "two"}, "$.n"),
         ({"prompt": None}, "$.prompt"),
-        ({"stream": True}, "stream True is not supported"),
-        ({"background": "transparent"}, "background 'transparent' is not supported"),
-        ({"output_format": "svg"}, "leave it out, or send 'png'"),
+        ({"background": "transparent"}, "leave it out, or send auto or opaque"),
+        ({"output_format": "svg"}, "leave it out, or send png or jpeg or webp"),
+        ({"output_compression": 50}, "a PNG has no output_compression"),
+        ({"output_format": "webp", "output_compression": 101}, "$.output_compression"),
+        ({"output_format": "webp", "response_format": "url"}, "pictures at URLs are PNG"),
+        ({"stream": True, "response_format": "url"}, "a stream has no URLs"),
+        ({"stream": True, "partial_images": 4}, "$.partial_images"),
+        ({"partial_images": 1}, "partial_images come in a stream"),
         ({"response_format": "file"}, "$.response_format"),
     ],
     ids=str,

@@ -152,6 +152,8 @@ def test_samplers_and_schedulers_are_those_of_the_tables(client: TestClient) -> 
 def test_the_model_says_what_it_draws_and_what_is_taken(client: TestClient, pipeline: Pipeline) -> None:
     model = client.get("/api/model").json()
     assert (model["name"], model["width"]) == (pipeline.name, 128)
+    vocabulary = pipeline.bundle.vocabulary()
+    assert (model["vocabulary"], model["examples"]) == (list(vocabulary.words), list(vocabulary.examples))
     defaults = pipeline.bundle.manifest.defaults
     assert (model["sampler"], model["scheduler"]) == (defaults.sampler, defaults.scheduler)
     assert (model["samplers"], model["schedulers"]) == (list(SAMPLERS), list(SCHEDULERS))
@@ -279,6 +281,7 @@ def test_the_description_has_every_operation(client: TestClient) -> None:
     assert set(document["paths"]) == {
         "/api/model", "/api/models", "/api/models/{name}", "/api/samplers", "/api/adapters", "/api/adapters/refresh",
         "/api/jobs", "/api/jobs/{id}", "/api/jobs/{id}/events", "/pictures/{name}", "/generate",
+        "/api/gallery", "/gallery/{name}",
     }  # fmt: skip
     order = document["components"]["schemas"]["JobOrder"]
     assert order["required"] == ["prompt"]

@@ -190,6 +190,25 @@ def test_a_client_holds_no_more_than_its_share(few_places: SimpleNamespace) -> N
         assert answers(stack.enter_context(connect(few_places, "127.0.0.2", b"")))
 
 
+def test_a_websocket_holds_a_place_until_it_is_left(few_places: SimpleNamespace) -> None:
+    upgrade = (
+        b"GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+    )
+    for _ in range(2):
+        with contextlib.ExitStack() as stack:
+            for _ in range(4):
+                websocket = stack.enter_context(connect(few_places, "127.0.0.1", upgrade))
+                assert websocket.recv(1000).startswith(b"HTTP/1.1 101")
+            assert not answers(stack.enter_context(connect(few_places, "127.0.0.1", b"")))
+        deadline = time.monotonic() + 30
+        while few_places.server.server_state.connections:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    with connect(few_places, "127.0.0.1", b"") as client:
+        assert answers(client)
+
+
 def test_a_request_that_takes_longer_than_its_head_may_is_answered(impatient: SimpleNamespace) -> None:
     with socket.create_connection(("127.0.0.1", impatient.port), timeout=300) as client:
         body = json.dumps({"prompt": "a lake", "size": "64x64", "steps": 100}).encode()

@@ -123,6 +123,7 @@ _ANSWERS: dict[str, object] = {
     "/sdapi/v1/realesrgan-models": [],
     "/sdapi/v1/prompt-styles": [],
     "/controlnet/version": {"version": 0},
+    "/controlnet/settings": {"control_net_unit_count": 0, "control_net_max_models_num": 0},
     "/controlnet/model_list": {"model_list": []},
     "/controlnet/module_list": {"module_list": [], "module_detail": {}},
     "/controlnet/control_types": {"control_types": {}},

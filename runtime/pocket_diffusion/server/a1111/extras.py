@@ -11,11 +11,12 @@ from starlette.routing import Route
 
 from pocket_diffusion.drawing.images import png_bytes
 from pocket_diffusion.errors import InvalidRequestError
+from pocket_diffusion.server.a1111.asked import LANCZOS
 from pocket_diffusion.server.a1111.switches import is_off
 from pocket_diffusion.server.answers import base64_text, large_json, read_json
 from pocket_diffusion.server.orders import picture_bytes
 
-LANCZOS, NO_UPSCALER = "Lanczos", "None"
+NO_UPSCALER = "None"
 _FILTERS = {"lanczos": Image.Resampling.LANCZOS, "none": Image.Resampling.LANCZOS, "nearest": Image.Resampling.NEAREST}
 UPSCALERS = (NO_UPSCALER, LANCZOS, "Nearest")
 

@@ -24,6 +24,10 @@ _NEUTRAL: dict[str, tuple[object, ...]] = {
     "eta_noise_seed_delta": (0,),
     "initial_noise_multiplier": (1,),
     "token_merging_ratio": (0,),
+    "ddim_discretize": ("uniform",),
+    "comma_padding_backtrack": (20,),
+    "emphasis": ("Original",),
+    "sd_unet": ("Automatic", "None"),
 }
 """What others may be that change a picture there; for all that are not named here, see `_HARMLESS`."""
 _HARMLESS = ("save", "samples_save", "samples_filename", "grid", "return", "outdir", "directories", "live_previews",

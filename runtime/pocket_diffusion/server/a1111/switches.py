@@ -13,6 +13,8 @@ _FEATURES = (
 """What changes the picture and cannot be done here, so that asking for it is refused."""
 _SWITCHES = ("enabled", "ad_model")
 """The keys by which arguments of scripts say that they are off: of a ControlNet unit, and of an ADetailer model."""
+_OF_THE_PAGE = ("sampler", "seed")
+"""Scripts that are the web UI's own controls: its API takes their values from the settings, and not from these."""
 _MOST_BYTES = 10_000
 """What is longer is asked for, whatever it is."""
 
@@ -27,7 +29,9 @@ def check_features(sent: dict[str, msgspec.Raw]) -> None:
     wanted = [name for name in _FEATURES if name in sent and not is_off(_decoded(sent[name]))]
     scripts = _decoded(sent["alwayson_scripts"]) if "alwayson_scripts" in sent else {}
     if isinstance(scripts, dict):
-        wanted += [name for name, script in scripts.items() if not _is_script_off(script)]
+        wanted += [
+            name for name, script in scripts.items() if name.lower() not in _OF_THE_PAGE and not _is_script_off(script)
+        ]
     elif not is_off(scripts):
         wanted.append("alwayson_scripts")
     if wanted:
@@ -49,7 +53,8 @@ def _is_script_off(script: object) -> bool:
     arguments: Any = script.get("args", []) if isinstance(script, dict) else script
     if isinstance(arguments, list) and arguments and arguments[0] is False:  # as ADetailer's first, whatever follows
         return True
-    return is_off(arguments)
+    units = [one for one in arguments if isinstance(one, dict)] if isinstance(arguments, list) else []
+    return is_off(units or arguments)  # an ADetailer without models draws nothing, even if it is switched on
 
 
 def _decoded(value: msgspec.Raw) -> object:

@@ -12,6 +12,7 @@ from pocket_diffusion.text import one_line
 
 _SHOWN = 60
 _MOST_NODES = 200
+_MOST_ENDS = 4
 _DEEPEST = 50
 """Links one after another."""
 
@@ -28,8 +29,8 @@ class GraphNode(msgspec.Struct, frozen=True):
 Graph = Annotated[dict[Name, GraphNode], msgspec.Meta(max_length=_MOST_NODES)]
 
 
-def read_graph(graph: Mapping[str, GraphNode]) -> tuple[str, Drawn]:
-    """Return the graph's end, by its name in the graph, and what is to be drawn.
+def read_graph(graph: Mapping[str, GraphNode]) -> tuple[list[str], Drawn]:
+    """Return the graph's ends, by their names in the graph, and what is to be drawn.
 
     Raises:
         InvalidRequestError: names the node, and what is wrong with it.
@@ -40,10 +41,13 @@ def read_graph(graph: Mapping[str, GraphNode]) -> tuple[str, Drawn]:
         names = ", ".join(one_line(name, _SHOWN) for name in unknown[:5])
         raise InvalidRequestError(f"these nodes cannot be had here: {names}; there are {', '.join(NODES)}")
     ends = [name for name, one in graph.items() if one.class_type in ENDS]
-    if len(ends) != 1:
-        raise InvalidRequestError(f"a graph must have one {' or '.join(ENDS)} here, not {len(ends)}")
-    drawn: Drawn = _Reading(graph).output(ends[0], 0, 0)
-    return ends[0], drawn
+    if not 0 < len(ends) <= _MOST_ENDS:
+        raise InvalidRequestError(f"a graph must have 1 to {_MOST_ENDS} {' or '.join(ENDS)} here, not {len(ends)}")
+    reading = _Reading(graph)
+    drawn: list[Drawn] = [reading.output(name, 0, 0) for name in ends]
+    if any(other != drawn[0] for other in drawn):
+        raise InvalidRequestError("a graph draws once here; send the others as graphs of their own")
+    return ends, drawn[0]
 
 
 class _Reading:

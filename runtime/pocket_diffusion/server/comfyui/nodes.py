@@ -20,6 +20,7 @@ from pocket_diffusion.server.comfyui.values import (
     Latent,
     Mask,
     Model,
+    Scaling,
     Vae,
 )
 
@@ -42,6 +43,18 @@ Side = Annotated[int, msgspec.Meta(ge=8, le=4096)]
 Count = Annotated[int, msgspec.Meta(ge=1, le=64)]
 Scale = Annotated[float, msgspec.Meta(ge=-100, le=100)]
 Switch = Literal["enable", "disable"]
+ScalingMethod = Literal["nearest-exact", "bilinear", "area", "bicubic", "lanczos"]
+
+_METHODS = {
+    "nearest-exact": "NEAREST",
+    "bilinear": "BILINEAR",
+    "area": "BOX",
+    "bicubic": "BICUBIC",
+    "lanczos": "LANCZOS",
+}
+"""By Pillow's names."""
+
+_LEAST_DENOISE = 0.001
 
 
 @dataclass(frozen=True)
@@ -161,10 +174,22 @@ def invert_mask(mask: Mask) -> Mask:
     return Mask(mask.picture, mask.channel, not mask.inverted)
 
 
+@node("ImageScale", Image, category="image/upscaling")
+def scale_image(
+    image: Image,
+    upscale_method: ScalingMethod = "nearest-exact",
+    width: Side = 512,
+    height: Side = 512,
+    crop: Literal["disabled"] = "disabled",
+) -> Image:
+    """Bring a picture to another size before it is drawn."""
+    return Image(_uploaded(image), Scaling(width, height, _METHODS[upscale_method]))
+
+
 @node("VAEEncode", Latent, category="latent")
 def encode(pixels: Image, vae: Vae) -> Latent:
     """Start from a picture."""
-    return Latent(picture=_uploaded(pixels))
+    return Latent(picture=_uploaded(pixels), scaling=pixels.scaling)
 
 
 @node("VAEEncodeForInpaint", Latent, category="latent/inpaint")
@@ -173,7 +198,7 @@ def encode_for_inpainting(
 ) -> Latent:
     """Repaint a part of a picture, and a little around it."""
     grown = msgspec.structs.replace(mask, grown=mask.grown + grow_mask_by)
-    return Latent(picture=_uploaded(pixels), mask=grown)
+    return Latent(picture=_uploaded(pixels), scaling=pixels.scaling, mask=grown)
 
 
 @node("SetLatentNoiseMask", Latent, category="latent/inpaint")
@@ -197,9 +222,9 @@ def sample(
     scheduler: SchedulerName = "normal",
     denoise: Annotated[float, msgspec.Meta(ge=0, le=1)] = 1.0,
 ) -> Latent:
-    """Draw. As in ComfyUI, as many steps are taken as are asked for: they are the last of more, where `denoise` is less."""
-    if denoise == 0:
-        raise InvalidRequestError("denoise 0 draws nothing; take more than 0, up to 1")
+    """Draw as many steps as are asked for; with a smaller `denoise`, as in ComfyUI, they are the last of more."""
+    if denoise < _LEAST_DENOISE:
+        raise InvalidRequestError(f"denoise {denoise:g} draws nothing; take {_LEAST_DENOISE:g} to 1")
     if latent_image.picture is None and denoise < 1:
         raise InvalidRequestError("an empty latent image is drawn with denoise 1; give a picture, or leave it at 1")
     in_all = math.ceil(steps / denoise)
@@ -292,7 +317,9 @@ def _drawn(
         count=latent.count,
         strength=None if latent.picture is None else strength,
     )
-    return Latent(drawn=Drawn(order=order, model=model.name, picture=latent.picture, mask=latent.mask))
+    return Latent(
+        drawn=Drawn(order=order, model=model.name, picture=latent.picture, scaling=latent.scaling, mask=latent.mask)
+    )
 
 
 def _uploaded(image: Image) -> str:

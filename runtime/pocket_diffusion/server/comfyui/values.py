@@ -42,12 +42,21 @@ class Mask(msgspec.Struct, frozen=True):
     """Pixels."""
 
 
+class Scaling(msgspec.Struct, frozen=True):
+    """The size that a picture is brought to, and how, by Pillow's name."""
+
+    width: int
+    height: int
+    method: str
+
+
 class Drawn(msgspec.Struct, frozen=True, kw_only=True):
-    """An order, and what else is needed to draw it: names of pictures that were uploaded, which it does not have yet."""
+    """An order without its pictures, and their names among those that were uploaded."""
 
     order: Order
     model: str
     picture: str | None = None
+    scaling: Scaling | None = None
     mask: Mask | None = None
 
 
@@ -55,6 +64,7 @@ class Image(msgspec.Struct, frozen=True):
     """A picture: one that was uploaded, by its name, or one that is to be drawn."""
 
     source: str | Drawn
+    scaling: Scaling | None = None
 
 
 class Latent(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,11 +74,12 @@ class Latent(msgspec.Struct, frozen=True, kw_only=True):
     height: int | None = None
     count: int = 1
     picture: str | None = None
+    scaling: Scaling | None = None
     mask: Mask | None = None
     drawn: Drawn | None = None
 
 
-LINK_TYPES = {
+LINK_TYPES: dict[type, str] = {
     Model: "MODEL",
     Clip: "CLIP",
     Vae: "VAE",

@@ -1,5 +1,6 @@
 """The tools that assistants have: to draw, to redraw a picture, and to list the models."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from copy import copy
 from typing import Any
@@ -41,8 +42,8 @@ _NOTES = {
     "width": "pixels, a multiple of 8; best left out",
     "height": "pixels, a multiple of 8; best left out",
     "seed": "draws the same picture again; best left out",
-    "image": "the content of a picture file in Base64, or a data: URL",
-    "mask": "likewise a picture: white is redrawn, black is kept",
+    "image": "the `url` of a picture that was drawn here, or a picture file in Base64",
+    "mask": "likewise: white is redrawn, black is kept",
     "strength": "how much to change, from 0 to 1",
 }
 
@@ -151,7 +152,7 @@ def _request(context: Context) -> Request:
 
 async def _drawn(context: Context, arguments: Arguments) -> types.CallToolResult:
     request = _request(context)
-    job = await submit(request, *await _order(arguments))
+    job = await submit(request, *await _order(request, arguments))
     await _wait(context, request, job)
     pictures = await picture_texts(request, job)
     if not may_be_sent(request.app.state, sum(map(len, pictures))):
@@ -165,11 +166,21 @@ async def _drawn(context: Context, arguments: Arguments) -> types.CallToolResult
     return types.CallToolResult(content=[*images, types.TextContent(text=told)])
 
 
-async def _order(arguments: Arguments) -> tuple[Order, str | None]:
+async def _order(request: Request, arguments: Arguments) -> tuple[Order, str | None]:
     pictures = {name: arguments[name] for name in ("image", "mask") if isinstance(arguments.get(name), str)}
     order, model = order_and_model(msgspec.convert({**arguments, **dict.fromkeys(pictures)}, JobOrder))
-    contents = {name: await picture_bytes(text, name) for name, text in pictures.items()}
+    contents = {name: await _content(request, text, name) for name, text in pictures.items()}
     return msgspec.structs.replace(order, **contents), model
+
+
+async def _content(request: Request, text: str, name: str) -> bytes:
+    """Return a picture's file. Assistants can hardly repeat one that they have seen, but its URL."""
+    if not text.startswith(("http://", "https://")):
+        return await picture_bytes(text, name)
+    content: bytes | None = await asyncio.to_thread(request.app.state.queue.pictures.read, text.rpartition("/")[2])
+    if content is None:
+        raise InvalidRequestError(f"the {name} is not at that URL (any more); only pictures drawn here are")
+    return content
 
 
 async def _wait(context: Context, request: Request, job: Job) -> None:
@@ -179,9 +190,12 @@ async def _wait(context: Context, request: Request, job: Job) -> None:
         PocketDiffusionError: why there is no picture.
 
     """
+    told = 0
     try:
         async for _ in job.changes():
-            await context.session.report_progress(job.step, job.steps)
+            if job.step > told:
+                told = job.step
+                await context.session.report_progress(told, job.steps)
     finally:
         request.app.state.queue.cancel(job, "the client went away")  # nothing, where it is over
     if job.error is not None:

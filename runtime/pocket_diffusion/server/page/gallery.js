@@ -1,21 +1,56 @@
-// This session's pictures, which outlive a reload but not the tab.
+// The pictures that were drawn here: a strip to look through, kept until they are deleted.
 
-const KEY = "pocket-diffusion gallery";
-const MOST = 60;
+import { readPicture } from "./server.js";
+import { Store } from "./store.js";
 
 export class Gallery {
   /** `onChoose` is called with a picture ({url, seed, settings}) that was clicked. */
   constructor(section, list, onChoose) {
     Object.assign(this, { section, list, onChoose });
-    this.pictures = JSON.parse(sessionStorage.getItem(KEY) ?? "[]");
+    this.pictures = []; // the newest first
+  }
+
+  /** Show what earlier visits left. */
+  async load() {
+    this.store = await Store.open();
+    const kept = await this.store.all();
+    this.pictures = [...this.pictures, ...kept.map((each) => ({ ...each, url: URL.createObjectURL(each.file) }))];
     this.show();
   }
 
-  /** Put pictures in front. */
-  add(pictures) {
-    this.pictures = [...pictures, ...this.pictures].slice(0, MOST);
-    this.keep();
+  /** Put pictures in front, and keep their files: the server forgets them in time. */
+  async add(pictures) {
+    this.pictures = [...pictures, ...this.pictures];
     this.show();
+    for (const picture of [...pictures].reverse()) {
+      try {
+        const { url, seed, settings } = picture;
+        picture.file = await readPicture(url);
+        picture.id = await this.store.add({ file: picture.file, seed, settings });
+      } catch {
+        // It is shown for as long as the server has it.
+      }
+    }
+  }
+
+  /** Delete a picture, and return the one beside it, if there is one. */
+  async remove(picture) {
+    const index = this.pictures.indexOf(picture);
+    this.pictures = this.pictures.filter((each) => each !== picture);
+    this.show();
+    if (picture.id) await this.store.remove(picture.id);
+    return this.pictures[Math.min(index, this.pictures.length - 1)] ?? null;
+  }
+
+  /** Have the browser save all pictures, one by one. */
+  async download() {
+    const link = document.createElement("a");
+    for (const { url, seed, file } of [...this.pictures].reverse()) {
+      link.href = file ? URL.createObjectURL(file) : url;
+      link.download = `${seed}.png`;
+      link.click();
+      await new Promise((resolve) => setTimeout(resolve, 200)); // browsers drop downloads that come at once
+    }
   }
 
   /** Mark the one that is looked at. */
@@ -23,10 +58,6 @@ export class Gallery {
     for (const button of this.list.querySelectorAll("button")) {
       button.setAttribute("aria-current", button.dataset.url === url);
     }
-  }
-
-  keep() {
-    sessionStorage.setItem(KEY, JSON.stringify(this.pictures));
   }
 
   show() {

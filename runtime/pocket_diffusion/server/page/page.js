@@ -1,32 +1,47 @@
 // The page: a form becomes an order, the order a job, the job a picture, and the picture a place in the gallery.
 
 import { Gallery } from "./gallery.js";
-import { createJob, deleteJob, followJob, readAdapters, readModel, readPicture, readSamplers } from "./server.js";
+import { Mask } from "./masks.js";
+import { settingsOf } from "./restore.js";
+import {
+  createJob, deleteJob, followJob, readAdapters, readModel, readModels, readPicture, readSamplers, readTexts,
+} from "./server.js";
 import { Sketcher } from "./sketch.js";
-import { Source } from "./source.js";
+import { base64, Source } from "./source.js";
+import { Viewer } from "./viewer.js";
+import { Words } from "./words.js";
 
 const JOB = "pocket-diffusion job";
 const FORM = "pocket-diffusion form";
+const MODEL = "pocket-diffusion model";
 const at = (id) => document.getElementById(id);
 const form = at("form");
 const NUMBERS = ["width", "height", "steps", "guidance_scale", "image_guidance_scale", "seed", "count"];
 const CHOICES = ["sampler", "scheduler", "cache"];
 const CARRIED = ["guidance_rescale", "guidance_interval", "clip_skip", "token_downsampling", "loras"]; // settings without a field, as a picture has them
 const NOISE = ["eta", "s_noise"]; // likewise, of one sampler
+const LARGEST = 4; // times its own size that a small picture is shown at
+const FAR = 2; // times the pixels that a model was trained at, or a part of them: beyond that it draws badly
 const SKETCH_STEPS = 6; // of the usual sampler, which then shows nearly all that is asked for
 const REUSED = ["prompt", "negative_prompt", "strength", ...CHOICES, ...NUMBERS];
 
-const source = new Source({
-  chosen: at("chosen"), drop: at("drop"), picture: at("source-picture"), canvas: at("mask"), ring: at("ring"), brush: at("brush"),
+const mask = new Mask({
+  canvas: at("mask"), ring: at("ring"), brush: at("brush"), eraser: at("eraser"), undo: at("undo"), redo: at("redo"),
   onChange: () => {
-    tellStrength();
-    sketchChange();
+    source.keepMask();
+    changeSource();
   },
 });
+const source = new Source({ chosen: at("chosen"), drop: at("drop"), picture: at("source-picture"), mask, onChange: changeSource });
 const sketcher = new Sketcher({ box: at("sketch"), order: sketchOrder, onSketch: lookAtSketch, onError: ({ message }) => tell(message) });
-const gallery = new Gallery(at("gallery-section"), at("gallery"), (picture) => {
-  look(picture);
-  reuse(picture.settings);
+const gallery = new Gallery(at("gallery-section"), at("gallery"), look);
+const viewer = new Viewer({ frame: at("frame"), other: at("other"), slider: at("edge"), row: at("comparing") });
+const words = new Words({
+  examples: at("examples"), unknown: at("unknown"),
+  onChoose: (text) => {
+    form.prompt.value = text;
+    change();
+  },
 });
 let looking = null; // the finished picture on the stage
 let job = null; // the id of the one that is being drawn
@@ -35,7 +50,12 @@ let leaving = false; // the page is about to go, and with it what it follows
 let carried = {}; // what a picture was drawn with beyond the form
 let tellSampler = () => {}; // until the lists are there
 let tellCache = () => {};
-let usualSteps = SKETCH_STEPS; // the model's own
+let usual = { width: 0, height: 0, steps: SKETCH_STEPS }; // the model's own
+let isDefault = true; // whether the model is the server's own
+let choices = { samplers: [], schedulers: [] }; // that there are
+let restored = null; // the settings that the picture to start from says of itself
+const VARIATIONS = 4;
+const upcoming = []; // orders that were given while another was drawn
 let usualStrength = () => 0.8; // the server's own
 let strengthIsChosen = false; // else the server's own goes by what is asked for
 let introduced = false; // whether the page knows what the server has
@@ -55,11 +75,12 @@ async function order() {
   for (const name of NUMBERS) {
     if (form[name].value !== "" && !form[name].disabled) asked[name] = Number(form[name].value);
   }
+  if (!isDefault) asked.model = at("models").value;
   if (sketcher.seed !== null) asked.seed ??= sketcher.seed;
   Object.assign(asked, carried);
   const pictures = await source.order();
   Object.assign(asked, pictures);
-  if (pictures.image && strengthIsChosen && !form.strength.disabled) asked.strength = Number(form.strength.value);
+  if (pictures.image && (strengthIsChosen || pictures.mask) && !form.strength.disabled) asked.strength = Number(form.strength.value);
   return asked;
 }
 
@@ -68,7 +89,7 @@ async function sketchOrder() {
   if (!form.prompt.value.trim() || !form.matches(":valid")) return null;
   const asked = await order();
   const least = asked.image && !form.strength.disabled ? Math.ceil(1 / form.strength.value) : 1; // with fewer, none would be drawn
-  const steps = Math.max(least, Math.min(asked.steps ?? usualSteps, usualSteps, SKETCH_STEPS));
+  const steps = Math.max(least, Math.min(asked.steps ?? usual.steps, usual.steps, SKETCH_STEPS));
   return { ...asked, steps, count: 1, cache: "none" };
 }
 
@@ -84,12 +105,16 @@ function reuse(settings) {
   if (settings.task === "text-to-image") source.remove();
   tellSampler();
   tellStrength();
+  tellPrompt();
+  tellSize();
   keepForm();
   sketcher.stop(); // which the picture's settings need not
 }
 
 /** The form was changed by hand. */
 function change() {
+  tellPrompt();
+  tellSize();
   keepForm();
   sketchChange();
 }
@@ -110,11 +135,41 @@ function tellStrength() {
   at("strength-value").value = Number(form.strength.value).toFixed(2);
 }
 
-async function introduce() {
-  const [model, choices, adapters] = await Promise.all([readModel(), readSamplers(), readAdapters()]);
-  at("model").textContent = `${model.name}, ${model.width}\u00a0×\u00a0${model.height}`;
+function tellPrompt() {
+  words.tell(form.prompt.value);
+}
+
+/** Say before the wait that a size is far from what the model was trained at. */
+function tellSize() {
+  const [width, height] = [form.width.value || usual.width, form.height.value || usual.height];
+  const ratio = (width * height) / (usual.width * usual.height);
+  const isFar = !source.file && (ratio > FAR || ratio < 1 / FAR);
+  at("size-help").textContent = isFar ? `This model draws best near ${usual.width}\u00a0×\u00a0${usual.height}.` : "";
+}
+
+/** Learn which models there are, and begin with the one that was chosen last. */
+async function introduceModels() {
+  const { default: usual, names } = await readModels();
+  const kept = localStorage.getItem(MODEL);
+  const list = at("models");
+  list.replaceChildren(...names.map((name) => new Option(name)));
+  list.value = names.includes(kept) ? kept : usual;
+  list.onchange = () => introduce(usual).catch((error) => say("", error.message));
+  at("models-row").hidden = names.length === 1;
+  await introduce(usual);
+}
+
+/** Offer what the chosen model has. */
+async function introduce(usualModel) {
+  const name = at("models").value;
+  const [model, known, adapters] = await Promise.all([readModel(name), readSamplers(), readAdapters(name)]);
+  choices = known;
+  isDefault = name === usualModel;
+  if (isDefault) localStorage.removeItem(MODEL);
+  else localStorage.setItem(MODEL, name);
+  at("model").textContent = `${at("models-row").hidden ? `${model.name}, ` : ""}${model.width}\u00a0×\u00a0${model.height}`;
   for (const name of ["width", "height", "steps", "guidance_scale"]) form[name].placeholder = model[name];
-  usualSteps = model.steps;
+  usual = model;
   form.steps.max = model.max_steps;
   form.count.max = model.max_count;
   for (const name of ["width", "height"]) form[name].step = form[name].min = model.multiple;
@@ -123,17 +178,24 @@ async function introduce() {
   introduceSamplers(model, choices);
   introduceCaches(model, choices);
   introduceWords(adapters);
+  words.introduce(model, adapters.embeddings);
+  tellPrompt();
+  tellSize();
 }
 
 /** Offer what this kind of model takes, and nothing else. */
 function introduceFamily({ guides_itself, repaints, follows_instructions, image_guidance_scale }) {
   form.negative_prompt.disabled = guides_itself;
   if (guides_itself) form.negative_prompt.placeholder = "this model takes none";
-  usualStrength = () => (repaints && source.isMasked ? 1 : 0.8); // under its mask, such a model starts from nothing
+  usualStrength = () => (source.isMasked ? 1 : 0.8); // what is painted over is to be drawn anew
   at("image-guidance-row").hidden = form.image_guidance_scale.disabled = !follows_instructions;
   form.image_guidance_scale.placeholder = image_guidance_scale ?? "";
   at("strength-row").hidden = form.strength.disabled = follows_instructions;
   for (const element of document.querySelectorAll("[data-of-mask]")) element.hidden = follows_instructions;
+  if (follows_instructions && source.isMasked) {
+    paint(false);
+    mask.clear();
+  }
 }
 
 /** Offer what the prompt may name: each button puts its text where the cursor is. */
@@ -216,13 +278,18 @@ function show(url, alt, kinds = "") {
   picture.src = url;
   picture.alt = alt;
   picture.className = kinds;
+  const longest = Math.max(form.width.value || usual.width, form.height.value || usual.height);
+  picture.style.setProperty("--most", kinds ? `${LARGEST * longest}px` : "");
   picture.hidden = false;
   at("empty").hidden = true;
+  stopComparing();
 }
 
 function look(picture) {
   looking = picture;
   show(picture.url, `${picture.settings.prompt}, seed ${picture.seed}`);
+  const { width, height } = picture.settings;
+  at("picture").style.setProperty("--most", `${LARGEST * Math.max(width, height)}px`);
   at("download").href = picture.url;
   at("download").download = `${picture.seed}.png`;
   at("picture-actions").hidden = false;
@@ -271,7 +338,9 @@ function begin() {
   stopping = false;
   said = null;
   at("draw").setAttribute("aria-disabled", "true"); // not `disabled`, which would take the focus away
-  at("cancel").hidden = at("progress").hidden = false;
+  at("going").hidden = false;
+  if (!at("board").hidden) paint(false);
+  bringIntoView();
   at("progress").value = 0;
   at("frame").setAttribute("aria-busy", "true");
 }
@@ -281,7 +350,7 @@ function end() {
   job = null;
   if (document.activeElement === at("cancel")) at("draw").focus();
   at("draw").removeAttribute("aria-disabled");
-  at("cancel").hidden = at("progress").hidden = true;
+  at("going").hidden = true;
   at("frame").removeAttribute("aria-busy");
 }
 
@@ -289,17 +358,36 @@ function end() {
 
 async function draw() {
   eager ||= !introduced; // drawn as soon as the page knows what the server has
-  if (busy || !form.reportValidity()) return;
+  if ((busy && !job) || !form.reportValidity()) return; // a second click
   sketcher.stop();
   keepForm();
-  begin();
-  say("Sending");
-  try {
-    const { id } = await createJob(await order());
-    await waitFor(id);
-  } catch (error) {
-    giveUp(error);
+  upcoming.push(await order());
+  if (busy) tellUpcoming();
+  else await drawUpcoming();
+}
+
+async function drawUpcoming() {
+  while (upcoming.length && !busy) {
+    begin();
+    say("Sending");
+    try {
+      const { id } = await createJob(upcoming.shift());
+      await waitFor(id);
+    } catch (error) {
+      upcoming.length = 0;
+      giveUp(error);
+    }
   }
+}
+
+function tellUpcoming() {
+  const count = upcoming.length;
+  at("upcoming").textContent = count ? `${count} more ${count === 1 ? "follows" : "follow"}` : "";
+}
+
+/** On a phone, the form may fill the window. */
+function bringIntoView() {
+  if (at("stage").getBoundingClientRect().top > innerHeight / 2) at("stage").scrollIntoView({ block: "start" });
 }
 
 /** Say why there is no picture, and show the last one again. */
@@ -316,6 +404,8 @@ function showLast() {
 
 async function waitFor(id) {
   job = id;
+  at("draw").removeAttribute("aria-disabled"); // from now on, another drawing can follow
+  tellUpcoming();
   sessionStorage.setItem(JOB, id);
   if (stopping) await deleteJob(id);
   const view = await followJob(id, onView, () => tell("Connecting again"));
@@ -324,6 +414,7 @@ async function waitFor(id) {
   if (view.state === "done" && !stopping) {
     gallery.add(view.pictures);
     look(view.pictures[0]);
+    words.offer();
     if (view.warnings.length) say(at("line").textContent, view.warnings.join(" "));
   } else {
     showLast();
@@ -333,13 +424,65 @@ async function waitFor(id) {
 }
 
 async function chooseSource(file) {
+  restored = null;
   try {
     await source.choose(file);
     say("");
+    restored = settingsOf(await readTexts(await base64(file)), choices);
   } catch (error) {
+    if (source.file) return; // its text cannot be read, which is no fault of the picture
     sketcher.stop(); // by which the error would soon be replaced
     say("", error.message);
+  } finally {
+    at("restore").hidden = !restored;
+    tellSize();
   }
+}
+
+function changeSource() {
+  tellStrength();
+  sketchChange();
+}
+
+/** Have the mask painted on the stage, as large as that is, or beside the form. */
+function paint(isLarge) {
+  if (isLarge) at("board").append(at("easel"));
+  else at("chosen").prepend(at("easel"));
+  (isLarge ? at("stage-tools") : at("mask-place")).append(at("mask-tools"));
+  at("board").hidden = at("zoom-row").hidden = !isLarge;
+  at("enlarge").textContent = isLarge ? "Done" : "Paint on the stage";
+  if (isLarge) bringIntoView();
+}
+
+/** Draw more like a picture: with all its settings, and the seeds that follow its own. */
+async function vary({ settings }) {
+  reuse(settings);
+  upcoming.push({ ...(await order()), seed: settings.seed + 1, count: VARIATIONS });
+  if (busy) tellUpcoming();
+  else await drawUpcoming();
+}
+
+/** Lay the picture that was drawn before over the one that is looked at. */
+function compare() {
+  const index = gallery.pictures.indexOf(looking);
+  const before = gallery.pictures[index + 1] ?? gallery.pictures[index - 1];
+  if (viewer.isComparing || !before) return stopComparing();
+  viewer.compare(before, at("picture").style.getPropertyValue("--most"));
+  at("compare").setAttribute("aria-pressed", "true");
+}
+
+function stopComparing() {
+  viewer.stop();
+  at("compare").setAttribute("aria-pressed", "false");
+}
+
+/** Set a size of these proportions, with about as many pixels as the model was trained at. */
+function setProportions(ratio) {
+  const { width, height, multiple } = usual;
+  const side = (exact) => Math.round(exact / multiple) * multiple;
+  form.width.value = side(Math.sqrt(width * height * ratio));
+  form.height.value = side(Math.sqrt((width * height) / ratio));
+  change();
 }
 
 async function startFrom(picture) {
@@ -353,14 +496,16 @@ form.addEventListener("submit", (event) => {
   event.preventDefault();
   draw();
 });
-form.addEventListener("input", change);
+at("studio").addEventListener("input", ({ target }) => {
+  if (!("ofView" in target.dataset)) change(); // some of the form's fields lie outside it
+});
 at("sketch").addEventListener("input", ({ target }) => {
   if (target.checked || !at("picture").classList.contains("sketch")) return;
   tell("");
   showLast();
 });
 // A number that is wrong cannot be pointed at while it is folded away.
-form.addEventListener("invalid", ({ target }) => (at("settings").open ||= at("settings").contains(target)), true);
+at("studio").addEventListener("invalid", ({ target }) => (at("settings").open ||= at("settings").contains(target)), true);
 form.strength.addEventListener("input", () => {
   strengthIsChosen = true;
   tellStrength();
@@ -372,6 +517,8 @@ form.sampler.addEventListener("input", () => {
 });
 at("cancel").onclick = () => {
   stopping = true;
+  upcoming.length = 0;
+  tellUpcoming();
   if (job) deleteJob(job).catch((error) => say("", error.message));
 };
 at("defaults").onclick = () => {
@@ -387,11 +534,36 @@ at("file").onchange = ({ target }) => {
   if (target.files.length) chooseSource(target.files[0]);
   target.value = "";
 };
-at("clear-mask").onclick = () => source.clearMask();
+at("clear-mask").onclick = () => mask.clear();
+at("invert-mask").onclick = () => mask.invert();
+at("mask-file").onchange = ({ target }) => {
+  if (target.files.length) mask.load(target.files[0]).catch((error) => say("", error.message));
+  target.value = "";
+};
+at("enlarge").onclick = () => {
+  paint(at("board").hidden);
+  at("mask").focus();
+};
+at("zoom").addEventListener("input", ({ target }) => at("board").style.setProperty("--zoom", target.value));
 at("remove-source").onclick = () => {
+  paint(false);
   source.remove();
   at("file").focus();
 };
+at("aspects").onclick = ({ target }) => target.dataset.ratio && setProportions(Number(target.dataset.ratio));
+at("restore").onclick = () => {
+  reuse({ ...restored, task: "" }); // the picture stays, to be started from
+};
+at("vary").onclick = () => vary(looking).catch((error) => say("", error.message));
+at("compare").onclick = compare;
+at("full").onclick = () => viewer.toggleFull();
+at("delete").onclick = async () => {
+  looking = await gallery.remove(looking);
+  at("picture-actions").hidden = true;
+  say("Deleted");
+  showLast();
+};
+at("download-all").onclick = () => gallery.download();
 at("reuse").onclick = () => reuse(looking.settings);
 at("start-from-it").onclick = () => startFrom(looking).catch((error) => say("", error.message));
 
@@ -399,7 +571,7 @@ window.addEventListener("beforeunload", () => (leaving = true));
 window.addEventListener("pagehide", () => sketcher.stop());
 document.addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) draw();
-  if (event.key === "Escape" && !event.isComposing && !at("cancel").hidden) at("cancel").click();
+  if (event.key === "Escape" && !event.isComposing && !at("going").hidden) at("cancel").click();
 });
 document.addEventListener("dragover", (event) => {
   if (!event.dataTransfer.types.includes("Files")) return;
@@ -419,7 +591,7 @@ document.addEventListener("paste", (event) => {
 });
 
 try {
-  await introduce();
+  await Promise.all([introduceModels(), gallery.load()]);
   introduced = true;
   for (const [name, value] of Object.entries(JSON.parse(sessionStorage.getItem(FORM) ?? "{}"))) {
     if (!(name in form)) continue;
@@ -431,7 +603,10 @@ try {
     if (!CHOICES.includes(name) || [...form[name].options].some((option) => option.value === value)) form[name].value = value;
     if (name === "sampler") tellSampler();
   }
+  await source.restore();
   tellStrength();
+  tellPrompt();
+  tellSize();
   const unfinished = sessionStorage.getItem(JOB);
   sessionStorage.removeItem(JOB);
   if (unfinished) {

@@ -16,9 +16,10 @@ async function ask(path, options = {}) {
   return answer;
 }
 
-export const readModel = () => ask("api/model");
+export const readModels = () => ask("api/models");
+export const readModel = (name) => ask(`api/models/${encodeURIComponent(name)}`);
 export const readSamplers = () => ask("api/samplers");
-export const readAdapters = () => ask("api/adapters");
+export const readAdapters = (model) => ask(`api/adapters?model=${encodeURIComponent(model)}`);
 
 /** Cancel a job; or, where it is over, delete its pictures. This is sent even while the page is being left. */
 export const deleteJob = (id) => ask(`api/jobs/${id}`, { method: "DELETE", keepalive: true });
@@ -28,6 +29,14 @@ export const createJob = (order) =>
     method: "POST",
     headers: { "Content-Type": "application/json" },
     body: JSON.stringify(order),
+  });
+
+/** Return what a picture's file says of itself: {info, items}. */
+export const readTexts = (image) =>
+  ask("sdapi/v1/png-info", {
+    method: "POST",
+    headers: { "Content-Type": "application/json" },
+    body: JSON.stringify({ image }),
   });
 
 /** Return a picture's file. */

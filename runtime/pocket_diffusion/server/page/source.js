@@ -1,33 +1,17 @@
-// The picture to start from, and the mask that is painted over it.
+// The picture to start from, and its mask: a reload keeps both, and another tab has its own.
 
-const LONGEST = 768; // of the mask's sides, in pixels
-const KEYS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+const PICTURE = "pocket-diffusion source";
+const MASK = "pocket-diffusion mask";
 
 export class Source {
-  /** `onChange` is called where the picture or its mask may have changed. */
-  constructor({ chosen, drop, picture, canvas, ring, brush, onChange }) {
-    Object.assign(this, { chosen, drop, picture, canvas, ring, brush, onChange });
-    this.pointer = null; // the one that paints
-    this.paper = canvas.getContext("2d");
+  /** `picture` is an image that shows it, in an easel; `onChange` is called where the picture may have changed. */
+  constructor({ chosen, drop, picture, mask, onChange }) {
+    Object.assign(this, { chosen, drop, picture, mask, onChange });
     this.file = null;
-    this.isMasked = false;
-    canvas.addEventListener("pointerdown", (event) => {
-      if (event.button !== 0 || this.pointer !== null) return;
-      this.pointer = event.pointerId;
-      canvas.setPointerCapture(event.pointerId);
-      this.stroke(this.place(event));
-    });
-    canvas.addEventListener("pointermove", (event) => {
-      if (event.pointerId === this.pointer) this.stroke(this.place(event), this.last);
-    });
-    for (const ended of ["pointerup", "pointercancel"]) {
-      canvas.addEventListener(ended, ({ pointerId }) => {
-        if (pointerId === this.pointer) this.pointer = null;
-      });
-    }
-    canvas.addEventListener("keydown", (event) => this.onKey(event));
-    canvas.addEventListener("focus", () => this.showRing());
-    canvas.addEventListener("blur", () => (ring.hidden = true));
+  }
+
+  get isMasked() {
+    return Boolean(this.file) && !this.mask.isEmpty;
   }
 
   /** Show a picture file; rejects what the browser cannot show. */
@@ -42,99 +26,57 @@ export class Source {
     }
     this.file = file;
     const { naturalWidth: width, naturalHeight: height } = this.picture;
-    this.picture.parentElement.style.width = `min(100%, ${(55 * width) / height}vh)`; // high pictures leave room to scroll past
-    const scale = LONGEST / Math.max(width, height);
-    this.canvas.width = Math.max(1, Math.round(width * scale));
-    this.canvas.height = Math.max(1, Math.round(height * scale));
-    this.last = { x: this.canvas.width / 2, y: this.canvas.height / 2 };
-    this.clearMask();
+    this.picture.parentElement.style.setProperty("--ratio", width / height);
+    this.mask.begin(width, height);
     this.chosen.hidden = false;
     this.drop.hidden = true;
+    keep(PICTURE, await base64(file));
   }
 
   remove() {
     this.file = null;
-    this.isMasked = false;
     this.chosen.hidden = true;
     this.drop.hidden = false;
+    sessionStorage.removeItem(PICTURE);
     this.onChange();
   }
 
-  clearMask() {
-    this.paper.clearRect(0, 0, this.canvas.width, this.canvas.height);
-    this.isMasked = false;
-    this.onChange();
+  /** Keep the mask as it is now over a reload. */
+  async keepMask() {
+    if (this.isMasked) keep(MASK, await base64(await this.mask.file()));
+    else sessionStorage.removeItem(MASK);
+  }
+
+  /** Show what was there before a reload. */
+  async restore() {
+    const [picture, mask] = [PICTURE, MASK].map((key) => sessionStorage.getItem(key)); // before another is kept
+    if (!picture || this.file) return;
+    await this.choose(blob(picture));
+    if (mask) await this.mask.load(blob(mask));
   }
 
   /** Return {image, mask} in Base64 for an order, as far as there are any. */
   async order() {
     if (!this.file) return {};
     const order = { image: await base64(this.file) };
-    if (this.isMasked) order.mask = await base64(await this.maskFile());
+    if (this.isMasked) order.mask = await base64(await this.mask.file());
     return order;
-  }
-
-  /** Return the mask as the server wants it: white where painted, else black. */
-  async maskFile() {
-    const mask = new OffscreenCanvas(this.canvas.width, this.canvas.height);
-    const paper = mask.getContext("2d");
-    paper.drawImage(this.canvas, 0, 0);
-    paper.globalCompositeOperation = "source-in";
-    paper.fillStyle = "white";
-    paper.fillRect(0, 0, mask.width, mask.height);
-    paper.globalCompositeOperation = "destination-over";
-    paper.fillStyle = "black";
-    paper.fillRect(0, 0, mask.width, mask.height);
-    return mask.convertToBlob({ type: "image/png" });
-  }
-
-  place({ clientX, clientY }) {
-    const box = this.canvas.getBoundingClientRect();
-    return {
-      x: ((clientX - box.left) / box.width) * this.canvas.width,
-      y: ((clientY - box.top) / box.height) * this.canvas.height,
-    };
-  }
-
-  stroke(to, from = to) {
-    // Painted opaque, so that strokes do not add up; the canvas itself is shown half transparent.
-    this.paper.strokeStyle = "rgb(230 60 120)";
-    this.paper.lineWidth = (this.brush.value / 100) * Math.max(this.canvas.width, this.canvas.height);
-    this.paper.lineCap = this.paper.lineJoin = "round";
-    this.paper.beginPath();
-    this.paper.moveTo(from.x, from.y);
-    this.paper.lineTo(to.x, to.y + 0.01); // a line of no length would draw nothing
-    this.paper.stroke();
-    this.last = to;
-    this.isMasked = true;
-    this.onChange();
-  }
-
-  onKey(event) {
-    const step = (this.brush.value / 200) * this.canvas.width;
-    const [dx, dy] = KEYS[event.key] ?? [0, 0];
-    if (event.key === " " || (dx || dy) !== 0) event.preventDefault();
-    const to = {
-      x: Math.min(Math.max(this.last.x + dx * step, 0), this.canvas.width),
-      y: Math.min(Math.max(this.last.y + dy * step, 0), this.canvas.height),
-    };
-    if (event.key === " " || (event.shiftKey && event.key in KEYS)) this.stroke(to, this.last);
-    else this.last = to;
-    this.showRing();
-  }
-
-  /** Show where the brush is, for those who paint with keys. */
-  showRing() {
-    const scale = this.canvas.clientWidth / this.canvas.width;
-    const size = (this.brush.value / 100) * Math.max(this.canvas.width, this.canvas.height) * scale;
-    this.ring.hidden = !this.canvas.matches(":focus-visible");
-    this.ring.style.width = this.ring.style.height = `${size}px`;
-    this.ring.style.left = `${this.last.x * scale}px`;
-    this.ring.style.top = `${this.last.y * scale}px`;
   }
 }
 
-async function base64(blob) {
+function keep(key, text) {
+  try {
+    sessionStorage.setItem(key, text);
+  } catch {
+    sessionStorage.removeItem(key); // browsers keep a few MB; a larger picture is gone after a reload
+  }
+}
+
+function blob(text) {
+  return new Blob([Uint8Array.from(atob(text), (character) => character.charCodeAt(0))]);
+}
+
+export async function base64(blob) {
   const url = await new Promise((resolve, reject) => {
     const reader = new FileReader();
     reader.onload = () => resolve(reader.result);
