@@ -67,6 +67,7 @@ class Visit:
     address: str = "127.0.0.1"
     """The client's own, of this machine, so that clients are told apart as strangers would be."""
     random: Random = field(default_factory=partial(Random, 0))
+    patience: float = _PATIENCE
 
     def ask(self, method: str, path: str, body: object = None) -> tuple[int, bytes]:
         """Send a request and return the status and the content of the answer."""
@@ -80,7 +81,7 @@ class Visit:
     def connection(self) -> Iterator[http.client.HTTPConnection]:
         """Connect, and hang up afterwards."""
         connection = http.client.HTTPConnection(
-            "127.0.0.1", self.server.port, timeout=_PATIENCE, source_address=(self.address, 0)
+            "127.0.0.1", self.server.port, timeout=self.patience, source_address=(self.address, 0)
         )
         try:
             yield connection

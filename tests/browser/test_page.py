@@ -1,10 +1,8 @@
 """The page in a real browser, as a person uses it."""
 
 import json
-import os
 import re
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -14,70 +12,11 @@ import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
-from playwright.sync_api import Browser, Page, Response, Route, expect, sync_playwright
+from playwright.sync_api import Page, Response, Route, expect
 
-from loras import random_lora, write_safetensors
-from pocket_diffusion.bundle import Bundle
-from pocket_diffusion.pipeline import DEFAULT_BUNDLE
-from serving import RunningServer, running_server
+from serving import RunningServer
 
 SECONDS = 20_000  # milliseconds that a picture may take on a slow machine
-FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    folder = tmp_path_factory.mktemp("adapters")
-    opened = Bundle.open(DEFAULT_BUNDLE)
-    write_safetensors(folder / "style.safetensors", random_lora(opened))
-    with running_server("--threads", 2, "--lora-folder", folder) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if chromium is None:
-        if os.environ.get("CI"):
-            pytest.fail("there is no Chromium; install Debian's package `chromium`")
-        pytest.skip("there is no Chromium; Debian's package `chromium` has it")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def open_page(browser: Browser, server: RunningServer) -> Iterator[Callable[..., Page]]:
-    """Open the page in a browser of its own; errors in it and requests elsewhere are failures."""
-    contexts, faults = [], []
-
-    def check(url: str) -> None:
-        if not url.startswith((server.url, "data:", "blob:")):
-            faults.append(f"fetched {url}")
-
-    def open_page(**options: object) -> Page:
-        context = browser.new_context(**options)
-        contexts.append(context)
-        page = context.new_page()
-        page.on("pageerror", lambda error: faults.append(str(error)))
-        page.on("request", lambda request: check(request.url))
-        page.goto(server.url)
-        expect(page.locator("#model")).to_have_text("landscapes, 128 × 128")
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert faults == []
-
-
-@pytest.fixture
-def page(open_page: Callable[..., Page]) -> Page:
-    return open_page()
 
 
 def settings(page: Page, **values: object) -> None:
@@ -212,6 +151,8 @@ def test_a_reload_keeps_form_and_gallery_and_settings_are_used_again(page: Page)
     expect(page.get_by_label("Prompt", exact=True)).to_have_value("dunes at night")
     expect(page.locator("#gallery li")).to_have_count(2)
     page.get_by_role("button", name="a beach at noon, seed 1").click()
+    expect(page.get_by_label("Prompt", exact=True)).to_have_value("dunes at night")  # a click looks, no more
+    page.get_by_role("button", name="Use its settings").click()
     expect(page.get_by_label("Prompt", exact=True)).to_have_value("a beach at noon")
     page.get_by_role("button", name="Draw").click()
     expect(page.locator("#gallery li")).to_have_count(3, timeout=SECONDS)
@@ -272,7 +213,7 @@ def test_what_a_kind_of_model_does_not_take_is_neither_offered_nor_sent(page: Pa
 
     if kind == "guides_itself":
         page.get_by_label("Not in the picture").fill("people")  # which the page keeps over the reload
-    page.route("**/api/model", answer)
+    page.route("**/api/models/*", answer)
     page.route("**/api/jobs", note)
     page.reload()
     page.locator("#file").set_input_files(a_picture(tmp_path / "red.png"))
@@ -291,7 +232,7 @@ def test_what_a_kind_of_model_does_not_take_is_neither_offered_nor_sent(page: Pa
         return
     expect(page.locator("#strength-value")).to_have_text("0.80")
     page.locator("#mask").press("Space")
-    expect(page.locator("#strength-value")).to_have_text("1.00" if kind == "repaints" else "0.80")
+    expect(page.locator("#strength-value")).to_have_text("1.00")
     page.get_by_label("How much to change").fill("0.4")
     page.get_by_role("button", name="Clear the mask").click()
     page.get_by_role("button", name="Draw").click()
@@ -301,7 +242,7 @@ def test_what_a_kind_of_model_does_not_take_is_neither_offered_nor_sent(page: Pa
 
 def test_a_cache_is_chosen_and_the_servers_own_gives_way(page: Page) -> None:
     usual = "reuse:2"
-    page.route("**/api/model", lambda route: route.fulfill(json={**route.fetch().json(), "cache": usual}))
+    page.route("**/api/models/*", lambda route: route.fulfill(json={**route.fetch().json(), "cache": usual}))
     page.reload()
     chosen = page.locator("select[name=cache]")
     expect(chosen.locator("option").first).to_have_text("the server's own (reuse:2)")
@@ -330,7 +271,7 @@ def test_what_is_painted_over_is_drawn_anew(page: Page, server: RunningServer, t
     dunes.save(tmp_path / "dunes.png")
     page.locator("#file").set_input_files(tmp_path / "dunes.png")
     page.get_by_label("Brush").fill("20")
-    page.locator("#mask").scroll_into_view_if_needed()
+    page.get_by_role("button", name="Paint on the stage").click()
     box = page.locator("#mask").bounding_box()
     assert box
     page.mouse.move(box["x"] + box["width"] * 0.2, box["y"] + box["height"] * 0.1)

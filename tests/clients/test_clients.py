@@ -129,6 +129,16 @@ def test_openai_follows_an_edit(official: openai.OpenAI) -> None:
     assert decoded(completed["b64_json"]).size == (64, 64)
 
 
+def test_openai_leaves_a_stream_whose_drawing_then_ends(official: openai.OpenAI) -> None:
+    with official.images.generate(
+        prompt="a lake", size="64x64", stream=True, partial_images=3, extra_body={"steps": 150}
+    ) as stream:
+        next(stream)
+    official.images.generate(prompt="a lake", size="64x64", extra_body={"steps": 1})  # its turn comes afterwards
+    counts = official.with_options(base_url=str(official.base_url).removesuffix("v1/")).get("/metrics", cast_to=str)
+    assert 'pocket_diffusion_drawing_seconds_count{state="cancelled"} 1.0' in counts
+
+
 @pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning")  # by OpenAI, which clients outlive
 def test_openai_varies(official: openai.OpenAI) -> None:
     answer = official.images.create_variation(

@@ -1,4 +1,4 @@
-"""KoboldAI Lite, with images by "KoboldCpp / Forge / A1111": a page of another origin, without a password.
+"""KoboldAI Lite, with images by "KCPP / Forge / A1111": a page of another origin, without a password.
 
 Requests as index.html of LostRuins/lite.koboldai.net makes them (commit 27eb1dc).
 """

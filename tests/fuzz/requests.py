@@ -14,6 +14,7 @@ BODIES = {
     "/generate": "application/json",
     "/v1/images/generations": "application/json",
     "/v1/images/edits": f"multipart/form-data; boundary={BOUNDARY}",
+    "/v1/images/variations": f"multipart/form-data; boundary={BOUNDARY}",
     "/sdapi/v1/txt2img": "application/json",
     "/sdapi/v1/img2img": "application/json",
     "/sdapi/v1/png-info": "application/json",

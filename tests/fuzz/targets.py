@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, PngImagePlugin
+from PIL.ExifTags import IFD, Base
 
 from fuzz import files, requests
 from fuzz.bounded import Read
@@ -28,6 +29,7 @@ from fuzz.mutate import (
 )
 from pocket_diffusion.addon import ROLES, TINY_VAE
 from pocket_diffusion.bundle import MANIFEST_NAME, Bundle
+from pocket_diffusion.drawing.picture_file import UNICODE_COMMENT
 from pocket_diffusion.pipeline import DEFAULT_BUNDLE
 from weights_files import tensor_opcodes, with_header
 
@@ -246,8 +248,12 @@ def _picture_text() -> Inputs:
     info.add_text("parameters", "a lake\nSteps: 20, Seed: 1")
     info.add_text("Comment", "a" * 500, zip=True)
     info.add_itxt("pocket-diffusion", '{"prompt": "a lake"}', zip=True)
-    good = [_encoded(Image.new("RGB", (8, 8)), "PNG", pnginfo=info)]
-    return Inputs(good, any_of(by_png(good, [b"tEXt", b"zTXt", b"iTXt", b"parameters\0"]), by_bytes(good)))
+    pngs = [_encoded(Image.new("RGB", (8, 8)), "PNG", pnginfo=info)]
+    exif = Image.Exif()
+    exif.get_ifd(IFD.Exif)[Base.UserComment] = UNICODE_COMMENT + "a lake".encode("utf-16-be")
+    good = [*pngs, *(_encoded(Image.new("RGB", (8, 8)), kind, exif=exif) for kind in ("JPEG", "WEBP"))]
+    words = [b"Exif\0\0", b"II*\0", b"MM\0*", b"\x92\x86", UNICODE_COMMENT]
+    return Inputs(good, any_of(by_png(pngs, [b"tEXt", b"zTXt", b"iTXt", b"parameters\0"]), by_bytes(good, words)))
 
 
 def _request() -> Inputs:
@@ -260,8 +266,9 @@ def _request() -> Inputs:
         "mask": _small_picture(), "strength": 0.5,
     }  # fmt: skip
     generation = {
-        "prompt": "a lake", "n": 1, "size": "64x64", "response_format": "b64_json", "background": "auto", "steps": 1,
-        "output_format": "png", "stream": False, "negative_prompt": "", "sampler": "euler", "seed": 2, "user": "a",
+        "prompt": "a lake", "n": 1, "size": "64x64", "response_format": "b64_json", "background": "auto", "steps": 2,
+        "output_format": "webp", "output_compression": 90, "stream": True, "partial_images": 1, "negative_prompt": "",
+        "sampler": "euler", "seed": 2, "user": "a",
     }  # fmt: skip
     a1111 = {
         **small, "cfg_scale": 3, "batch_size": 1, "n_iter": 1, "sampler_name": "Euler a", "scheduler": "automatic",
@@ -285,6 +292,7 @@ def _request() -> Inputs:
         "/generate": _json_inputs({"text": "a lake"}),
         "/v1/images/generations": _json_inputs(generation),
         "/v1/images/edits": _form(),
+        "/v1/images/variations": _form(),
         "/sdapi/v1/txt2img": _json_inputs(a1111),
         "/sdapi/v1/img2img": _json_inputs({**a1111, **uploads}),
         "/sdapi/v1/png-info": Inputs([png_info(texts.good[0])], lambda random: png_info(texts.mutator(random))),

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,26 +61,46 @@ def to_pictures(array: NDArray[np.float32]) -> list[Image.Image]:
     return [Image.fromarray(picture) for picture in levels.transpose(0, 2, 3, 1)]
 
 
-def file_bytes(
-    picture: Image.Image,
-    kind: str,
-    parameters: str = "",
-    metadata: Mapping[str, Any] | None = None,
-    quality: int = QUALITY,
-) -> bytes:
-    """Return the content of a file of a picture, with how it was made, where given.
+def file_bytes(picture: Image.Image, kind: str, parameters: str = "", quality: int = QUALITY) -> bytes:
+    """Return the content of a file in one of `OUTPUT_FORMATS`, as `save_picture` writes it; `quality` is 0 to 100."""
+    file = BytesIO()
+    _write(picture, file, kind, parameters, quality=quality)
+    return file.getvalue()
+
+
+def save_picture(
+    picture: Image.Image, path: Path, parameters: str = "", metadata: Mapping[str, Any] | None = None
+) -> None:
+    """Write a picture, whole or not at all, with how it was made, where given.
 
     A PNG carries `parameters` as text and `metadata` as JSON. JPEG and WebP carry `parameters` alone, as EXIF's user
     comment, where AUTOMATIC1111's web UI has it; a text longer than EXIF can be (32,000 characters) is left out.
 
-    Args:
-        picture: what to write.
-        kind: PNG, JPEG or WEBP.
-        parameters: how it was made, as text.
-        metadata: the same, with our own names.
-        quality: of JPEG and WebP, 0 to 100.
+    Raises:
+        InvalidRequestError: the file's ending names no format of `OUTPUT_FORMATS`.
+        OutputError: the file cannot be written.
 
     """
+    check_output_format(path)
+    try:
+        with ScratchFolder(path.parent, "picture") as folder:
+            with (folder / path.name).open("wb") as file:
+                _write(picture, file, OUTPUT_FORMATS[path.suffix.lower()], parameters, metadata)
+                file.flush()
+                os.fsync(file.fileno())
+            (folder / path.name).replace(path)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from None
+
+
+def _write(
+    picture: Image.Image,
+    file: IO[bytes],
+    kind: str,
+    parameters: str,
+    metadata: Mapping[str, Any] | None = None,
+    quality: int = QUALITY,
+) -> None:
     options: dict[str, Any] = {}
     if kind == "PNG":
         info = PngImagePlugin.PngInfo()
@@ -93,32 +113,7 @@ def file_bytes(
         if parameters:
             exif = _exif(parameters)
             options["exif"] = exif if len(exif) <= _LARGEST_EXIF else b""
-    file = BytesIO()
-    picture.save(file, kind, **options)
-    return file.getvalue()
-
-
-def save_picture(
-    picture: Image.Image, path: Path, parameters: str = "", metadata: Mapping[str, Any] | None = None
-) -> None:
-    """Write a picture, whole or not at all, with how it was made, where given; see `file_bytes`.
-
-    Raises:
-        InvalidRequestError: the file's ending names no format of `OUTPUT_FORMATS`.
-        OutputError: the file cannot be written.
-
-    """
-    check_output_format(path)
-    try:
-        content = file_bytes(picture, OUTPUT_FORMATS[path.suffix.lower()], parameters, metadata)
-        with ScratchFolder(path.parent, "picture") as folder:
-            with (folder / path.name).open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            (folder / path.name).replace(path)
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from None
+    picture.save(file, format=kind, **options)
 
 
 def names_picture(path: Path) -> bool:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from PIL import Image
 
 from pocket_diffusion.drawing.images import METADATA_KEY, make_folder
-from pocket_diffusion.drawing.picture_file import read_texts
-from pocket_diffusion.errors import OutputError, PocketDiffusionError
+from pocket_diffusion.errors import OutputError
 from pocket_diffusion.result import Result
 
 _NAME = re.compile(r"(\d{8}-\d{6})-\d{1,20}(?:-\d{1,9})?\.png", re.ASCII)
@@ -107,7 +107,9 @@ class Album:
         stamp = _NAME.fullmatch(name)
         try:
             created = datetime.strptime(stamp[1] if stamp else "", _WHEN).replace(tzinfo=UTC).isoformat()
-            settings = msgspec.json.decode(read_texts(self._folder / name)[METADATA_KEY], type=dict[str, Any])
-        except (PocketDiffusionError, OSError, KeyError, ValueError):  # somebody else's
+            with Image.open(self._folder / name, formats=["PNG"]) as picture:  # its text comes before its pixels
+                settings = msgspec.json.decode(picture.info[METADATA_KEY], type=dict[str, Any])
+            msgspec.convert(settings["seed"], int)
+        except (OSError, KeyError, ValueError, msgspec.MsgspecError, Image.DecompressionBombError):  # somebody else's
             return Kept(name, {}, "")
         return Kept(name, settings, created)

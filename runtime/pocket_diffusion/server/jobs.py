@@ -90,8 +90,10 @@ class Job:
         """What these look like, as a PNG, once somebody has asked."""
         self.pictures: list[str] = []
         """The names in the store."""
+        self.is_to_be_kept = True
+        """Whether the album takes its pictures, if there is one: sketches and first passes are not for it."""
         self.kept: list[str] = []
-        """The names in the album, if there is one."""
+        """The names in the album, as far as they are there."""
         self.error: PocketDiffusionError | None = None
         self.began = 0.0
         """On the monotonic clock."""
@@ -332,7 +334,7 @@ class JobQueue:
         timer = loop.call_later(self._limits.seconds, job.cancellation.cancel, late)
         try:
             job.pictures, job.kept = await asyncio.to_thread(self._draw, job, loop)
-            if self.album is not None and not job.kept:
+            if self.album is not None and job.is_to_be_kept and not job.kept:
                 job.warnings = [*job.warnings, "the server cannot keep the picture in its folder; its log says why"]
         except asyncio.CancelledError:  # the event loop ends; the thread, for which that waits, should too
             self.cancel(job, "the server stopped")
@@ -360,10 +362,10 @@ class JobQueue:
         with closing(job.pipeline.steps(drawing, cancellation=job.cancellation)) as steps:
             for step in steps:
                 loop.call_soon_threadsafe(self._stepped, job, step)
-            return self.pictures.add(steps.result), self._keep(steps.result)
+            return self.pictures.add(steps.result), self._keep(job, steps.result)
 
-    def _keep(self, result: Result) -> list[str]:
-        if self.album is None:
+    def _keep(self, job: Job, result: Result) -> list[str]:
+        if self.album is None or not job.is_to_be_kept:
             return []
         try:
             return self.album.add(result)

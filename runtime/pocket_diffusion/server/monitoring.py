@@ -58,9 +58,12 @@ class Metrics:
 async def healthz(request: Request) -> Response:
     """Answer that the server is alive, and whether it can keep what it draws; the log says why it cannot."""
     queue = request.app.state.queue
-    fault = queue.pictures.fault() or (queue.album and queue.album.fault())
+    fault = queue.pictures.fault()
     if fault is None:
-        return JSONResponse({"status": "ok", "version": __version__})
+        lost = None if queue.album is None else queue.album.fault()
+        if lost is not None:
+            _log.error("pictures do not stay: %s", lost)
+        return JSONResponse({"status": "pictures do not stay" if lost else "ok", "version": __version__})
     _log.error("pictures cannot be kept: %s", fault)
     return JSONResponse({"status": "pictures cannot be kept", "version": __version__}, 503)
 

@@ -144,6 +144,8 @@ class JobOrder(Order, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     model: str | None = None
     """A name of `/api/models`; null is the default one."""
+    keep: bool = True
+    """Whether its pictures are to stay, where the server keeps any; sketches need not."""
 
 
 class SamplerView(msgspec.Struct, frozen=True, kw_only=True):
@@ -238,7 +240,9 @@ async def view(request: Request, job: Job) -> JobView:
 
 async def create_job(request: Request) -> Response:
     """Queue a drawing and answer at once."""
-    job = await submit(request, *order_and_model(await read_json(request, JobOrder)))
+    asked = await read_json(request, JobOrder)
+    job = await submit(request, *order_and_model(asked))
+    job.is_to_be_kept = asked.keep
     return _json(await view(request, job), 202)
 
 

@@ -8,6 +8,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable, Collection
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import uvicorn
@@ -47,27 +48,29 @@ class Places:
     """
 
     def __init__(self) -> None:
-        self._connections: defaultdict[str, set[PunctualProtocol]] = defaultdict(set)
+        self._connections: defaultdict[str, dict[PunctualProtocol, None]] = defaultdict(dict)
         self._waiting: defaultdict[str, dict[PunctualProtocol, None]] = defaultdict(dict)
         """Those that wait for a request, the one that waits longest first."""
 
     def take(self, one: "PunctualProtocol", taken: int) -> "PunctualProtocol | None":
         """Note a new connection, the last of `taken` in all, and return the one to hang up on, if there are too many.
 
-        It is one of a client that has too many; or, of too many in all, of the client that has the most.
+        It is one of a client that has too many; or, of too many in all, of the client that has the most, even in the
+        middle of a request where none of that client's waits for one.
         """
-        self._connections[one.client_id].add(one)
+        self._connections[one.client_id][one] = None
         most, crowded = _most_connections(), one.client_id
         if len(self._connections[crowded]) <= most // _SHARE:
             if taken <= most:
                 return None
             crowded = max(self._connections, key=lambda client: len(self._connections[client]))
-        return next(iter(self._waiting[crowded]), one)
+        busy = [one] if crowded == one.client_id else self._connections[crowded]
+        return next(chain(self._waiting[crowded], busy))
 
     def leave(self, one: "PunctualProtocol") -> None:
         """Forget a connection; nothing happens where that was done before."""
         self.go_on(one)
-        self._connections[one.client_id].discard(one)
+        self._connections[one.client_id].pop(one, None)
         if not self._connections[one.client_id]:
             del self._connections[one.client_id], self._waiting[one.client_id]
 

@@ -49,6 +49,15 @@ def test_pictures_stay_with_how_they_were_made(client: TestClient, pipeline: Pip
         assert listed(another) == pictures
 
 
+def test_sketches_and_first_passes_do_not_stay(client: TestClient) -> None:
+    view = draw(client, keep=False)
+    assert (view["pictures"][0]["kept"], view["warnings"]) == (None, [])
+    twice = {**SMALL, "prompt": "a lake", "enable_hr": True, "hr_scale": 2, "denoising_strength": 0.5}
+    assert client.post("/sdapi/v1/txt2img", json=twice).status_code == 200
+    (left,) = listed(client)
+    assert left["settings"]["width"] == 128
+
+
 def test_one_is_deleted(client: TestClient, tmp_path: Path) -> None:
     draw(client, count=2)
     first, second = listed(client)
@@ -88,7 +97,8 @@ def test_a_folder_that_is_gone_is_made_again_and_one_that_cannot_be_breaks_no_dr
     assert (view["state"], view["pictures"][0]["kept"]) == ("done", None)
     assert view["warnings"] == ["the server cannot keep the picture in its folder; its log says why"]
     assert "a picture is not kept" in caplog.text
-    assert client.get("/healthz").status_code == 503
+    health = client.get("/healthz")  # a server that draws is alive
+    assert (health.status_code, health.json()["status"]) == (200, "pictures do not stay")
 
 
 def test_only_the_newest_are_listed(tmp_path: Path, client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:

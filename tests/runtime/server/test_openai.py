@@ -12,7 +12,7 @@ from PIL import ExifTags, Image
 from starlette.testclient import TestClient
 
 from pocket_diffusion import Pipeline
-from pocket_diffusion.bundle import DEFAULT_BUNDLE
+from pocket_diffusion.pipeline import DEFAULT_BUNDLE
 from pocket_diffusion.server import Limits, Models, create_app
 from serving import LIMITS, SMALL
 

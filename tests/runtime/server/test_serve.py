@@ -176,6 +176,20 @@ def test_half_sent_requests_keep_nobody_out(few_places: SimpleNamespace, address
         assert len(few_places.server.server_state.connections) <= 16
 
 
+def test_half_sent_bodies_of_many_keep_nobody_out(few_places: SimpleNamespace) -> None:
+    uploading = b"POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\n"
+    with contextlib.ExitStack() as stack:
+        for client in range(1, 5):
+            for _ in range(4):
+                stack.enter_context(connect(few_places, f"127.0.0.{client}", uploading))
+        deadline = time.monotonic() + 30
+        connections = few_places.server.server_state.connections
+        while len([one for one in [*connections] if one._deadline is None]) < 16:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert answers(stack.enter_context(connect(few_places, "127.0.0.99", b"")))
+
+
 def test_a_client_holds_no_more_than_its_share(few_places: SimpleNamespace) -> None:
     uploading = b"POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\n"
     with contextlib.ExitStack() as stack:
@@ -254,6 +268,7 @@ def test_a_strangers_domain_name_does_not_lead_here(start_server: Callable[..., 
     [
         (["--host", "0.0.0.0"], "anyone in the network could draw; give a --token"),
         (["--host", "::"], "anyone in the network could draw"),
+        (["--port", "0", "--allow-origin", "*"], "every site that a browser here opens could draw"),
         (["--token", ""], "the token is empty"),
         (["--host", "no.such.host.invalid"], "cannot listen on no.such.host.invalid"),
         (["--port", "70000"], "--port"),

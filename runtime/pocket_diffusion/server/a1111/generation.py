@@ -120,6 +120,7 @@ async def _submit(
         async with state.checking:
             second_pass = await asyncio.to_thread(_second_pass, asked, order, manifest, state.limits)
     job = await submit(request, order, options.model, described=False)
+    job.is_to_be_kept = second_pass is None
     parameters = msgspec.to_builtins(msgspec.structs.replace(asked, init_images=(), mask=None))
     info = _info(job, [*_without_effect(job, sent, asked), *options.without_effect])
     return job, options.model, {"parameters": parameters}, info, second_pass

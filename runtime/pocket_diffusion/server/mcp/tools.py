@@ -153,6 +153,7 @@ def _request(context: Context) -> Request:
 async def _drawn(context: Context, arguments: Arguments) -> types.CallToolResult:
     request = _request(context)
     job = await submit(request, *await _order(request, arguments))
+    job.is_to_be_kept = arguments.get("keep", True)
     await _wait(context, request, job)
     pictures = await picture_texts(request, job)
     if not may_be_sent(request.app.state, sum(map(len, pictures))):

@@ -1,6 +1,6 @@
 // The pictures that were drawn here: a strip to look through, kept until they are deleted.
 
-import { readPicture } from "./server.js";
+import { deleteKept, readGallery, readPicture } from "./server.js";
 import { Store } from "./store.js";
 
 export class Gallery {
@@ -10,8 +10,14 @@ export class Gallery {
     this.pictures = []; // the newest first
   }
 
-  /** Show what earlier visits left. */
+  /** Show what earlier visits left: on the server, if that keeps pictures, or else in the browser. */
   async load() {
+    const { kept: isOnServer, pictures } = await readGallery();
+    if (isOnServer) {
+      this.pictures = pictures.map((each) => ({ ...each, kept: each.url }));
+      this.show();
+      return;
+    }
     this.store = await Store.open();
     const kept = await this.store.all();
     this.pictures = [...this.pictures, ...kept.map((each) => ({ ...each, url: URL.createObjectURL(each.file) }))];
@@ -23,6 +29,7 @@ export class Gallery {
     this.pictures = [...pictures, ...this.pictures];
     this.show();
     for (const picture of [...pictures].reverse()) {
+      if (picture.kept || !this.store) continue;
       try {
         const { url, seed, settings } = picture;
         picture.file = await readPicture(url);
@@ -38,7 +45,8 @@ export class Gallery {
     const index = this.pictures.indexOf(picture);
     this.pictures = this.pictures.filter((each) => each !== picture);
     this.show();
-    if (picture.id) await this.store.remove(picture.id);
+    if (picture.kept) await deleteKept(picture.url);
+    else if (picture.id) await this.store.remove(picture.id);
     return this.pictures[Math.min(index, this.pictures.length - 1)] ?? null;
   }
 

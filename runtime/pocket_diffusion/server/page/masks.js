@@ -112,7 +112,7 @@ export class Mask {
   }
 
   tell() {
-    this.isEmpty = !this.states[this.state].data.some((value, i) => i % 4 === 3 && value);
+    this.isEmpty = !this.states[this.state].data.some((value, i) => i % 4 === 3 && value > 127); // below half, the server keeps it
     // Not `disabled`, which would take the focus away.
     this.undoButton.setAttribute("aria-disabled", !this.states[this.state - 1]);
     this.redoButton.setAttribute("aria-disabled", !this.states[this.state + 1]);

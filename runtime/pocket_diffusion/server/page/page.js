@@ -1,6 +1,7 @@
 // The page: a form becomes an order, the order a job, the job a picture, and the picture a place in the gallery.
 
 import { Gallery } from "./gallery.js";
+import { History } from "./history.js";
 import { Mask } from "./masks.js";
 import { settingsOf } from "./restore.js";
 import {
@@ -38,11 +39,9 @@ const gallery = new Gallery(at("gallery-section"), at("gallery"), look);
 const viewer = new Viewer({ frame: at("frame"), other: at("other"), slider: at("edge"), row: at("comparing") });
 const words = new Words({
   examples: at("examples"), unknown: at("unknown"),
-  onChoose: (text) => {
-    form.prompt.value = text;
-    change();
-  },
+  onChoose: takePrompt,
 });
+const history = new History({ place: at("history"), list: at("prompts"), onChoose: takePrompt });
 let looking = null; // the finished picture on the stage
 let job = null; // the id of the one that is being drawn
 let busy = true; // from the order to its end, and until the page has found out what is going on
@@ -90,7 +89,7 @@ async function sketchOrder() {
   const asked = await order();
   const least = asked.image && !form.strength.disabled ? Math.ceil(1 / form.strength.value) : 1; // with fewer, none would be drawn
   const steps = Math.max(least, Math.min(asked.steps ?? usual.steps, usual.steps, SKETCH_STEPS));
-  return { ...asked, steps, count: 1, cache: "none" };
+  return { ...asked, steps, count: 1, cache: "none", keep: false };
 }
 
 function reuse(settings) {
@@ -107,6 +106,7 @@ function reuse(settings) {
   tellStrength();
   tellPrompt();
   tellSize();
+  tellSeed();
   keepForm();
   sketcher.stop(); // which the picture's settings need not
 }
@@ -115,6 +115,7 @@ function reuse(settings) {
 function change() {
   tellPrompt();
   tellSize();
+  tellSeed();
   keepForm();
   sketchChange();
 }
@@ -137,6 +138,13 @@ function tellStrength() {
 
 function tellPrompt() {
   words.tell(form.prompt.value);
+}
+
+/** Offer to keep the seed of the picture that is looked at, or to draw with new ones again. */
+function tellSeed() {
+  const isLocked = form.seed.value !== "";
+  at("lock").hidden = !isLocked && !looking;
+  at("lock").textContent = isLocked ? "New seeds" : "Keep the seed";
 }
 
 /** Say before the wait that a size is far from what the model was trained at. */
@@ -181,6 +189,7 @@ async function introduce(usualModel) {
   words.introduce(model, adapters.embeddings);
   tellPrompt();
   tellSize();
+  tellSeed();
 }
 
 /** Offer what this kind of model takes, and nothing else. */
@@ -210,6 +219,12 @@ function introduceWords({ loras, embeddings }) {
     button.onclick = () => insert(text);
     return button;
   }));
+}
+
+/** Put a text in the place of the prompt. */
+function takePrompt(text) {
+  form.prompt.value = text;
+  change();
 }
 
 /** Put a text into the prompt, with a space before it where there is none. */
@@ -287,6 +302,7 @@ function show(url, alt, kinds = "") {
 
 function look(picture) {
   looking = picture;
+  tellSeed();
   show(picture.url, `${picture.settings.prompt}, seed ${picture.seed}`);
   const { width, height } = picture.settings;
   at("picture").style.setProperty("--most", `${LARGEST * Math.max(width, height)}px`);
@@ -343,6 +359,7 @@ function begin() {
   bringIntoView();
   at("progress").value = 0;
   at("frame").setAttribute("aria-busy", "true");
+  say("Sending");
 }
 
 function end() {
@@ -361,15 +378,28 @@ async function draw() {
   if ((busy && !job) || !form.reportValidity()) return; // a second click
   sketcher.stop();
   keepForm();
-  upcoming.push(await order());
-  if (busy) tellUpcoming();
-  else await drawUpcoming();
+  history.add(form.prompt.value);
+  await follow(order());
+}
+
+/** Draw an order that is still being put together; after what is being drawn, if something is. */
+async function follow(asked) {
+  const isFirst = !busy;
+  if (isFirst) begin(); // at once, so that a second click is one
+  try {
+    upcoming.push(await asked);
+  } catch (error) {
+    if (isFirst) giveUp(error);
+    else say("", error.message);
+    return;
+  }
+  if (isFirst || !busy) await drawUpcoming(); // the one before may have ended meanwhile
+  else tellUpcoming();
 }
 
 async function drawUpcoming() {
-  while (upcoming.length && !busy) {
-    begin();
-    say("Sending");
+  while (upcoming.length) {
+    if (!busy) begin();
     try {
       const { id } = await createJob(upcoming.shift());
       await waitFor(id);
@@ -440,6 +470,7 @@ async function chooseSource(file) {
 }
 
 function changeSource() {
+  if (!source.file && !at("board").hidden) paint(false);
   tellStrength();
   sketchChange();
 }
@@ -457,9 +488,7 @@ function paint(isLarge) {
 /** Draw more like a picture: with all its settings, and the seeds that follow its own. */
 async function vary({ settings }) {
   reuse(settings);
-  upcoming.push({ ...(await order()), seed: settings.seed + 1, count: VARIATIONS });
-  if (busy) tellUpcoming();
-  else await drawUpcoming();
+  await follow(order().then((asked) => ({ ...asked, seed: settings.seed + 1, count: VARIATIONS })));
 }
 
 /** Lay the picture that was drawn before over the one that is looked at. */
@@ -534,6 +563,14 @@ at("file").onchange = ({ target }) => {
   if (target.files.length) chooseSource(target.files[0]);
   target.value = "";
 };
+at("forget").onclick = () => {
+  history.clear();
+  form.prompt.focus();
+};
+at("lock").onclick = () => {
+  form.seed.value = form.seed.value === "" && looking ? looking.seed : "";
+  change();
+};
 at("clear-mask").onclick = () => mask.clear();
 at("invert-mask").onclick = () => mask.invert();
 at("mask-file").onchange = ({ target }) => {
@@ -546,7 +583,6 @@ at("enlarge").onclick = () => {
 };
 at("zoom").addEventListener("input", ({ target }) => at("board").style.setProperty("--zoom", target.value));
 at("remove-source").onclick = () => {
-  paint(false);
   source.remove();
   at("file").focus();
 };
@@ -607,6 +643,7 @@ try {
   tellStrength();
   tellPrompt();
   tellSize();
+  tellSeed();
   const unfinished = sessionStorage.getItem(JOB);
   sessionStorage.removeItem(JOB);
   if (unfinished) {

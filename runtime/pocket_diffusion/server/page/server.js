@@ -31,6 +31,19 @@ export const createJob = (order) =>
     body: JSON.stringify(order),
   });
 
+/** Return the pictures that the server keeps: {kept, pictures}. */
+export async function readGallery() {
+  const gallery = await ask("api/gallery");
+  for (const picture of gallery.pictures) picture.url = relative(picture.url);
+  return gallery;
+}
+
+/** Delete a picture that the server keeps. */
+export const deleteKept = (url) => ask(url, { method: "DELETE" });
+
+/** Return an address within the server, seen from the page. */
+const relative = (url) => url.split("/").slice(-2).join("/");
+
 /** Return what a picture's file says of itself: {info, items}. */
 export const readTexts = (image) =>
   ask("sdapi/v1/png-info", {
@@ -57,7 +70,7 @@ export function followJob(id, onView = () => {}, onGap = () => {}) {
     for (const state of ["queued", "running", "done", "failed", "cancelled"]) {
       events.addEventListener(state, ({ data }) => {
         const view = JSON.parse(data);
-        for (const picture of view.pictures) picture.url = `pictures/${picture.url.split("/").pop()}`;
+        for (const picture of view.pictures) picture.url = relative(picture.kept ?? picture.url);
         onView(view);
         if (!["queued", "running"].includes(state)) end(resolve, view);
       });
