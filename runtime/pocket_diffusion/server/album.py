@@ -108,7 +108,7 @@ class Album:
         try:
             created = datetime.strptime(stamp[1] if stamp else "", _WHEN).replace(tzinfo=UTC).isoformat()
             with Image.open(self._folder / name, formats=["PNG"]) as picture:  # its text comes before its pixels
-                settings = msgspec.json.decode(picture.info[METADATA_KEY], type=dict[str, Any])
+                settings = msgspec.json.decode(str(picture.info[METADATA_KEY]), type=dict[str, Any])
             msgspec.convert(settings["seed"], int)
         except (OSError, KeyError, ValueError, msgspec.MsgspecError, Image.DecompressionBombError):  # somebody else's
             return Kept(name, {}, "")

@@ -35,7 +35,10 @@ const mask = new Mask({
 });
 const source = new Source({ chosen: at("chosen"), drop: at("drop"), picture: at("source-picture"), mask, onChange: changeSource });
 const sketcher = new Sketcher({ box: at("sketch"), order: sketchOrder, onSketch: lookAtSketch, onError: ({ message }) => tell(message) });
-const gallery = new Gallery(at("gallery-section"), at("gallery"), look);
+const gallery = new Gallery(at("gallery-section"), at("gallery"), (picture) => {
+  sketcher.stop(); // which would soon take its place
+  look(picture);
+});
 const viewer = new Viewer({ frame: at("frame"), other: at("other"), slider: at("edge"), row: at("comparing") });
 const words = new Words({
   examples: at("examples"), unknown: at("unknown"),
