@@ -12,6 +12,7 @@ BOUNDARY = "boundary"
 BODIES = {
     "/api/jobs": "application/json",
     "/generate": "application/json",
+    "/prompt": "application/json",
     "/v1/images/generations": "application/json",
     "/v1/images/edits": f"multipart/form-data; boundary={BOUNDARY}",
     "/v1/images/variations": f"multipart/form-data; boundary={BOUNDARY}",

@@ -290,6 +290,7 @@ def _request() -> Inputs:
     bodies = {
         "/api/jobs": _json_inputs(order),
         "/generate": _json_inputs({"text": "a lake"}),
+        "/prompt": _json_inputs({"client_id": "a", "prompt": _graph_of_nodes()}),
         "/v1/images/generations": _json_inputs(generation),
         "/v1/images/edits": _form(),
         "/v1/images/variations": _form(),
@@ -307,6 +308,23 @@ def _request() -> Inputs:
         return f"{path}\n".encode() + inputs.mutator(random)
 
     return Inputs(good, mutate)
+
+
+def _graph_of_nodes() -> dict[str, Any]:
+    """The graph of ComfyUI's that everybody knows."""
+    sampling = {"seed": 7, "steps": 2, "cfg": 5.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
+    links = {"model": ["4", 0], "positive": ["6", 0], "negative": ["7", 0], "latent_image": ["5", 0]}
+    name = Bundle.open(DEFAULT_BUNDLE).manifest.provenance.source
+    nodes = {
+        "3": ("KSampler", {**sampling, **links}),
+        "4": ("CheckpointLoaderSimple", {"ckpt_name": name}),
+        "5": ("EmptyLatentImage", {"width": 64, "height": 64, "batch_size": 1}),
+        "6": ("CLIPTextEncode", {"clip": ["4", 1], "text": "a lake"}),
+        "7": ("CLIPTextEncode", {"clip": ["4", 1], "text": ""}),
+        "8": ("VAEDecode", {"samples": ["3", 0], "vae": ["4", 2]}),
+        "9": ("SaveImage", {"images": ["8", 0], "filename_prefix": "a"}),
+    }
+    return {number: {"class_type": kind, "inputs": inputs} for number, (kind, inputs) in nodes.items()}
 
 
 def _form() -> Inputs:

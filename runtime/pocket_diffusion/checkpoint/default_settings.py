@@ -41,8 +41,9 @@ def settings_of_folder(
     with blamed_on(root / "unet" / "config.json"):
         if sample_size is None:
             sample_size = model.family.side
-        height, width = sample_size if isinstance(sample_size, list) else (sample_size, sample_size)
-        chosen = {"width": int(width) * downscale, "height": int(height) * downscale, **model.drawing}
+        size = msgspec.convert(sample_size, int | list[int])
+        height, width = size if isinstance(size, list) else (size, size)
+        chosen = {"width": width * downscale, "height": height * downscale, **model.drawing}
         usual = checked(chosen)
     path = root / "generation_config.json"
     if not path.exists():

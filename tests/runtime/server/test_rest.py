@@ -4,6 +4,7 @@ import base64
 import json
 import time
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,14 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 from starlette.testclient import TestClient
 
-from pocket_diffusion import Pipeline
+from pocket_diffusion import Pipeline, server
 from pocket_diffusion.drawing.caches import CACHES
 from pocket_diffusion.drawing.samplers import SAMPLERS
 from pocket_diffusion.drawing.schedulers import SCHEDULERS
 from pocket_diffusion.server import create_app
 from serving import LIMITS, SMALL
+
+PAGE = Path(server.__file__).parent / "page"
 
 
 def png(colour: str = "red", size: tuple[int, int] = (64, 64)) -> str:
@@ -259,7 +262,7 @@ def test_the_page_and_its_parts_are_served_and_fetch_nothing_from_elsewhere(clie
     assert page.headers["content-type"].startswith("text/html")
     assert "default-src 'self'" in page.headers["content-security-policy"]
     assert "http" not in page.text
-    for part in ("style.css", "page.js", "server.js", "source.js", "gallery.js", "sketch.js"):
+    for part in (*(path.name for path in PAGE.glob("*.js")), "style.css", "manifest.webmanifest"):
         answer = client.get(f"/page/{part}")
         assert answer.status_code == 200
         assert "//" not in answer.text.replace("// ", "").replace("/**", "")

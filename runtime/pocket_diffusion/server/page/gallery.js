@@ -42,11 +42,11 @@ export class Gallery {
 
   /** Delete a picture, and return the one beside it, if there is one. */
   async remove(picture) {
+    if (picture.kept) await deleteKept(picture.url);
+    else if (picture.id) await this.store.remove(picture.id);
     const index = this.pictures.indexOf(picture);
     this.pictures = this.pictures.filter((each) => each !== picture);
     this.show();
-    if (picture.kept) await deleteKept(picture.url);
-    else if (picture.id) await this.store.remove(picture.id);
     return this.pictures[Math.min(index, this.pictures.length - 1)] ?? null;
   }
 

@@ -97,7 +97,7 @@ async function sketchOrder() {
 
 function reuse(settings) {
   for (const name of REUSED) {
-    if (name in settings) form[name].value = settings[name];
+    if (name in settings || name !== "strength") form[name].value = settings[name] ?? ""; // "" is the model's own
     if (name === "sampler") tellSampler(); // by which the schedulers go
   }
   tellCache(settings.cache ?? "");
@@ -198,7 +198,7 @@ async function introduce(usualModel) {
 /** Offer what this kind of model takes, and nothing else. */
 function introduceFamily({ guides_itself, repaints, follows_instructions, image_guidance_scale }) {
   form.negative_prompt.disabled = guides_itself;
-  if (guides_itself) form.negative_prompt.placeholder = "this model takes none";
+  form.negative_prompt.placeholder = guides_itself ? "this model takes none" : "";
   usualStrength = () => (source.isMasked ? 1 : 0.8); // what is painted over is to be drawn anew
   at("image-guidance-row").hidden = form.image_guidance_scale.disabled = !follows_instructions;
   form.image_guidance_scale.placeholder = image_guidance_scale ?? "";
@@ -451,8 +451,10 @@ async function waitFor(id) {
     if (view.warnings.length) say(at("line").textContent, view.warnings.join(" "));
   } else {
     showLast();
-    if (view.state === "failed") say("", view.error);
-    else say(`Cancelled: ${view.error ?? "the drawing was done at that moment"}`);
+    if (view.state === "failed") {
+      upcoming.length = 0; // which would fail likewise, and hide the error
+      say("", view.error);
+    } else say(`Cancelled: ${view.error ?? "the drawing was done at that moment"}`);
   }
 }
 
@@ -597,7 +599,12 @@ at("vary").onclick = () => vary(looking).catch((error) => say("", error.message)
 at("compare").onclick = compare;
 at("full").onclick = () => viewer.toggleFull();
 at("delete").onclick = async () => {
-  looking = await gallery.remove(looking);
+  try {
+    looking = await gallery.remove(looking);
+  } catch (error) {
+    say("", error.message);
+    return;
+  }
   at("picture-actions").hidden = true;
   say("Deleted");
   showLast();
@@ -652,6 +659,7 @@ try {
   if (unfinished) {
     begin(); // the page was loaded anew
     await waitFor(unfinished);
+    await drawUpcoming();
   } else {
     busy = false;
     if (gallery.pictures.length) look(gallery.pictures[0]);

@@ -5,6 +5,7 @@ export class Viewer {
   constructor({ frame, other, slider, row }) {
     Object.assign(this, { frame, other, slider, row });
     slider.addEventListener("input", () => this.uncover());
+    new ResizeObserver(() => this.uncover()).observe(frame);
   }
 
   /** Fill the screen, or leave it. */
