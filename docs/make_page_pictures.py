@@ -29,9 +29,8 @@ def draw(page: Page, prompt: str, seed: int) -> None:
 
 def desktop(browser: Browser, url: str, scheme: str) -> Image.Image:
     """Return the page with some pictures drawn."""
-    page = browser.new_page(viewport={"width": 1180, "height": 1010}, color_scheme=scheme)
+    page = browser.new_page(viewport={"width": 1440, "height": 900}, color_scheme=scheme)
     page.goto(url)
-    page.get_by_text("Settings", exact=True).click()
     for prompt, seed in PROMPTS:
         draw(page, prompt, seed)
     page.wait_for_timeout(500)  # the last preview fades
@@ -42,9 +41,7 @@ def phone(browser: Browser, url: str) -> Image.Image:
     """Return the page on a phone, with a mask painted over a picture."""
     page = browser.new_page(viewport={"width": 390, "height": 844}, device_scale_factor=2, has_touch=True)
     page.goto(url)
-    page.get_by_text("Settings", exact=True).click()
     draw(page, *PROMPTS[2])
-    page.get_by_text("Settings", exact=True).click()
     page.get_by_role("button", name="Start from it").click()
     page.get_by_label("Brush").fill("25")
     page.get_by_label("Prompt", exact=True).fill("a red balloon over hills at sunrise")
@@ -56,7 +53,7 @@ def phone(browser: Browser, url: str) -> Image.Image:
         page.mouse.down()
         page.mouse.move(box["x"] + box["width"] * 0.7, box["y"] + box["height"] * along, steps=8)
         page.mouse.up()
-    page.evaluate("window.scrollTo(0, 0)")
+    page.evaluate("scrollBy(0, document.getElementById('source').getBoundingClientRect().top - 16)")
     return Image.open(BytesIO(page.screenshot()))
 
 
@@ -71,7 +68,7 @@ def main() -> None:
         both = Image.new("RGB", (2 * schemes[0].width, schemes[0].height))
         for i, picture in enumerate(schemes):
             both.paste(picture, (i * picture.width, 0))
-        both.resize((both.width * 2 // 3, both.height * 2 // 3), Image.Resampling.LANCZOS).quantize(256).save(
+        both.resize((both.width // 2, both.height // 2), Image.Resampling.LANCZOS).quantize(256).save(
             FOLDER / "page-desktop.png", optimize=True
         )
         small = phone(browser, sys.argv[1])
