@@ -437,7 +437,7 @@ OPERATIONS = [
         answers={200: JobView, 202: JobView, **_NOT_FOUND},
         notes="202: the drawing is cancelled, at once where it waits and within moments where it is drawn; its events "
         "end with the state `cancelled`, and it can still be asked for. 200: the drawing was over; its pictures are "
-        "deleted, and its id is not found any more.",
+        "deleted, but those that stay in the gallery, and its id is not found any more.",
     ),
     Operation(
         "GET",

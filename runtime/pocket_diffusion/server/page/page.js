@@ -24,6 +24,7 @@ const NOISE = ["eta", "s_noise"]; // likewise, of one sampler
 const LARGEST = 4; // times its own size that a small picture is shown at
 const FAR = 2; // times the pixels that a model was trained at, or a part of them: beyond that it draws badly
 const SKETCH_STEPS = 6; // of the usual sampler, which then shows nearly all that is asked for
+const VARIATIONS = 4;
 const REUSED = ["prompt", "negative_prompt", "strength", ...CHOICES, ...NUMBERS];
 
 const mask = new Mask({
@@ -56,7 +57,6 @@ let usual = { width: 0, height: 0, steps: SKETCH_STEPS }; // the model's own
 let isDefault = true; // whether the model is the server's own
 let choices = { samplers: [], schedulers: [] }; // that there are
 let restored = null; // the settings that the picture to start from says of itself
-const VARIATIONS = 4;
 const upcoming = []; // orders that were given while another was drawn
 let usualStrength = () => 0.8; // the server's own
 let strengthIsChosen = false; // else the server's own goes by what is asked for
