@@ -31,13 +31,14 @@ def covered(page: Page) -> np.ndarray:
 
 def paint(page: Page, start: tuple[float, float], end: tuple[float, float]) -> None:
     """Draw a line with the mouse, between places as shares of the mask's sides."""
-    page.locator("#mask").scroll_into_view_if_needed()
-    box = page.locator("#mask").bounding_box()
+    canvas = page.locator("#mask")
+    canvas.hover()  # which waits, as each hovering does, until the page stands still
+    box = canvas.bounding_box()
     assert box
-    (x, y), *rest = [(box["x"] + box["width"] * x, box["y"] + box["height"] * y) for x, y in (start, end)]
-    page.mouse.move(x, y)
+    first, last = [{"x": box["width"] * x, "y": box["height"] * y} for x, y in (start, end)]
+    canvas.hover(position=first)
     page.mouse.down()
-    page.mouse.move(*rest[0], steps=3)
+    canvas.hover(position=last)
     page.mouse.up()
 
 

@@ -122,7 +122,7 @@ def serve(
             click.echo("stopping", err=True)
 
         with contextlib.suppress(KeyboardInterrupt):  # which uvicorn raises again once it has stopped
-            Server(app, announce, take_leave).run([listener])
+            Server(app, listener, announce, take_leave).run()
 
 
 def _shown(names: Sequence[str]) -> str:

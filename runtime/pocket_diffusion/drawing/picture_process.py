@@ -50,12 +50,13 @@ class Pixels(msgspec.Struct, frozen=True, tag=True):
     """`RGB`, or `L` of a mask."""
     size: tuple[int, int]
     """Width and height."""
-    data: bytes
+    data: memoryview
+    """Of the answer that it came in, which is not copied."""
 
     @classmethod
     def of(cls, image: Image.Image) -> "Pixels":
         """Return an image's."""
-        return cls(image.mode, image.size, image.tobytes())
+        return cls(image.mode, image.size, memoryview(image.tobytes()))
 
     @property
     def image(self) -> Image.Image:

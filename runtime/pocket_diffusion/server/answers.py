@@ -151,7 +151,10 @@ async def read_json(request: Request, kind: type[Body]) -> Body:
     body = bytearray()  # `request.body()` would keep it, and takes twice as much at its end
     async for chunk in request.stream():
         body += chunk
-    return await asyncio.to_thread(decode_json, body, kind) if len(body) > _LARGE else decode_json(body, kind)
+    if len(body) <= _LARGE:
+        return decode_json(body, kind)
+    async with request.app.state.decoding:
+        return await asyncio.to_thread(decode_json, body, kind)
 
 
 def decode_json(body: bytes | bytearray, kind: type[Body]) -> Body:

@@ -16,7 +16,7 @@ class Limits:
     """How long a client may take to send a request's body."""
     bodies_bytes: int = 64 * 2**20
     """Of all requests that are being received and checked."""
-    answers_bytes: int = 64 * 2**20
+    answers_bytes: int = 32 * 2**20
     """Of all large answers that clients have not read yet."""
     prompt_characters: int = 4000
     # of a picture that is sent
@@ -38,7 +38,7 @@ class Limits:
     # of the server
     queue: int = 256
     """Drawings that wait."""
-    waiting_pixels: int = 64 * 2**20
+    waiting_pixels: int = 16 * 2**20
     """Of the pictures that waiting drawings start from, five bytes each."""
     pictures: int = 256
     """Finished pictures that are kept; the oldest go first."""

@@ -11,11 +11,13 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 
 from pocket_diffusion import Pipeline
 from pocket_diffusion.server import create_app, run
+from pocket_diffusion.server.connections import Places
 from serving import RunningServer
 
 RunCli = Callable[..., SimpleNamespace]
@@ -93,11 +95,11 @@ def test_a_client_that_goes_away_has_its_drawing_cancelled_at_any_stage(
 @pytest.fixture
 def impatient(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
     """A server in this process that waits a third of a second for a request's head, and its port."""
-    monkeypatch.setattr(run, "_HEAD_SECONDS", 0.3)
+    monkeypatch.setattr("pocket_diffusion.server.connections._HEAD_SECONDS", 0.3)
     started = threading.Event()
     with run.listen("127.0.0.1", 0) as listener:
-        server = run.Server(create_app(pipeline), started.set, lambda: None)
-        thread = threading.Thread(target=server.run, args=[[listener]])
+        server = run.Server(create_app(pipeline), listener, started.set, lambda: None)
+        thread = threading.Thread(target=server.run)
         thread.start()
         assert started.wait(30)
         yield SimpleNamespace(server=server, port=listener.getsockname()[1])
@@ -131,7 +133,7 @@ def test_a_body_that_goes_on_after_its_answer_is_hung_up_on(impatient: SimpleNam
 
 
 def test_a_client_that_does_not_read_is_hung_up_on(impatient: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "_READ_SECONDS", 0.3)
+    monkeypatch.setattr("pocket_diffusion.server.connections._READ_SECONDS", 0.3)
     with socket.create_connection(("127.0.0.1", impatient.port), timeout=30) as client:
         client.sendall(b"GET /page/page.js HTTP/1.1\r\nHost: localhost\r\n\r\n" * 2000)  # more than buffers take
         deadline = time.monotonic() + 30
@@ -145,7 +147,11 @@ def test_a_client_that_does_not_read_is_hung_up_on(impatient: SimpleNamespace, m
 
 def connect(server: SimpleNamespace, address: str, said: bytes) -> socket.socket:
     client = socket.create_connection(("127.0.0.1", server.port), timeout=30, source_address=(address, 0))
-    client.sendall(said)
+    try:
+        client.sendall(said)
+    except OSError:
+        client.close()
+        raise
     return client
 
 
@@ -157,11 +163,18 @@ def answers(client: socket.socket) -> bool:
     return False
 
 
+def is_answered(server: SimpleNamespace, address: str) -> bool:
+    """Tell whether a request on a new connection is answered."""
+    with contextlib.suppress(ConnectionError), connect(server, address, b"") as client:
+        return answers(client)
+    return False
+
+
 @pytest.fixture
 def few_places(impatient: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """A patient server of 16 connections, four for each client."""
-    monkeypatch.setattr(run, "_HEAD_SECONDS", 60)
-    monkeypatch.setattr(run, "_CONNECTIONS", 16)
+    monkeypatch.setattr("pocket_diffusion.server.connections._HEAD_SECONDS", 60)
+    monkeypatch.setattr("pocket_diffusion.server.connections._CONNECTIONS", 16)
     return impatient
 
 
@@ -170,9 +183,12 @@ def test_half_sent_requests_keep_nobody_out(few_places: SimpleNamespace, address
     with contextlib.ExitStack() as stack:
         for _ in range(40 // len(addresses)):
             for address in addresses:
-                stack.enter_context(connect(few_places, address, b"GET / HTTP/1.1\r\nX-"))
-        for address in ("127.0.0.1", "127.0.0.99"):
-            assert answers(stack.enter_context(connect(few_places, address, b"")))
+                with contextlib.suppress(ConnectionError):
+                    stack.enter_context(connect(few_places, address, b"GET / HTTP/1.1\r\nX-"))
+        assert is_answered(few_places, "127.0.0.99")
+        deadline = time.monotonic() + 30
+        while not is_answered(few_places, "127.0.0.1"):  # it is in the next second
+            assert time.monotonic() < deadline
         assert len(few_places.server.server_state.connections) <= 16
 
 
@@ -187,7 +203,7 @@ def test_half_sent_bodies_of_many_keep_nobody_out(few_places: SimpleNamespace) -
         while len([one for one in [*connections] if one._deadline is None]) < 16:
             assert time.monotonic() < deadline
             time.sleep(0.01)
-        assert answers(stack.enter_context(connect(few_places, "127.0.0.99", b"")))
+        assert is_answered(few_places, "127.0.0.99")
 
 
 def test_a_client_holds_no_more_than_its_share(few_places: SimpleNamespace) -> None:
@@ -200,8 +216,43 @@ def test_a_client_holds_no_more_than_its_share(few_places: SimpleNamespace) -> N
         while len([one for one in connections if one._deadline is None]) < 4:
             assert time.monotonic() < deadline
             time.sleep(0.01)
-        assert not answers(stack.enter_context(connect(few_places, "127.0.0.1", b"")))
-        assert answers(stack.enter_context(connect(few_places, "127.0.0.2", b"")))
+        assert not is_answered(few_places, "127.0.0.1")
+        assert is_answered(few_places, "127.0.0.2")
+
+
+def test_who_opens_far_too_many_is_refused_until_the_next_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pocket_diffusion.server.connections._CONNECTIONS", 16)
+    clock = SimpleNamespace(monotonic=lambda: 7.0)
+    monkeypatch.setattr("pocket_diffusion.server.connections.time", clock)
+    places = Places()
+    for number in range(4 + 10):
+        assert not places.refuses("127.0.0.1")
+        one = Mock(client_id="127.0.0.1")
+        places.wait(one)
+        least = places.take(one, number)
+        assert (least is not None) == (number >= 4)
+        if least is not None:
+            places.leave(least)
+    assert places.refuses("127.0.0.1")
+    assert not places.refuses("127.0.0.2")
+    clock.monotonic = lambda: 8.0
+    assert not places.refuses("127.0.0.1")
+
+
+def test_whom_the_listener_refuses_is_hung_up_on_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    with run.listen("127.0.0.1", 0) as listener:
+        address = listener.getsockname()
+        monkeypatch.setattr(listener.places, "refuses", lambda host: host == "127.0.0.2")
+        listener.setblocking(False)
+        with (
+            socket.create_connection(address, timeout=30, source_address=("127.0.0.2", 0)) as refused,
+            socket.create_connection(address, timeout=30, source_address=("127.0.0.3", 0)) as welcome,
+        ):
+            connection, _ = listener.accept()
+            with connection:
+                assert connection.getpeername() == welcome.getsockname()
+            with pytest.raises(ConnectionResetError):
+                refused.recv(1)
 
 
 def test_a_websocket_holds_a_place_until_it_is_left(few_places: SimpleNamespace) -> None:
@@ -214,13 +265,12 @@ def test_a_websocket_holds_a_place_until_it_is_left(few_places: SimpleNamespace)
             for _ in range(4):
                 websocket = stack.enter_context(connect(few_places, "127.0.0.1", upgrade))
                 assert websocket.recv(1000).startswith(b"HTTP/1.1 101")
-            assert not answers(stack.enter_context(connect(few_places, "127.0.0.1", b"")))
+            assert not is_answered(few_places, "127.0.0.1")
         deadline = time.monotonic() + 30
         while few_places.server.server_state.connections:
             assert time.monotonic() < deadline
             time.sleep(0.01)
-    with connect(few_places, "127.0.0.1", b"") as client:
-        assert answers(client)
+    assert is_answered(few_places, "127.0.0.1")
 
 
 def test_a_request_that_takes_longer_than_its_head_may_is_answered(impatient: SimpleNamespace) -> None:

@@ -49,8 +49,7 @@ class Enlargement(msgspec.Struct, frozen=True, kw_only=True):
 
 async def png_info(request: Request) -> Response:
     """Tell how a picture was made, as it says itself."""
-    asked = await read_json(request, PngInfo)
-    content = await picture_bytes(asked.image, "image")
+    content = await picture_bytes((await read_json(request, PngInfo)).image, "image")
     texts = await request.app.state.uploads.texts(request, content, "image")
     return large_json({"info": texts.get("parameters", ""), "items": texts, "parameters": {}})
 
@@ -67,6 +66,7 @@ async def extra_single_image(request: Request) -> Response:
     if asked.extras_upscaler_2_visibility and not is_off(asked.upscaler_2):
         raise InvalidRequestError("upscaler_2: not supported here; leave it out")
     content = await picture_bytes(asked.image, "image")
+    asked = msgspec.structs.replace(asked, image="")  # which would wait until it is read
     picture = await request.app.state.uploads.picture(request, content, "image")
     width, height = _size(asked, picture)
     most = request.app.state.limits.pixels

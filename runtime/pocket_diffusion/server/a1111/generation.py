@@ -108,12 +108,15 @@ async def _submit(
     sent = {name: value for name, value in sent.items() if bytes(value) != b"null"}
     check_features(sent)
     asked = await asyncio.to_thread(_known, sent)
+    names = set(sent)
+    del sent  # the body, which would wait until its pictures are read
     if from_picture:  # as in the web UI, which has no second pass here
         asked = msgspec.structs.replace(asked, enable_hr=False)
     options = changed(current(request), request.app.state.models, asked.override_settings)
     pipeline = await pipeline_of(request, options.model)
     manifest = pipeline.bundle.manifest
     order = await _order(request, asked, manifest, options.clip_skip, from_picture=from_picture)
+    asked = msgspec.structs.replace(asked, init_images=(), mask=None)  # likewise
     second_pass = None
     if asked.enable_hr:
         state = request.app.state
@@ -121,9 +124,8 @@ async def _submit(
             second_pass = await asyncio.to_thread(_second_pass, asked, order, manifest, state.limits)
     job = await submit(request, order, options.model, described=False)
     job.is_to_be_kept = second_pass is None
-    parameters = msgspec.to_builtins(msgspec.structs.replace(asked, init_images=(), mask=None))
-    info = _info(job, [*_without_effect(job, sent, asked), *options.without_effect])
-    return job, options.model, {"parameters": parameters}, info, second_pass
+    info = _info(job, [*_without_effect(job, names, asked), *options.without_effect])
+    return job, options.model, {"parameters": msgspec.to_builtins(asked)}, info, second_pass
 
 
 def _second_pass(asked: Generation, order: Order, manifest: Manifest, limits: Limits) -> SecondPass:
