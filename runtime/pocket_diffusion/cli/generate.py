@@ -13,7 +13,14 @@ from typing import Any
 import click
 from PIL import Image
 
-from pocket_diffusion.cli.options import cache_option, command, folder_options, machine_options, model_option
+from pocket_diffusion.cli.options import (
+    adapter_options,
+    command,
+    folder_options,
+    machine_options,
+    model_option,
+    order_options,
+)
 from pocket_diffusion.drawing.images import check_output_format, make_folder, names_picture, save_picture
 from pocket_diffusion.drawing.prompt import PromptWarning, check_described, shorten
 from pocket_diffusion.errors import InvalidRequestError, OutputError
@@ -24,20 +31,6 @@ from pocket_diffusion.result import Step
 _PREVIEW_SCALE = 8  # pixels a latent
 _MOST_WORDS = 5
 """How many unknown words are named."""
-
-
-class Interval(click.ParamType[tuple[float, float]]):
-    """Two numbers such as 0.2:0.8."""
-
-    name = "A:B"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, float]:  # noqa: ANN401 - click's own
-        """Return both; whether they make an interval is for the order's own check."""
-        try:
-            begin, end = str(value).split(":")
-            return float(begin), float(end)
-        except ValueError:
-            self.fail(f"{value!r} is not two numbers such as 0.2:0.8", param, ctx)
 
 
 @command(
@@ -55,34 +48,7 @@ class Interval(click.ParamType[tuple[float, float]]):
     help="File to write. With --count > 1, a folder, or a file's name that is numbered: lake-1.png, lake-2.png, ….  "
     "[default: picture.png, or pictures/]",
 )
-@click.option("-n", "--negative", "negative_prompt", default="", help="What not to draw.")
-@click.option("--width", type=int, help="Pixels, a multiple of 8.  [default: the bundle's]")
-@click.option("--height", type=int, help="Pixels, a multiple of 8.  [default: the bundle's]")
-@click.option("--steps", type=int, help="More steps, finer pictures.  [default: the bundle's]")
-@click.option("--sampler", help="How noise becomes a picture; `pocket-diffusion samplers` lists all.")
-@click.option("--scheduler", help="How the noise levels are spaced; the same list has them.")
-@click.option("--eta", type=float, help="Fresh noise that the sampler adds, 0 to 1.  [default: the sampler's]")
-@click.option("--s-noise", type=float, default=1.0, help="What that noise is multiplied by.  [default: 1]")
-@click.option(
-    "--guidance", "guidance_scale", type=float, help="How strictly to follow the prompt.  [default: the bundle's]"
-)
-@click.option("--guidance-rescale", type=float, default=0.0, help="Reduce the contrast that guidance adds, 0 to 1.")
-@click.option("--guidance-interval", type=Interval(), help="Guide a part of the way alone, such as 0.2:0.8: faster.")
-@click.option(
-    "--image-guidance",
-    "image_guidance_scale",
-    type=float,
-    help="How strictly to keep a picture that the prompt changes (InstructPix2Pix), from 1.  [default: the bundle's]",
-)
-@click.option("--clip-skip", type=int, default=1, help="2 reads the text encoder's last layer but one.  [default: 1]")
-@click.option(
-    "--token-downsampling",
-    type=int,
-    default=1,
-    metavar="N",
-    help="Let self-attention look at every N-th token of every N-th row: faster, another picture.  [default: 1]",
-)
-@cache_option
+@order_options
 @click.option("--seed", type=int, help="The same seed draws the same picture.  [default: drawn]")
 @click.option("--count", type=int, default=1, show_default=True, help="How many pictures; each uses the next seed.")
 @click.option("--image", type=click.Path(path_type=Path), help="Picture to start from (image to image).")
@@ -92,21 +58,7 @@ class Interval(click.ParamType[tuple[float, float]]):
     help="How much to change the picture, 0 to 1.  [default: 0.8; 1 to repaint by a mask with a model for that]",
 )
 @click.option("--mask", type=click.Path(path_type=Path), help="With --image: white is repainted (inpainting).")
-@click.option(
-    "--lora",
-    "loras",
-    multiple=True,
-    metavar="FILE[:SCALE]",
-    help="LoRA to change the weights with; FILE:A:B has A for the U-Net, B for the text encoder. Repeatable.",
-)
-@click.option(
-    "--embedding",
-    "embeddings",
-    type=click.Path(path_type=Path),
-    multiple=True,
-    metavar="FILE",
-    help="Textual inversion: its name is a word for the prompt. Repeatable.",
-)
+@adapter_options
 @folder_options
 @click.option("--preview-every", type=click.IntRange(1), metavar="N", help="Write a preview every N steps.")
 @machine_options

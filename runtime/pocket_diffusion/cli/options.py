@@ -16,6 +16,21 @@ from pocket_diffusion.pipeline import DEFAULT_BUNDLE
 
 Function = TypeVar("Function", bound=Callable[..., None])
 
+
+class Interval(click.ParamType[tuple[float, float]]):
+    """Two numbers such as 0.2:0.8."""
+
+    name = "A:B"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, float]:  # noqa: ANN401 - click's own
+        """Return both; whether they make an interval is for the order's own check."""
+        try:
+            begin, end = str(value).split(":")
+            return float(begin), float(end)
+        except ValueError:
+            self.fail(f"{value!r} is not two numbers such as 0.2:0.8", param, ctx)
+
+
 cache_option = click.option(
     "--cache",
     metavar="METHOD[:N]",
@@ -25,6 +40,21 @@ cache_option = click.option(
 
 model_option = click.option(
     "-m", "--model", type=click.Path(path_type=Path), help="Bundle to draw with.  [default: the embedded one]"
+)
+
+models_option = click.option(
+    "--models",
+    "models_folder",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Folder of bundles: clients choose one by the name of its folder. --model, or else the first, is the default.",
+)
+
+output_folder_option = click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Folder in which all pictures are kept.  [default: none are kept for long]",
 )
 
 
@@ -75,6 +105,76 @@ def machine_options(command: Function) -> Function:
         click.option("--threads", type=int, help="CPU threads.  [default: one a core]"),
         click.option(
             "--provider", type=click.Choice(PROVIDERS), default="auto", show_default=True, help="What computes."
+        ),
+    ):  # the last one first, as decorators are
+        command = option(command)
+    return command
+
+
+def order_options(command: Function) -> Function:
+    """Add how a picture is drawn, as an order's fields, but for those that no two pictures share."""
+    for option in (
+        cache_option,
+        click.option(
+            "--token-downsampling",
+            type=int,
+            default=1,
+            metavar="N",
+            help="Let self-attention look at every N-th token of every N-th row: faster, another picture.  "
+            "[default: 1]",
+        ),
+        click.option(
+            "--clip-skip", type=int, default=1, help="2 reads the text encoder's last layer but one.  [default: 1]"
+        ),
+        click.option(
+            "--image-guidance",
+            "image_guidance_scale",
+            type=float,
+            help="How strictly to keep a picture that the prompt changes (InstructPix2Pix), from 1.  "
+            "[default: the bundle's]",
+        ),
+        click.option(
+            "--guidance-interval", type=Interval(), help="Guide a part of the way alone, such as 0.2:0.8: faster."
+        ),
+        click.option(
+            "--guidance-rescale", type=float, default=0.0, help="Reduce the contrast that guidance adds, 0 to 1."
+        ),
+        click.option(
+            "--guidance",
+            "guidance_scale",
+            type=float,
+            help="How strictly to follow the prompt.  [default: the bundle's]",
+        ),
+        click.option("--s-noise", type=float, default=1.0, help="What that noise is multiplied by.  [default: 1]"),
+        click.option("--eta", type=float, help="Fresh noise that the sampler adds, 0 to 1.  [default: the sampler's]"),
+        click.option("--scheduler", help="How the noise levels are spaced; the same list has them."),
+        click.option("--sampler", help="How noise becomes a picture; `pocket-diffusion samplers` lists all."),
+        click.option("--steps", type=int, help="More steps, finer pictures.  [default: the bundle's]"),
+        click.option("--height", type=int, help="Pixels, a multiple of 8.  [default: the bundle's]"),
+        click.option("--width", type=int, help="Pixels, a multiple of 8.  [default: the bundle's]"),
+        click.option("-n", "--negative", "negative_prompt", default="", help="What not to draw."),
+    ):  # the last one first, as decorators are
+        command = option(command)
+    return command
+
+
+def adapter_options(command: Function) -> Function:
+    """Add what changes a model, as `Pipeline.load` takes it: `loras` and `embeddings`."""
+    for option in (
+        click.option(
+            "--embedding",
+            "embeddings",
+            type=click.Path(path_type=Path),
+            multiple=True,
+            metavar="FILE",
+            help="Textual inversion: its name is a word for the prompt. Repeatable.",
+        ),
+        click.option(
+            "--lora",
+            "loras",
+            multiple=True,
+            metavar="FILE[:SCALE]",
+            help="LoRA to change the weights with; FILE:A:B has A for the U-Net, B for the text encoder. Repeatable.",
         ),
     ):  # the last one first, as decorators are
         command = option(command)

@@ -8,7 +8,15 @@ from pathlib import Path
 
 import click
 
-from pocket_diffusion.cli.options import cache_option, command, folder_options, machine_options, model_option
+from pocket_diffusion.cli.options import (
+    cache_option,
+    command,
+    folder_options,
+    machine_options,
+    model_option,
+    models_option,
+    output_folder_option,
+)
 from pocket_diffusion.errors import InvalidRequestError
 from pocket_diffusion.pipeline import Pipeline
 
@@ -17,13 +25,7 @@ _TOKEN_VARIABLE = "POCKET_DIFFUSION_TOKEN"  # noqa: S105 - a name, not a token
 
 @command("", "-m sd15 --port 8080", "--host 0.0.0.0 --token SECRET", "--models bundles")
 @model_option
-@click.option(
-    "--models",
-    "models_folder",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Folder of bundles: clients choose one by the name of its folder. --model, or else the first, is the default.",
-)
+@models_option
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 is every one.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one.")
 @click.option(
@@ -41,12 +43,7 @@ _TOKEN_VARIABLE = "POCKET_DIFFUSION_TOKEN"  # noqa: S105 - a name, not a token
     help="A site whose pages may use the APIs, such as https://lite.koboldai.net; repeatable. "
     "* is every site, null local files; both need --token.",
 )
-@click.option(
-    "--output",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Folder in which all pictures are kept, for the page's gallery too.  [default: none are kept for long]",
-)
+@output_folder_option
 @click.option("--queue", type=click.IntRange(1, 10_000), help="How many drawings may wait.  [default: 256]")
 @click.option(
     "--keep", type=click.IntRange(1, 100_000), help="How many pictures are kept to be fetched.  [default: 256]"
