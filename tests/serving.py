@@ -14,7 +14,7 @@ from pocket_diffusion.server import Limits
 SMALL = {"width": 64, "height": 64, "steps": 1, "seed": 7}
 LIMITS = Limits(body_bytes=200_000, prompt_characters=500, pixels=256 * 256, steps=100, count=3, queue=4)
 
-_COMMAND = (
+COMMAND = (
     # Shells have background jobs ignore Ctrl-C, and a test may be part of one.
     "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
     "from pocket_diffusion.cli import main; main()"
@@ -39,7 +39,7 @@ class RunningServer:
 def running_server(*options: object, **environment: str) -> Iterator[RunningServer]:
     """Start `pocket-diffusion serve` on a free port, wait until it answers, and end it afterwards."""
     process = subprocess.Popen(
-        [sys.executable, "-c", _COMMAND, "serve", "--port", "0", *map(str, options)],
+        [sys.executable, "-c", COMMAND, "serve", "--port", "0", *map(str, options)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment},
     )  # fmt: skip
     try:

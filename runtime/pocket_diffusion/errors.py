@@ -2,13 +2,15 @@
 
 PocketDiffusionError
 ├── InvalidRequestError (ValueError)               a value that cannot be drawn with: steps, size, prompt, picture, …
-│   └── PictureNotFoundError (FileNotFoundError)   no picture at that path
+│   ├── PictureNotFoundError (FileNotFoundError)   no picture at that path
+│   └── PromptsNotFoundError (FileNotFoundError)   no file of prompts at that path
 ├── BundleNotFoundError (FileNotFoundError)        no bundle at that path
 ├── BundleFormatError (ValueError)                 a bundle.json that this version does not understand
 ├── BundleDamagedError (ValueError)                a file of a bundle is missing or not what it was
 │   └── BundleFileMissingError (FileNotFoundError) a file that the manifest lists is not there
 ├── RuntimeUnavailableError (ImportError)          ONNX Runtime is not installed
 ├── ServerUnavailableError (ImportError)           what the server needs is not installed
+├── ExtraMissingError (ImportError)                a package of another extra is not installed
 ├── BusyError                                      the server has no room for another drawing
 ├── OperatorUnavailableError (ValueError)          this ONNX Runtime lacks an operator that a bundle uses
 ├── ProviderUnavailableError (ValueError)          the execution provider asked for cannot be used here
@@ -58,6 +60,10 @@ class PictureNotFoundError(InvalidRequestError, FileNotFoundError):
     """There is no picture at that path."""
 
 
+class PromptsNotFoundError(InvalidRequestError, FileNotFoundError):
+    """There is no file of prompts at that path."""
+
+
 class BundleNotFoundError(PocketDiffusionError, FileNotFoundError):
     """There is no bundle at that path."""
 
@@ -86,6 +92,10 @@ class RuntimeUnavailableError(PocketDiffusionError, ImportError):
 
 class ServerUnavailableError(PocketDiffusionError, ImportError):
     """The packages of the extra `[server]` are not installed."""
+
+
+class ExtraMissingError(PocketDiffusionError, ImportError):
+    """A package of another extra is not installed."""
 
 
 class BusyError(PocketDiffusionError):

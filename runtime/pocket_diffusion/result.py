@@ -7,13 +7,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from pocket_diffusion.drawing.adapters import ModelChanges
-from pocket_diffusion.drawing.images import make_folder, names_picture, numbered, save_picture, side_by_side
+from pocket_diffusion.drawing.images import file_bytes, make_folder, names_picture, numbered, save_picture, side_by_side
 from pocket_diffusion.drawing.metadata import parameters_text, settings
 from pocket_diffusion.drawing.resolve import Drawing
 from pocket_diffusion.errors import Cancelled
@@ -106,6 +107,14 @@ class Result:
         drawing, i, _ = self._drawing(index)
         return drawing.order(i)
 
+    def settings(self, index: int = 0) -> dict[str, Any]:
+        """Return how picture `index` was made, as its file tells: an order's fields, and what drew it."""
+        return settings(*self._facts(index))
+
+    def png(self, index: int = 0) -> bytes:
+        """Return the content of the PNG that `save` writes of picture `index`."""
+        return file_bytes(self.images[index], "PNG", parameters_text(*self._facts(index)), self.settings(index))
+
     def save(self, path: str | os.PathLike[str], index: int | None = None) -> list[Path]:
         """Write pictures, each whole or not at all; each carries how it was made (see `save_picture`).
 
@@ -152,9 +161,11 @@ class Result:
         return file.getvalue()
 
     def _save(self, path: Path, index: int) -> None:
+        save_picture(self.images[index], path, parameters_text(*self._facts(index)), self.settings(index))
+
+    def _facts(self, index: int) -> tuple[Drawing, int, str, str, ModelChanges]:
         drawing, i, changes = self._drawing(index)
-        drawn = drawing, i, self.model, self.arithmetic, changes
-        save_picture(self.images[index], path, parameters_text(*drawn), settings(*drawn))
+        return drawing, i, self.model, self.arithmetic, changes
 
     def _drawing(self, index: int) -> tuple[Drawing, int, ModelChanges]:
         """Return what picture `index` was drawn from, which of its pictures it is, and what the model had."""

@@ -80,7 +80,7 @@ def command(*examples: str, name: str | None = None) -> Callable[[Callable[..., 
 bundle_argument = click.argument("bundle", type=click.Path(path_type=Path), default=DEFAULT_BUNDLE)
 
 
-def machine_options(command: Function) -> Function:
+def machine_options(command: Function, usual_threads: str = "one a core") -> Function:
     """Add what the work is done with: `provider`, `threads`, `vae`, `memory`, `arithmetic`, as `Pipeline.load`'s."""
     for option in (
         click.option(
@@ -102,7 +102,7 @@ def machine_options(command: Function) -> Function:
             metavar="tiny",
             help="Encode and decode with the bundle's tiny VAE: faster, and nearly the same picture.",
         ),
-        click.option("--threads", type=int, help="CPU threads.  [default: one a core]"),
+        click.option("--threads", type=int, help=f"CPU threads.  [default: {usual_threads}]"),
         click.option(
             "--provider", type=click.Choice(PROVIDERS), default="auto", show_default=True, help="What computes."
         ),

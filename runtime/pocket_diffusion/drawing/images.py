@@ -61,10 +61,16 @@ def to_pictures(array: NDArray[np.float32]) -> list[Image.Image]:
     return [Image.fromarray(picture) for picture in levels.transpose(0, 2, 3, 1)]
 
 
-def file_bytes(picture: Image.Image, kind: str, parameters: str = "", quality: int = QUALITY) -> bytes:
+def file_bytes(
+    picture: Image.Image,
+    kind: str,
+    parameters: str = "",
+    metadata: Mapping[str, Any] | None = None,
+    quality: int = QUALITY,
+) -> bytes:
     """Return the content of a file in one of `OUTPUT_FORMATS`, as `save_picture` writes it; `quality` is 0 to 100."""
     file = BytesIO()
-    _write(picture, file, kind, parameters, quality=quality)
+    _write(picture, file, kind, parameters, metadata, quality)
     return file.getvalue()
 
 

@@ -1,0 +1,237 @@
+"""A batch: what it writes, how it goes on, and what it refuses."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pocket_diffusion import InvalidRequestError, Order, OutputError, Pipeline
+from pocket_diffusion.batch import Batch
+from pocket_diffusion.batch.folder import Record
+from serving import COMMAND
+
+RunCli = Callable[..., SimpleNamespace]
+
+PROMPTS = "prompt,width,height,steps,note\na lake,64,64,1,x\na boat,64,64,1,y\nred,65,64,1,\na tree,64,64,1,\n"
+SMALL = Order(prompt="", width=64, height=64, steps=1)
+
+
+@pytest.fixture
+def prompts(tmp_path: Path) -> Path:
+    path = tmp_path / "prompts.csv"
+    path.write_text(PROMPTS)
+    return path
+
+
+def pictures(folder: Path) -> dict[str, str]:
+    """The hash of each picture by its place."""
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.glob("pictures/**/*.png"))
+    }
+
+
+def results(folder: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+
+
+def test_a_batch_draws_what_the_pipeline_draws_and_tells_of_each_row(prompts: Path, tmp_path: Path) -> None:
+    with Batch(prompts, tmp_path / "out", processes=1) as batch:
+        records = list(batch.draw())
+        files = {path.name for path in batch.finish()}
+    assert (batch.rows, batch.done) == (4, 3)
+    assert [record.error for record in records] == [
+        None, None, "width must be a multiple of 8, not 65; the nearest are 64 and 72", None,
+    ]  # fmt: skip
+    assert "contact-sheet.jpg" in files
+    first = results(tmp_path / "out")[0]
+    assert first["carried"] == {"note": "x"}
+    path = tmp_path / "out" / str(first["file"])
+    assert path == tmp_path / "out" / "pictures" / "0000" / "000001.png"
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == first["sha256"]
+    again = Pipeline.load(threads=1).generate("a lake", width=64, height=64, steps=1, seed=records[0].settings["seed"])
+    np.testing.assert_array_equal(np.asarray(Image.open(path)), np.asarray(again.images[0]))
+
+
+def test_parquet_has_the_same(prompts: Path, tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    prompts.write_text(PROMPTS.replace("note", "file"))  # a name that is taken
+    with Batch(prompts, tmp_path / "out", processes=1) as batch:
+        list(batch.draw())
+        batch.finish()
+    table = parquet.read_table(tmp_path / "out" / "results.parquet").to_pylist()
+    for row, line in zip(table, results(tmp_path / "out"), strict=True):
+        assert {name: row[name] for name in ("row", "key", "file", "sha256", "error")} == {
+            name: line[name] for name in ("row", "key", "file", "sha256", "error")
+        }
+        assert row["prompt"] == line["settings"].get("prompt")
+        assert row["seed"] == line["settings"].get("seed")
+    assert [row["carried_file"] for row in table] == ["x", "y", None, None]
+
+
+def test_a_batch_that_was_stopped_goes_on_where_it_was(prompts: Path, tmp_path: Path) -> None:
+    with Batch(prompts, tmp_path / "whole", processes=1) as batch:
+        list(batch.draw())
+        batch.finish()
+    with Batch(prompts, tmp_path / "out", processes=1) as batch:
+        next(batch.draw())
+    journal = tmp_path / "out" / "results.jsonl"
+    with journal.open("a") as file:
+        file.write('{"row":2,"ke')  # as a kill leaves it
+    with Batch(prompts, tmp_path / "out", processes=1) as batch:
+        assert batch.done == 1
+        assert [record.row for record in batch.draw()] == [2, 3, 4]
+        batch.finish()
+    assert pictures(tmp_path / "out") == pictures(tmp_path / "whole")
+    assert [line["row"] for line in results(tmp_path / "out")] == [1, 2, 3, 4]
+
+
+def test_a_picture_that_is_gone_is_drawn_again_and_a_row_that_failed_is_tried_again(
+    prompts: Path, tmp_path: Path
+) -> None:
+    with Batch(prompts, tmp_path / "out", processes=1) as batch:
+        list(batch.draw())
+    (tmp_path / "out" / "pictures" / "0000" / "000002.png").unlink()
+    with Batch(prompts, tmp_path / "out", processes=1) as batch:
+        assert [record.row for record in batch.draw()] == [2, 3]
+        batch.finish()
+    assert [line["row"] for line in results(tmp_path / "out")] == [1, 2, 3, 4]
+
+
+def test_several_processes_draw_the_same(prompts: Path, tmp_path: Path) -> None:
+    drawn = []
+    for processes in (1, 2):
+        with Batch(prompts, tmp_path / str(processes), processes=processes) as batch:
+            records: list[Record] = list(batch.draw())
+        drawn.append([(record.row, record.sha256) for record in records])
+    assert drawn[0] == drawn[1]
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"usual": Order(prompt="", negative_prompt="x")}, "negative_prompt"),
+        ({"seed": 1}, "seed"),
+        ({"memory": "low"}, "memory"),
+    ],
+)
+def test_another_batch_is_refused(prompts: Path, tmp_path: Path, changed: dict[str, object], named: str) -> None:
+    with Batch(prompts, tmp_path / "out", processes=1) as batch:
+        next(batch.draw())
+    with (
+        pytest.raises(InvalidRequestError, match=f"differs in: {named}; "),
+        Batch(prompts, tmp_path / "out", processes=1, **changed),
+    ):
+        pass
+    prompts.write_text(PROMPTS + "more,64,64,1,\n")
+    with pytest.raises(InvalidRequestError, match="differs in: prompts"), Batch(prompts, tmp_path / "out", processes=1):
+        pass
+
+
+def test_a_folder_with_something_else_is_refused(prompts: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").touch()
+    with pytest.raises(InvalidRequestError, match="has other files"), Batch(prompts, tmp_path / "out"):
+        pass
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine.txt"]
+
+
+def test_two_at_once_are_refused(prompts: Path, tmp_path: Path) -> None:
+    with (
+        Batch(prompts, tmp_path / "out", processes=1),
+        pytest.raises(OutputError, match="another process is drawing"),
+        Batch(prompts, tmp_path / "out", processes=1),
+    ):
+        pass
+
+
+def test_a_full_disk_ends_it_and_it_can_go_on(prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, content: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    with Batch(prompts, tmp_path / "out", processes=1) as batch:
+        drawing = batch.draw()
+        next(drawing)
+        monkeypatch.setattr(Path, "write_bytes", full)
+        with pytest.raises(OutputError, match="No space left on device; 1 pictures are there; make room"):
+            next(drawing)
+    monkeypatch.undo()
+    with Batch(prompts, tmp_path / "out", processes=1) as batch:
+        assert [record.row for record in batch.draw()] == [2, 3, 4]
+
+
+def test_a_row_whose_process_dies_is_recorded_and_the_others_are_drawn(tmp_path: Path) -> None:
+    from deadly import DeadlyStudio
+    from pocket_diffusion.batch.row import Row
+    from pocket_diffusion.batch.workers import draw_in_processes
+
+    rows = [Row(number=i, key=str(i), fields={"prompt": "die" if i == 2 else "a lake"}) for i in range(1, 6)]
+    drawn = list(draw_in_processes(DeadlyStudio(None, SMALL, 0, tmp_path, {"threads": 1}), 2, rows))
+    assert sorted(each.row.number for each in drawn) == [1, 2, 3, 4, 5]
+    assert [each.row.number for each in drawn if each.error] == [2]
+
+
+# The command line
+
+
+def test_the_command_tells_what_it_wrote_and_what_failed(prompts: Path, tmp_path: Path, run_cli: RunCli) -> None:
+    outcome = run_cli("batch", prompts, tmp_path / "out", "--processes", 1)
+    assert outcome.code == 1
+    error = outcome.err.splitlines()[-1]
+    assert "row 3: width must be a multiple of 8" in outcome.err
+    assert error.startswith("error: 3 of 4 pictures are drawn; ")
+    prompts.write_text("prompt\na lake\n")
+    outcome = run_cli("batch", prompts, tmp_path / "good", "--width", 64, "--height", 64, "--steps", 1)
+    assert outcome.code == 0, outcome.err
+    assert "(1 of 1 pictures are drawn)" in outcome.out
+
+
+def test_strict_stops_at_the_first_row_that_fails(prompts: Path, tmp_path: Path, run_cli: RunCli) -> None:
+    outcome = run_cli("batch", prompts, tmp_path / "out", "--processes", 1, "--strict")
+    assert outcome.code == 1
+    assert "error: row 3: width" in outcome.err
+    assert len(pictures(tmp_path / "out")) == 2
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
+def test_killed_or_interrupted_it_goes_on(tmp_path: Path, end: signal.Signals) -> None:
+    (tmp_path / "p.txt").write_text("\n".join(f"a lake {number}" for number in range(30)))
+    command = [
+        sys.executable,
+        "-c",
+        COMMAND,
+        "batch",
+        "p.txt",
+        "out",
+        "--width",
+        "64",
+        "--height",
+        "64",
+        "--steps",
+        "4",
+    ]
+
+    def begun(**options: object) -> "subprocess.Popen[bytes]":
+        return subprocess.Popen([*command, "--quiet"], cwd=tmp_path, start_new_session=True, **options)
+
+    process, deadline = begun(stderr=subprocess.DEVNULL), time.monotonic() + 120
+    while len(pictures(tmp_path / "out")) < 2:
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.killpg(process.pid, end)
+    assert process.wait(60) == (130 if end is signal.SIGINT else -end)
+    assert begun().wait(120) == 0
+    assert len(results(tmp_path / "out")) == len(pictures(tmp_path / "out")) == 30
+    assert {path.name for path in (tmp_path / "out").iterdir()} >= {"batch.json", "results.jsonl", "pictures"}
+    assert not list((tmp_path / "out").glob(".*"))
