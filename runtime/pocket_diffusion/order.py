@@ -73,7 +73,11 @@ class Order(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     seed: int | None = None
     """The same seed draws the same picture; null draws one."""
     count: int = 1
-    """How many pictures; picture i uses seed + i."""
+    """How many pictures; picture i uses seed + i, or with a variation, `variation_seed` + i."""
+    variation_seed: int | None = None
+    """Of other noise, to which that of `seed` is turned by `variation_strength`; null draws one."""
+    variation_strength: float = 0.0
+    """How far, 0 to 1: a little gives a picture like the seed's own."""
 
     # from a picture
     image: Picture | None = None

@@ -13,7 +13,6 @@ from pocket_diffusion.addon import choose_vae
 from pocket_diffusion.bundle import Bundle
 from pocket_diffusion.drawing.canvas import prepare_canvas
 from pocket_diffusion.drawing.images import to_pictures
-from pocket_diffusion.drawing.noise import NoiseGenerator
 from pocket_diffusion.drawing.picture_file import Picture
 from pocket_diffusion.drawing.resolve import Drawing, resolve, resolve_all
 from pocket_diffusion.machine.cpu import cores
@@ -136,6 +135,8 @@ class Pipeline(Stages):
         cache: str | None = None,
         seed: int | None = None,
         count: int = 1,
+        variation_seed: int | None = None,
+        variation_strength: float = 0.0,
         image: Picture | None = None,
         mask: Picture | None = None,
         strength: float | None = None,
@@ -172,6 +173,8 @@ class Pipeline(Stages):
             cache=cache,
             seed=seed,
             count=count,
+            variation_seed=variation_seed,
+            variation_strength=variation_strength,
             image=image,
             mask=mask,
             strength=strength,
@@ -224,7 +227,7 @@ class Pipeline(Stages):
                 levels, shape = drawing.levels, drawing.latent_shape
                 denoiser = self.denoiser(drawing, levels, changes.loras)
                 samplers = [drawing.kind.sampler(levels, drawing.eta, drawing.s_noise) for _ in drawing.seeds]
-                generators = [NoiseGenerator(seed) for seed in drawing.seeds]
+                generators = drawing.noise_generators
                 canvases = [prepare_canvas(drawing, shape, levels, one, self.vae.encode) for one in generators]
                 noises = [drawing.kind.noise(generator, shape) for generator in generators]
                 caches = [drawing.new_cache() for _ in drawing.seeds]

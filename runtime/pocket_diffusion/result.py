@@ -119,8 +119,9 @@ class Result:
         """Write pictures, each whole or not at all; each carries how it was made (see `save_picture`).
 
         Args:
-            path: the file of a single picture. For several, a folder, in which they are named by their seeds, or a
-                file's name, which they get with a number each: `lake.png` gives `lake-1.png`, `lake-2.png`, ….
+            path: the file of a single picture. For several, a folder, in which they are named by their seeds and those
+                of their variations, or a file's name, which they get with a number each: `lake.png` gives
+                `lake-1.png`, `lake-2.png`, ….
             index: the only picture to be written; without it, all are.
 
         Returns:
@@ -141,7 +142,7 @@ class Result:
             paths = numbered(path, len(self.images))
         else:
             make_folder(path)
-            paths = [path / f"{seed}.png" for seed in self.seeds]
+            paths = [path / f"{self._name(i)}.png" for i in range(len(self.seeds))]
         for i, each in enumerate(paths):
             self._save(each, i)
         return paths
@@ -162,6 +163,12 @@ class Result:
 
     def _save(self, path: Path, index: int) -> None:
         save_picture(self.images[index], path, parameters_text(*self._facts(index)), self.settings(index))
+
+    def _name(self, index: int) -> str:
+        """Return the seed of picture `index`, with that of a variation."""
+        drawing, i, _ = self._drawing(index)
+        other = drawing.variation_seeds[i]
+        return str(self.seeds[index]) if other is None else f"{self.seeds[index]}-{other}"
 
     def _facts(self, index: int) -> tuple[Drawing, int, str, str, ModelChanges]:
         drawing, i, changes = self._drawing(index)

@@ -58,6 +58,30 @@ def test_progress_in_a_log_is_one_line_with_the_time_left_by_the_steps_after_the
     assert capsys.readouterr().err == "drawing: 4 steps, about 4 s left\n"
 
 
+def test_a_picture_is_drawn_again_as_it_says(run_cli: RunCli, cwd: Path) -> None:
+    first = ["a lake", "--width", 64, "--height", 64, "--steps", 2, "--variation", 0.2, "--arithmetic", "exact"]
+    assert run_cli("generate", *first, "-o", "a.png").code == 0
+    for name in ("b.png", "c.jpg"):
+        assert run_cli("generate", "--from", "a.png", "-o", name).code == 0
+    assert run_cli("generate", "--from", "c.jpg", "-o", "d.png").code == 0
+    for name in ("b.png", "d.png"):
+        assert Image.open(cwd / name).tobytes() == Image.open(cwd / "a.png").tobytes()
+    assert run_cli("generate", "a boat", "--from", "a.png", "--steps", 1, "--sampler", "euler", "-o", "e.png").code == 0
+    told = json.loads(Image.open(cwd / "e.png").text["pocket-diffusion"])
+    assert (told["prompt"], told["steps"], told["sampler"], told["width"]) == ("a boat", 1, "euler", 64)
+
+
+def test_what_a_picture_does_not_say_is_asked_for(run_cli: RunCli, cwd: Path) -> None:
+    assert "Missing argument 'PROMPT'; or give a picture" in run_cli("generate").error
+    Image.new("RGB", (64, 64)).save(cwd / "plain.png")
+    assert "does not say how it was made" in run_cli("generate", "--from", "plain.png").error
+    drawn = run_cli("generate", "a lake", "--image", "plain.png", "--steps", 2, "-o", "a.png")
+    assert drawn.code == 0, drawn.err
+    assert "was made of another picture; give that with --image" in run_cli("generate", "--from", "a.png").error
+    assert run_cli("generate", "--from", "a.png", "--image", "plain.png", "-o", "b.png").code == 0
+    assert Image.open(cwd / "b.png").tobytes() == Image.open(cwd / "a.png").tobytes()
+
+
 def test_words_that_the_model_does_not_know_are_told_in_one_line(run_cli: RunCli) -> None:
     outcome = run_cli("generate", "a (Dragon:1.2) by a lake, [a dragon|a robot] <lora:x:0>", *SMALL, "--quiet")
     assert "warning: this model does not know dragon, robot; `pocket-diffusion inspect` lists" in outcome.err

@@ -86,6 +86,32 @@ def test_samplers_that_remember_keep_the_pictures_of_an_order_apart(pipeline: Pi
     assert pixels(several) == [image for one in single for image in pixels(one)]
 
 
+def test_variations_have_a_seed_in_common_and_are_alike(pipeline: Pipeline, drawn: Result, tmp_path: Path) -> None:
+    varied = pipeline.generate("a lake", **SMALL, count=2, variation_seed=100, variation_strength=0.1)
+    assert varied.seeds == [drawn.seeds[0]] * 2
+    assert [varied.order(i).variation_seed for i in range(2)] == [100, 101]
+    assert [path.name for path in varied.save(tmp_path)] == [f"{drawn.seeds[0]}-{other}.png" for other in (100, 101)]
+    other = pipeline.generate("a lake", **{**SMALL, "seed": 100})
+    near, far = (np.linalg.norm(each - drawn.latents) for each in (varied.latents[:1], other.latents))
+    assert 0 < near < 0.5 * far
+    again = pipeline.generate("a lake", **{**SMALL, **{"variation_seed": 101, "variation_strength": 0.1}})
+    assert pixels(again) == pixels(varied)[1:]
+    assert pixels(pipeline.generate("a lake", **SMALL, variation_strength=0)) == pixels(drawn)
+
+
+def test_prompts_of_variations_have_successive_ones(pipeline: Pipeline) -> None:
+    varied = pipeline.generate(["a lake", "a boat"], **SMALL, variation_strength=0.1)
+    first, second = (varied.order(i) for i in range(2))
+    assert (second.seed, second.variation_seed) == (first.seed, first.variation_seed + 1)
+
+
+def test_a_variation_needs_its_strength(pipeline: Pipeline) -> None:
+    with pytest.raises(InvalidRequestError, match="variation_seed needs a variation_strength"):
+        pipeline.generate("a lake", **SMALL, variation_seed=1)
+    with pytest.raises(InvalidRequestError, match="variation_strength must be a number from 0 to 1, not 2"):
+        pipeline.generate("a lake", **SMALL, variation_strength=2)
+
+
 def test_a_negative_prompt_is_encoded_once_for_many_pictures() -> None:
     pipeline = Pipeline.load(provider="cpu")
     encoded = []

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 from PIL import Image
 
 from pocket_diffusion.cli.options import (
@@ -23,6 +24,7 @@ from pocket_diffusion.cli.options import (
 )
 from pocket_diffusion.drawing.images import check_output_format, make_folder, names_picture, save_picture
 from pocket_diffusion.drawing.prompt import PromptWarning, check_described, shorten
+from pocket_diffusion.drawing.recorded import OtherModelWarning, Recorded, recorded_in
 from pocket_diffusion.errors import InvalidRequestError, OutputError
 from pocket_diffusion.order import Order
 from pocket_diffusion.pipeline import Pipeline
@@ -37,9 +39,11 @@ _MOST_WORDS = 5
     '"a lake under snowy mountains at sunset" --seed 1',
     '"a red boat on a lake" -m sd15 --steps 20 -o boat.png',
     '"a lighthouse at night" --count 4 -o lighthouse.png',
+    '"a lighthouse at night" --seed 7 --variation 0.2 --count 4',
     '"a meadow in winter" --image meadow.jpg --strength 0.6',
+    "--from lake.png --steps 50",
 )
-@click.argument("prompt")
+@click.argument("prompt", required=False)
 @model_option
 @click.option(
     "-o",
@@ -48,9 +52,24 @@ _MOST_WORDS = 5
     help="File to write. With --count > 1, a folder, or a file's name that is numbered: lake-1.png, lake-2.png, ….  "
     "[default: picture.png, or pictures/]",
 )
+@click.option(
+    "--from",
+    "source",
+    type=click.Path(path_type=Path),
+    metavar="PICTURE",
+    help="Draw as a picture was drawn, by what its file says; other options, and PROMPT, come before that.",
+)
 @order_options
 @click.option("--seed", type=int, help="The same seed draws the same picture.  [default: drawn]")
 @click.option("--count", type=int, default=1, show_default=True, help="How many pictures; each uses the next seed.")
+@click.option(
+    "--variation",
+    "variation_strength",
+    type=float,
+    default=0.0,
+    help="How far to turn the seed's noise to another seed's, 0 to 1: pictures like the seed's own.  [default: 0]",
+)
+@click.option("--variation-seed", type=int, help="The other seed; --count takes those that follow.  [default: drawn]")
 @click.option("--image", type=click.Path(path_type=Path), help="Picture to start from (image to image).")
 @click.option(
     "--strength",
@@ -65,10 +84,11 @@ _MOST_WORDS = 5
 @click.option("--verbose", is_flag=True, help="Say what was chosen and why, and how long each stage took.")
 @click.option("--quiet", is_flag=True, help="No progress bar and no report.")
 def generate(
-    prompt: str,
+    prompt: str | None,
     *,
     model: Path | None,
     output: Path | None,
+    source: Path | None,
     preview_every: int | None,
     provider: str,
     threads: int | None,
@@ -84,10 +104,20 @@ def generate(
     **options: Any,  # noqa: ANN401 - an order's fields
 ) -> None:
     """Draw what PROMPT says."""
-    if options["strength"] is not None and options["image"] is None:
+    recorded = None if source is None else recorded_in(source)
+    asked = {"prompt": prompt, "vae": vae, "arithmetic": arithmetic, **options}
+    if recorded is not None:
+        asked |= _not_given(recorded)
+        if recorded.starts_from_picture and asked["image"] is None:
+            raise InvalidRequestError(f"{source} was made of another picture; give that with --image")
+        asked["loras"] = () if loras else recorded.fields.get("loras", ())
+    if asked["prompt"] is None:
+        raise click.UsageError("Missing argument 'PROMPT'; or give a picture that says how it was drawn, with --from.")
+    vae, arithmetic = asked.pop("vae"), asked.pop("arithmetic")
+    if asked["strength"] is not None and asked["image"] is None:
         raise InvalidRequestError("--strength goes with --image; give one, or leave --strength out")
-    check_described(prompt)
-    order = Order(prompt=prompt, **options)
+    check_described(asked["prompt"])
+    order = Order(**asked)
     several = order.count > 1
     try:
         destination = _check_destination(output, several=several)
@@ -109,13 +139,19 @@ def generate(
         lora_folder=lora_folder,
         embedding_folder=embedding_folder,
     )
+    if recorded is not None and recorded.model not in (None, pipeline.name):
+        warnings.warn(
+            f"{source} was drawn with {recorded.model}, and this is {pipeline.name}; -m chooses another bundle",
+            OtherModelWarning,
+            stacklevel=2,
+        )
     with (
         _log_shown(hidden=not verbose),
         closing(pipeline.steps(order, previews=preview_every is not None)) as steps,
         _Progress(hidden=quiet) as progress,
         _Preview(destination, preview_every, in_folder=several and not names_picture(destination)) as preview,
     ):
-        _warn_of_unknown_words(pipeline, prompt)  # which was not refused
+        _warn_of_unknown_words(pipeline, order.prompt)  # which was not refused
         for step in steps:
             progress.update(step)
             preview.update(step)
@@ -126,6 +162,19 @@ def generate(
             width, height = result.images[index].size
             seconds = time.perf_counter() - started
             click.echo(f"{path}  ({width}x{height}, seed {result.seeds[index]}, {seconds:.1f} s)")
+
+
+def _not_given(recorded: Recorded) -> dict[str, Any]:
+    """Return what a picture says of the options that the command line does not have."""
+    context = click.get_current_context()
+
+    def is_given(name: str) -> bool:
+        return context.get_parameter_source(name) not in (None, ParameterSource.DEFAULT)
+
+    told = {**recorded.fields, "vae": recorded.vae, "arithmetic": recorded.arithmetic}
+    if is_given("sampler"):  # which what goes with another one may not fit
+        told = {name: value for name, value in told.items() if name not in ("scheduler", "eta", "s_noise")}
+    return {name: value for name, value in told.items() if value is not None and not is_given(name)}
 
 
 def _warn_of_unknown_words(pipeline: Pipeline, prompt: str) -> None:

@@ -58,13 +58,13 @@ def prepare_canvas(
     if manifest.repaints:
         return _to_repaint(drawing, shape, levels, generator, encode_image)
     if drawing.image is None:
-        return Canvas(np.float32(levels.start) * generator.normal(shape))
+        return Canvas(np.float32(levels.start) * generator.initial(shape))
     picture = to_array(drawing.image, drawing.width, drawing.height)
     if manifest.follows_instructions:
         seen = encode_image(picture, None) / np.float32(manifest.latents.scaling_factor)
-        return Canvas(np.float32(levels.start) * generator.normal(shape), shown={IMAGE_LATENTS: seen})
+        return Canvas(np.float32(levels.start) * generator.initial(shape), shown={IMAGE_LATENTS: seen})
     original = encode_image(picture, generator.normal(shape))
-    noise = generator.normal(shape)
+    noise = generator.initial(shape)
     start = original + np.float32(levels.sigmas[drawing.first_step]) * noise
     if drawing.mask is None:
         return Canvas(start)
@@ -92,10 +92,10 @@ def _to_repaint(
     else:
         picture = to_array(drawing.image, drawing.width, drawing.height)
     if drawing.image is None or drawing.strength == 1:
-        start = np.float32(levels.start) * generator.normal(shape)
+        start = np.float32(levels.start) * generator.initial(shape)
     else:
         original = encode_image(picture, generator.normal(shape))
-        start = original + np.float32(levels.sigmas[drawing.first_step]) * generator.normal(shape)
+        start = original + np.float32(levels.sigmas[drawing.first_step]) * generator.initial(shape)
     rest = encode_image(picture * (1 - mask), generator.normal(shape))
     return Canvas(start, shown={MASK: _of_latents(mask, shape), MASKED_LATENTS: rest})
 

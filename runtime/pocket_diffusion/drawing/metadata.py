@@ -27,6 +27,8 @@ def settings(
     fields = {name: getattr(order, name) for name in order.__struct_fields__ if name != "count"}
     if not drawing.strength_counts:
         del fields["strength"]
+    if not drawing.is_varied:
+        del fields["variation_strength"]
     fields["loras"] = [_without_nulls(use) for use in drawing.loras] or None
     fields = {name: value for name, value in fields.items() if value is not None}
     drawn_by: dict[str, Any] = {"version": __version__, "model": model, "task": drawing.task}
@@ -64,6 +66,9 @@ def parameters_text(
         "Size": f"{drawing.width}x{drawing.height}",
         "Model": model,
     }
+    if drawing.is_varied:
+        facts["Variation seed"] = drawing.variation_seeds[index]
+        facts["Variation seed strength"] = f"{drawing.variation_strength:g}"
     if drawing.image_guidance_scale is not None:
         facts["Image CFG scale"] = f"{drawing.image_guidance_scale:g}"
     if drawing.strength_counts:

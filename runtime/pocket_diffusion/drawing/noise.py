@@ -6,6 +6,8 @@ from numpy.typing import NDArray
 MAX_SEED = 2**32 - 1
 """The Mersenne twister is seeded with 32 bits; larger seeds would repeat smaller ones' pictures."""
 
+_ALIKE = 0.9995
+"""The cosine from which noises are so alike that the angle between them is not known well enough to turn by."""
 _GROUP = 16  # PyTorch transforms uniforms in groups of 16 (its vector width), so the order depends on it
 
 
@@ -40,10 +42,44 @@ class NoiseGenerator:
             numbers[-_GROUP:] = _box_muller(self._uniform(_GROUP))
         return numbers.reshape(shape)
 
+    def initial(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        """Draw the noise that a picture starts from."""
+        return self.normal(shape)
+
     def _uniform(self, count: int) -> NDArray[np.float32]:
         """Draw from [0, 1), 24 bits each."""
         bits = self._twister.random_raw(count) & np.uint64(2**24 - 1)
         return bits.astype(np.float32) * np.float32(2.0**-24)
+
+
+class VariedNoise(NoiseGenerator):
+    """A generator whose initial noise is turned towards that of another seed, as AUTOMATIC1111's variations are."""
+
+    def __init__(self, seed: int, variation_seed: int, strength: float) -> None:
+        """Seed both; `strength` is 0 for the noise of the first, and 1 for that of the second."""
+        super().__init__(seed)
+        self._other = NoiseGenerator(variation_seed)
+        self._strength = strength
+
+    def initial(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        """Draw the noise that a picture starts from; what comes after it is the first seed's own."""
+        return slerp(self.normal(shape), self._other.normal(shape), self._strength)
+
+
+def slerp(begin: NDArray[np.float32], end: NDArray[np.float32], share: float) -> NDArray[np.float32]:
+    """Turn noise `[1, channels, height, width]` towards other noise, by a share of the angle between them.
+
+    As in AUTOMATIC1111's web UI, each column of a channel is turned by itself (Shoemake 1985, section 3.3): a straight
+    mixture would have less variance than noise.
+    """
+    unit = [noise / np.linalg.norm(noise, axis=2, keepdims=True) for noise in (begin, end)]
+    cosine = (unit[0] * unit[1]).sum(axis=2, keepdims=True)
+    if cosine.mean() > _ALIKE:
+        return begin * np.float32(1 - share) + end * np.float32(share)
+    angle = np.arccos(cosine)
+    weights = [np.sin(np.float32(part) * angle) / np.sin(angle) for part in (1 - share, share)]
+    turned: NDArray[np.float32] = weights[0] * begin + weights[1] * end
+    return turned
 
 
 def _initial_state(seed: int) -> NDArray[np.uint32]:

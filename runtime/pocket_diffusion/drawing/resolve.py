@@ -16,7 +16,7 @@ from pocket_diffusion.drawing.caches import LEAST_EVALUATIONS, NO_CACHE, Cache, 
 from pocket_diffusion.drawing.guidance import Guidance, is_guided
 from pocket_diffusion.drawing.images import fitting_size
 from pocket_diffusion.drawing.levels import Levels
-from pocket_diffusion.drawing.noise import MAX_SEED
+from pocket_diffusion.drawing.noise import MAX_SEED, NoiseGenerator, VariedNoise
 from pocket_diffusion.drawing.picture_file import open_picture
 from pocket_diffusion.drawing.prompt import check_prompt, loras_in, read_prompt
 from pocket_diffusion.drawing.samplers import CHECKPOINT_SPACING, SAMPLERS, SamplerKind, find_sampler
@@ -76,8 +76,28 @@ class Drawing(Order, frozen=True, kw_only=True):
 
     @property
     def seeds(self) -> tuple[int, ...]:
+        """One a picture: successive ones, but of variations, which have one in common."""
+        step = 0 if self.is_varied else 1
+        return tuple(self.seed + step * i for i in range(self.count))
+
+    @property
+    def is_varied(self) -> bool:
+        """Whether the initial noise is not that of the seed alone."""
+        return self.variation_strength > 0
+
+    @property
+    def variation_seeds(self) -> tuple[int | None, ...]:
+        """One a picture; None where the noise is that of the seed alone."""
+        first = self.variation_seed
+        return tuple(None if first is None else first + i for i in range(self.count))
+
+    @property
+    def noise_generators(self) -> list[NoiseGenerator]:
         """One a picture."""
-        return tuple(range(self.seed, self.seed + self.count))
+        return [
+            NoiseGenerator(seed) if other is None else VariedNoise(seed, other, self.variation_strength)
+            for seed, other in zip(self.seeds, self.variation_seeds, strict=True)
+        ]
 
     @property
     def is_guided(self) -> bool:
@@ -216,7 +236,8 @@ class Drawing(Order, frozen=True, kw_only=True):
     def order(self, index: int) -> Order:
         """Return the order that draws picture `index` again; the pictures it started from are not in it."""
         values = {name: getattr(self, name) for name in Order.__struct_fields__}
-        return Order(**{**values, "seed": self.seeds[index], "count": 1, "image": None, "mask": None})
+        own = {"seed": self.seeds[index], "variation_seed": self.variation_seeds[index], "count": 1}
+        return Order(**{**values, **own, "image": None, "mask": None})
 
 
 def resolve(order: Order, manifest: Manifest) -> Drawing:
@@ -282,6 +303,8 @@ def resolve(order: Order, manifest: Manifest) -> Drawing:
         cache=_cache(order.cache),
         seed=_whole("seed", seed, 0, last_seed),
         count=count,
+        variation_seed=_variation_seed(order, last_seed),
+        variation_strength=_real("variation_strength", order.variation_strength, 0.0, 1.0),
         image=source,
         mask=None if order.mask is None else open_picture(order.mask, "mask"),
         strength=strength,
@@ -327,9 +350,12 @@ def resolve_all(order: Order, prompts: str | Sequence[str], manifest: Manifest) 
     drawings: list[Drawing] = []
     for prompt in prompts:
         drawing = resolve(msgspec.structs.replace(order, prompt=prompt), manifest)
+        seed, variation_seed = drawing.seed + drawing.count, drawing.variation_seed
+        if variation_seed is not None:
+            seed, variation_seed = drawing.seed, variation_seed + drawing.count
         # Pictures are opened once.
         order = msgspec.structs.replace(
-            order, seed=drawing.seed + drawing.count, image=drawing.image, mask=drawing.mask
+            order, seed=seed, variation_seed=variation_seed, image=drawing.image, mask=drawing.mask
         )
         drawings.append(drawing)
     return drawings
@@ -346,6 +372,17 @@ def _check_for_own_guidance(drawing: Drawing) -> None:
             raise InvalidRequestError(
                 f"{name} cannot be had: this model has learnt guidance, and is told guidance_scale alone; leave it out"
             )
+
+
+def _variation_seed(order: Order, last_seed: int) -> int | None:
+    """Return the first variation's seed; None where there is none."""
+    if not order.variation_strength:
+        if order.variation_seed is not None:
+            raise InvalidRequestError("variation_seed needs a variation_strength above 0, such as 0.2; give one")
+        return None
+    if order.variation_seed is None:
+        return secrets.randbelow(last_seed + 1)
+    return _whole("variation_seed", order.variation_seed, 0, last_seed)
 
 
 def _strength(order: Order, manifest: Manifest) -> float:

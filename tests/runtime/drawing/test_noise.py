@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pocket_diffusion.drawing.noise import MAX_SEED, NoiseGenerator
+from pocket_diffusion.drawing.noise import MAX_SEED, NoiseGenerator, VariedNoise, slerp
 
 # (seed, count): the first three, the last three, and the first two of 16 more; printed by torch 2.13
 FROZEN = {
@@ -42,3 +42,26 @@ def test_seeds_that_torch_would_fold_are_refused(seed: int) -> None:
 def test_too_few_numbers_are_refused() -> None:
     with pytest.raises(ValueError, match="at least 16"):
         NoiseGenerator(0).normal((15,))
+
+
+def test_noise_is_turned_as_the_web_ui_turns_it() -> None:
+    torch = pytest.importorskip("torch")
+    begin, end = (torch.randn((4, 8, 6), generator=torch.Generator("cpu").manual_seed(seed)) for seed in (7, 9))
+    angle = torch.acos(torch.nn.functional.cosine_similarity(begin, end, dim=1)).unsqueeze(1)  # of columns
+    turned = (torch.sin(0.7 * angle) * begin + torch.sin(0.3 * angle) * end) / torch.sin(angle)
+    noise = VariedNoise(7, 9, 0.3).initial((1, 4, 8, 6))
+    np.testing.assert_allclose(noise[0], turned.numpy(), atol=1e-5)
+
+
+def test_turned_noise_ends_at_either_and_keeps_its_length() -> None:
+    begin, end = (NoiseGenerator(seed).normal((1, 4, 64, 64)) for seed in (1, 2))
+    np.testing.assert_allclose(slerp(begin, end, 0), begin, atol=1e-5)
+    np.testing.assert_allclose(slerp(begin, end, 1), end, atol=1e-5)
+    np.testing.assert_allclose(slerp(begin, begin, 0.5), begin, atol=1e-6)
+    assert slerp(begin, end, 0.5).std() == pytest.approx(1, abs=0.02)  # a mixture has 0.7
+
+
+def test_what_follows_the_initial_noise_is_the_seeds_own() -> None:
+    varied, own = VariedNoise(7, 9, 0.3), NoiseGenerator(7)
+    assert not np.array_equal(varied.initial((1, 4, 8, 8)), own.initial((1, 4, 8, 8)))
+    np.testing.assert_array_equal(varied.normal((1, 4, 8, 8)), own.normal((1, 4, 8, 8)))

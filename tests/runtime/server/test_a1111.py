@@ -50,6 +50,17 @@ def test_txt2img_draws_what_the_pipeline_draws(client: TestClient, pipeline: Pip
     assert answer["parameters"]["cfg_scale"] == 3
 
 
+def test_variations_are_turned_from_one_seed(client: TestClient, pipeline: Pipeline) -> None:
+    answer = client.post(
+        "/sdapi/v1/txt2img", json={**ASKED, "batch_size": 2, "subseed": 9, "subseed_strength": 0.2}
+    ).json()
+    info = json.loads(answer["info"])
+    assert (info["all_seeds"], info["all_subseeds"], info["subseed_strength"]) == ([7, 7], [9, 10], 0.2)
+    assert "Variation seed: 10, Variation seed strength: 0.2" in info["infotexts"][1]
+    expected = pipeline.generate("a lake", **SMALL, variation_seed=10, variation_strength=0.2).images[0]
+    np.testing.assert_array_equal(np.asarray(picture(answer["images"][1])), np.asarray(expected))
+
+
 def test_batches_and_seeds(client: TestClient) -> None:
     answer = client.post("/sdapi/v1/txt2img", json={**ASKED, "batch_size": 1, "n_iter": 2, "seed": -1}).json()
     first, second = json.loads(answer["info"])["all_seeds"]

@@ -20,6 +20,8 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
     prompt: str = ""
     negative_prompt: str = ""
     seed: int = -1
+    subseed: int = -1
+    subseed_strength: float = 0.0
     steps: int | None = None
     cfg_scale: float | None = None
     width: int | None = None

@@ -164,6 +164,8 @@ async def _order(
         **_sampling(asked, manifest.defaults.sampler),
         clip_skip=clip_skip,
         seed=None if asked.seed == -1 else asked.seed,
+        variation_seed=None if asked.subseed == -1 or not asked.subseed_strength else asked.subseed,
+        variation_strength=asked.subseed_strength,
         count=asked.batch_size * asked.n_iter,
         image=await picture_bytes(asked.init_images[0], "init_images") if from_picture else None,
         mask=mask,
@@ -208,6 +210,8 @@ def _without_effect(job: Job, sent: Collection[str], asked: Generation) -> list[
             names.add("hr_sampler_name")
         if not is_same(asked.hr_scheduler) and found(find_scheduler, asked.hr_scheduler) is None:
             names.add("hr_scheduler")
+    if not drawing.is_varied:
+        names |= {"subseed", "subseed_strength"} & set(sent)
     if drawing.kind.eta is None:
         names |= {"eta", "s_noise"} & set(sent)
     if drawing.manifest.guides_itself and asked.negative_prompt:
@@ -232,6 +236,9 @@ def _info(job: Job, without_effect: list[str]) -> dict[str, Any]:
         "all_negative_prompts": [facts["negative_prompt"]] * len(job.settings),
         "seed": facts["seed"],
         "all_seeds": [each["seed"] for each in job.settings],
+        "subseed": facts.get("variation_seed", -1),
+        "all_subseeds": [each.get("variation_seed", -1) for each in job.settings],
+        "subseed_strength": facts.get("variation_strength", 0.0),
         "width": facts["width"],
         "height": facts["height"],
         "sampler_name": job.drawing.kind.label,

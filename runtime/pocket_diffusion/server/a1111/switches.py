@@ -8,7 +8,7 @@ from pocket_diffusion.errors import InvalidRequestError
 from pocket_diffusion.server.answers import decode_json
 
 _FEATURES = (
-    "restore_faces", "tiling", "styles", "script_name", "subseed_strength", "refiner_checkpoint", "controlnet_units",
+    "restore_faces", "tiling", "styles", "script_name", "refiner_checkpoint", "controlnet_units",
 )  # fmt: skip
 """What changes the picture and cannot be done here, so that asking for it is refused."""
 _SWITCHES = ("enabled", "ad_model")

@@ -1,6 +1,6 @@
 // How a picture was drawn, as its file says: by us, or by AUTOMATIC1111's web UI and what writes as that does.
 
-const NAMES = { "Steps": "steps", "CFG scale": "guidance_scale", "Seed": "seed", "Denoising strength": "strength", "Clip skip": "clip_skip" };
+const NAMES = { "Steps": "steps", "CFG scale": "guidance_scale", "Seed": "seed", "Variation seed": "variation_seed", "Variation seed strength": "variation_strength", "Denoising strength": "strength", "Clip skip": "clip_skip" };
 
 /** Return the settings that a picture's text has, or null. `choices` are all samplers and schedulers. */
 export function settingsOf({ info, items }, choices) {
