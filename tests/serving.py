@@ -1,5 +1,6 @@
 """Real servers, in processes of their own, for the tests that need one."""
 
+import json
 import os
 import re
 import signal
@@ -8,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from urllib.request import Request, urlopen
 
 from pocket_diffusion.server import Limits
 
@@ -33,6 +35,18 @@ class RunningServer:
     def interrupt(self) -> int:
         self.process.send_signal(signal.SIGINT)
         return self.process.wait(timeout=30)
+
+
+@contextmanager
+def occupied(server: RunningServer) -> Iterator[None]:
+    """Have a server draw what takes for ever, so that all other drawings wait; cancel it afterwards."""
+    endless = {"prompt": "dunes", "width": 1024, "height": 1024, "steps": 150, "count": 16}
+    with urlopen(Request(f"{server.url}/api/jobs", json.dumps(endless).encode())) as answer:
+        job = json.load(answer)["id"]
+    try:
+        yield
+    finally:
+        urlopen(Request(f"{server.url}/api/jobs/{job}", method="DELETE")).close()
 
 
 @contextmanager

@@ -108,8 +108,7 @@ def test_openai_follows_a_stream(official: openai.OpenAI, pipeline: Pipeline) ->
         stream=True, partial_images=2, extra_body={"steps": 12, "seed": 7},
     )  # fmt: skip
     *partial, completed = [event.to_dict() for event in stream]
-    assert [event["partial_image_index"] for event in partial] == list(range(len(partial)))
-    assert 1 <= len(partial) <= 2
+    assert [event["partial_image_index"] for event in partial] == [0, 1]
     for event in partial:
         ImageGenPartialImageEvent.model_validate(event, strict=True)
     ImageGenCompletedEvent.model_validate(completed, strict=True)

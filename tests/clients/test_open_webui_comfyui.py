@@ -11,13 +11,15 @@ from pocket_diffusion import Pipeline
 from pocket_diffusion.server import create_app
 
 KEY = {"Authorization": "Bearer open sesame"}
-OPTIONS = {"width": 64, "height": 64, "steps": 2, "seed": 7, "sampler": "euler", "scheduler": "normal"}
+SEED = 156_680_208_700_286
+"""It draws one of 50 bits."""
+OPTIONS = {"width": 64, "height": 64, "steps": 2, "seed": SEED % 2**32, "sampler": "euler", "scheduler": "normal"}
 
 
 def test_open_webui_uploads_a_picture_and_has_it_redrawn() -> None:
     pipeline, picture, file = Pipeline.load(provider="cpu"), Image.new("RGB", (64, 64), "red"), BytesIO()
     picture.save(file, "PNG")
-    sampler = {"cfg": 7, "denoise": 1, "sampler_name": "euler", "scheduler": "normal", "seed": 7, "steps": 2}
+    sampler = {"cfg": 7, "denoise": 1, "sampler_name": "euler", "scheduler": "normal", "seed": SEED, "steps": 2}
     links = {"model": ["4", 0], "positive": ["6", 0], "negative": ["7", 0], "latent_image": ["5", 0]}
     workflow = {
         "3": {"class_type": "KSampler", "inputs": {**sampler, **links}},

@@ -21,6 +21,8 @@ from pocket_diffusion.drawing.picture_file import open_picture, read_texts, tran
 from pocket_diffusion.drawing.tokenizer import ClipTokenizer
 from pocket_diffusion.errors import BundleFormatError
 from pocket_diffusion.machine.session import GraphSession
+from pocket_diffusion.model.concepts import read_concept
+from pocket_diffusion.model.lora import CHANGEABLE, read_lora_for
 from pocket_diffusion.pipeline import DEFAULT_BUNDLE
 from weights_files import make_arrays, write_safetensors
 
@@ -56,9 +58,11 @@ def _tensors(path: Path) -> Read:
 def lora() -> Read:
     """Read a LoRA and find the layers that it changes."""
     path, pipeline = Path("lora.safetensors"), Pipeline.load(provider="cpu", threads=1)
+    tables = {role: pipeline.bundle.layers(role) for role in CHANGEABLE}
 
     def read(content: bytes) -> None:
         path.write_bytes(content)
+        read_lora_for(path, tables)  # refuses most inputs, before the bundle's own tables are read again
         pipeline.set_loras([path])
 
     return read
@@ -66,10 +70,11 @@ def lora() -> Read:
 
 def embedding() -> Read:
     """Read an embedding and learn its words."""
-    path = Path("cat-toy.safetensors")
+    path, bundle = Path("cat-toy.safetensors"), Bundle.open(DEFAULT_BUNDLE)
 
     def read(content: bytes) -> None:
         path.write_bytes(content)
+        read_concept(path, bundle)  # likewise
         Pipeline.load(provider="cpu", threads=1, embeddings=[path])
 
     return read
@@ -127,7 +132,7 @@ def manifest() -> Read:
 
     def read(content: bytes) -> None:
         (root / MANIFEST_NAME).write_bytes(content)
-        pipeline = Pipeline.load(root, provider="cpu", threads=1)
+        pipeline = Pipeline.load(root, provider="cpu", threads=1, memory="balanced")
         pipeline.generate("a lake", width=64, height=64, steps=1, seed=1)
 
     return read
@@ -178,6 +183,19 @@ def prediction() -> Read:
     def read(content: bytes) -> None:
         Path("model.yaml").write_bytes(content)
         recognise_schedule(Path("model.ckpt"), {}, {}, None)
+
+    return read
+
+
+def vocabulary() -> Read:
+    """Read which words a model knows, of a bundle that vouches for the file, and look for those of a prompt."""
+    bundle = _copy()
+    name = str(bundle.manifest.vocabulary)
+
+    def read(content: bytes) -> None:
+        known = _vouching(bundle, name, content).vocabulary()
+        assert known is not None
+        known.unknown_words("a lake, <lora:b:1> BREAK a", ["c"])
 
     return read
 

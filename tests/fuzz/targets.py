@@ -204,6 +204,11 @@ def _certificate() -> Inputs:
     return _json_inputs(json.loads(bundle.path(bundle.manifest.int8_graphs["unet"].certificate).read_bytes()))
 
 
+def _vocabulary() -> Inputs:
+    bundle = Bundle.open(DEFAULT_BUNDLE)
+    return _json_inputs(json.loads(bundle.path(str(bundle.manifest.vocabulary)).read_bytes()))
+
+
 def _graph() -> Inputs:
     bundle = Bundle.open(DEFAULT_BUNDLE)
     good = [bundle.path(bundle.manifest.component(files.SMALLEST).graph).read_bytes()]
@@ -291,6 +296,7 @@ def _request() -> Inputs:
         "/api/jobs": _json_inputs(order),
         "/generate": _json_inputs({"text": "a lake"}),
         "/prompt": _json_inputs({"client_id": "a", "prompt": _graph_of_nodes()}),
+        "/mcp": _json_inputs(_call(order)),
         "/v1/images/generations": _json_inputs(generation),
         "/v1/images/edits": _form(),
         "/v1/images/variations": _form(),
@@ -325,6 +331,12 @@ def _graph_of_nodes() -> dict[str, Any]:
         "9": ("SaveImage", {"images": ["8", 0], "filename_prefix": "a"}),
     }
     return {number: {"class_type": kind, "inputs": inputs} for number, (kind, inputs) in nodes.items()}
+
+
+def _call(order: dict[str, Any]) -> dict[str, Any]:
+    """An assistant's call of a tool."""
+    params = {"name": "redraw", "arguments": {**order, "keep": True}, "_meta": {"progressToken": 1}}
+    return {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
 
 
 def _form() -> Inputs:
@@ -369,11 +381,12 @@ TARGETS = {
         Target(files.graph, cache(_graph), in_tests=50),
         Target(files.layer_table, cache(_layer_table), in_tests=100),
         Target(files.certificate, cache(_certificate), in_tests=100),
+        Target(files.vocabulary, cache(_vocabulary), in_tests=100),
         Target(files.addon, cache(_addon), in_tests=100),
         Target(files.prediction, cache(_prediction), in_tests=200),
         Target(files.picture, cache(_picture), in_tests=200),
         Target(files.picture_text, cache(_picture_text), in_tests=200),
-        Target(requests.request, cache(_request), in_tests=40, calls=True),
+        Target(requests.request, cache(_request), in_tests=150),
     )
 }
 """By name."""

@@ -20,7 +20,7 @@ from pocket_diffusion.interrupts import EXIT_CODE, MESSAGE, Interrupt, end_at_on
 from pocket_diffusion.text import one_line
 from pocket_diffusion.version import __version__
 
-_COMMANDS = ("generate", "batch", "import", "add", "samplers", "serve", "inspect", "verify", "doctor")
+_COMMANDS = ("generate", "batch", "import", "add", "samplers", "serve", "mcp", "inspect", "verify", "doctor")
 _DEBUG = "POCKET_DIFFUSION_DEBUG"
 
 

@@ -85,6 +85,10 @@ class Album:
         except OSError:
             return None
 
+    def path(self, name: str) -> Path:
+        """Return where a picture is that `add` has named."""
+        return self._folder.resolve() / name
+
     def delete(self, name: str) -> bool:
         """Delete a picture, and tell whether it was there."""
         try:

@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
 
 from pocket_diffusion.drawing.caches import find_cache
 from pocket_diffusion.drawing.resolve import bundle_obstacle
@@ -95,6 +96,7 @@ def create_app(
     app = Starlette(
         routes=[
             Route("/", _page),
+            Route("/worker.js", _worker),
             Route("/openapi.json", _openapi),
             *(operation.route for operation in rest.OPERATIONS),
             *openai.ROUTES,
@@ -102,7 +104,7 @@ def create_app(
             *mcp.ROUTES,
             *comfyui.ROUTES,
             *monitoring.ROUTES,
-            Mount("/page", StaticFiles(directory=_PAGE)),
+            Mount("/page", _PageFiles(directory=_PAGE)),
         ],
         middleware=[
             # The outer one, so that pages may read refusals too, and ask without a token whether they may ask.
@@ -131,8 +133,22 @@ def create_app(
     return app
 
 
+class _PageFiles(StaticFiles):
+    """The page's files: browsers keep them, and ask each time whether they are still the same."""
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        response = await super().get_response(path, scope)
+        response.headers["Cache-Control"] = "no-cache"
+        return response
+
+
 async def _page(_: Request) -> Response:
     return FileResponse(_PAGE / "index.html")
+
+
+async def _worker(_: Request) -> Response:
+    """Send the page's service worker, which browsers let act for nothing above its own path."""
+    return FileResponse(_PAGE / "worker.js")
 
 
 async def _openapi(request: Request) -> Response:

@@ -11,7 +11,7 @@ from functools import partial
 from itertools import chain
 from typing import Any
 
-from h11 import DONE, IDLE, Request
+from h11 import DONE, IDLE, SEND_BODY, Request
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.wsproto_impl import WSProtocol
 
@@ -144,6 +144,13 @@ class PunctualProtocol(H11Protocol):
         self.transport.abort()
         self.connections.discard(self)
         self._places.leave(self)
+
+    def shutdown(self) -> None:
+        """End the connection when its request is answered; one that is not sent whole is not waited for."""
+        if self.conn.their_state is SEND_BODY:
+            self.hang_up()
+        else:
+            super().shutdown()
 
     def data_received(self, data: bytes) -> None:
         """Expect the rest of a head that has begun, and the end of a body that was answered already."""

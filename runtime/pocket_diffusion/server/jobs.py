@@ -5,7 +5,8 @@ import logging
 import secrets
 import time
 from bisect import insort
-from collections.abc import AsyncIterator, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import closing
 from enum import StrEnum
 from weakref import WeakSet
@@ -88,6 +89,10 @@ class Job:
         """What the model sees of the first picture after the last step, as latents."""
         self.preview: bytes | None = None
         """What these look like, as a PNG, once somebody has asked."""
+        self.partial_steps: Collection[int] = ()
+        """After these, a preview is made for the client that ordered it, whether or not it looks just then."""
+        self.partial: deque[bytes] = deque()
+        """Those previews, until the client's stream takes them."""
         self.pictures: list[str] = []
         """The names in the store."""
         self.is_to_be_kept = True
@@ -290,14 +295,9 @@ class JobQueue:
             return None
         async with self._previewing:
             predicted = job.predicted
-            if predicted is None or job.pipeline in self._without_previews or job.preview is not None:
+            if predicted is None or job.preview is not None:
                 return job.preview
-            try:
-                preview = await asyncio.to_thread(_look, job.pipeline, predicted)
-            except Exception:  # a picture without previews is better than none
-                _log.exception("there will be no more previews")
-                self._without_previews.add(job.pipeline)
-                return None
+            preview = await asyncio.to_thread(self._look, job.pipeline, predicted)
             if job.predicted is predicted:
                 job.preview = preview
             return None if job.predicted is None else preview
@@ -361,7 +361,9 @@ class JobQueue:
         self._prepare_previews(job)
         with closing(job.pipeline.steps(drawing, cancellation=job.cancellation)) as steps:
             for step in steps:
-                loop.call_soon_threadsafe(self._stepped, job, step)
+                is_partial = step.number in job.partial_steps
+                preview = self._look(job.pipeline, step.predicted[:1]) if is_partial else None
+                loop.call_soon_threadsafe(self._stepped, job, step, preview)
             return self.pictures.add(steps.result), self._keep(job, steps.result)
 
     def _keep(self, job: Job, result: Result) -> list[str]:
@@ -383,8 +385,21 @@ class JobQueue:
             _log.exception("there will be no previews")
             self._without_previews.add(job.pipeline)
 
-    def _stepped(self, job: Job, step: Step) -> None:
-        job.step, job.predicted, job.preview = step.number, step.predicted[:1], None
+    def _look(self, pipeline: Pipeline, predicted: Latents) -> bytes | None:
+        """Return a preview as a PNG, if one can be had. Any thread may call it."""
+        if pipeline in self._without_previews or not np.isfinite(predicted).all():
+            return None
+        try:
+            return png_bytes(pipeline.previewer.picture(predicted))
+        except Exception:  # a picture without previews is better than none
+            _log.exception("there will be no more previews")
+            self._without_previews.add(pipeline)
+            return None
+
+    def _stepped(self, job: Job, step: Step, preview: bytes | None) -> None:
+        job.step, job.predicted, job.preview = step.number, step.predicted[:1], preview
+        if preview is not None:
+            job.partial.append(preview)
         self._metrics.stepped()
         job.change()
 
@@ -404,8 +419,3 @@ class JobQueue:
         over = [job for job in self._jobs.values() if job.state.is_final]
         for job in over[: max(len(self._jobs) - _REMEMBERED, 0)]:
             del self._jobs[job.id]
-
-
-def _look(pipeline: Pipeline, predicted: Latents) -> bytes | None:
-    """Return a preview as a PNG."""
-    return png_bytes(pipeline.previewer.picture(predicted)) if np.isfinite(predicted).all() else None

@@ -32,6 +32,7 @@ class Limits:
     pixels: int = 1024 * 1024
     """Of one picture."""
     steps: int = 150
+    """That are taken: a picture to start from leaves out the first of more."""
     count: int = 16
     seconds: float = 3600.0
     """How long one drawing may take."""
@@ -68,6 +69,6 @@ class Limits:
             raise InvalidRequestError(
                 f"{drawing.width}x{drawing.height} is too large; at most {self.pixels:,} pixels are drawn here"
             )
-        for name, value, most in (("steps", drawing.steps, self.steps), ("count", drawing.count, self.count)):
+        for name, value, most in (("steps", drawing.steps_to_take, self.steps), ("count", drawing.count, self.count)):
             if value > most:
                 raise InvalidRequestError(f"{name} must be at most {most} here, not {value}")

@@ -80,6 +80,10 @@ class PictureStore:
         except FileNotFoundError:  # made room a moment ago
             return None
 
+    def path(self, name: str) -> Path | None:
+        """Return where a picture is, or None where it is not kept (any more)."""
+        return self._paths.get(name)
+
     def delete(self, name: str) -> None:
         """Delete a picture, if it is there (still)."""
         path = self._paths.pop(name, None)  # in one step, since others may delete it at the same time

@@ -1,10 +1,12 @@
 """Serving the application with uvicorn: the socket, patience with slow clients, and a clean end."""
 
+import asyncio
 import ipaddress
 import logging
 import socket
 from collections.abc import Callable, Collection
 from functools import partial
+from types import FrameType
 
 import uvicorn
 from starlette.applications import Starlette
@@ -21,7 +23,7 @@ _BACKLOG = 4096
 _MOST_SAID = 2**16
 """Bytes of a websocket's message from a client."""
 _LAST_SECONDS = 10
-"""How long clients may take, at the end, to be told so."""
+"""How long clients may take, at the end, to read their answers."""
 
 
 class Server(uvicorn.Server):
@@ -41,7 +43,7 @@ class Server(uvicorn.Server):
             log_config=None,
             access_log=False,
             server_header=False,
-            timeout_graceful_shutdown=_LAST_SECONDS,
+            timeout_graceful_shutdown=2 * _LAST_SECONDS,  # for what goes on without its client, which nothing should
             backlog=_ACCEPTED_TOGETHER,
         )
         logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # every malformed request would be a warning
@@ -62,11 +64,28 @@ class Server(uvicorn.Server):
         self._listener.listen(_BACKLOG)  # of which asyncio makes the number that it accepts together
         self._on_started()
 
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin the end; at a second signal, hang up on the clients that are still waited for.
+
+        uvicorn would leave at a second one, with a traceback for each of them.
+        """
+        if self.should_exit:
+            asyncio.get_running_loop().call_soon_threadsafe(self._hang_up)
+        else:
+            super().handle_exit(sig, frame)
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Cancel what is drawn."""
+        """Cancel what is drawn, tell the clients who wait for it, and hang up on those who do not read that in time."""
         self._on_stopping()
         await self._app.state.queue.close()
+        # uvicorn would cancel the tasks that still answer, with a traceback for each.
+        patience = asyncio.get_running_loop().call_later(_LAST_SECONDS, self._hang_up)
         await super().shutdown(sockets)
+        patience.cancel()
+
+    def _hang_up(self) -> None:
+        for connection in [*self.server_state.connections]:
+            connection.transport.abort()
 
 
 def listen(host: str, port: int) -> Listener:

@@ -1,10 +1,12 @@
 """ComfyUI's API, request by request; tests/clients has what SillyTavern sends."""
 
+import asyncio
 import copy
 import json
 import socket
 from collections.abc import Callable, Iterator
 from io import BytesIO
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -21,8 +23,13 @@ from pocket_diffusion.drawing.samplers import find_sampler
 from pocket_diffusion.errors import InvalidRequestError
 from pocket_diffusion.order import LoraUse
 from pocket_diffusion.server import create_app
+from pocket_diffusion.server.comfyui.events import _send, _story
+from pocket_diffusion.server.comfyui.executions import Executions
 from pocket_diffusion.server.comfyui.graph import Graph, read_graph
 from pocket_diffusion.server.comfyui.inputs import Inputs
+from pocket_diffusion.server.comfyui.routes import _changed
+from pocket_diffusion.server.comfyui.values import Mask
+from pocket_diffusion.server.jobs import State
 from serving import LIMITS, RunningServer
 
 SETTINGS = {"seed": 7, "steps": 2, "cfg": 5.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
@@ -196,6 +203,21 @@ def test_any_denoise_takes_as_many_steps_as_are_asked_for(
     assert int(order.steps * order.strength) == steps
 
 
+def test_steps_are_limited_as_far_as_they_are_drawn(client: TestClient, image_to_image: dict[str, Any]) -> None:
+    upload(client, Image.new("RGB", (64, 64), "red"), "red.png")
+    graph = changed(image_to_image, "3", steps=20, denoise=0.1)  # the last of 200
+    assert finished(client, graph)["status"]["status_str"] == "success"
+
+
+def test_a_mask_grows_at_the_size_of_the_picture_that_it_is_for() -> None:
+    white = Image.new("L", (32, 32), 0)
+    white.paste(255, (0, 0, 16, 32))
+    grown = np.asarray(_changed(white, Mask("a", grown=16), (64, 64)))
+    assert grown.shape == (64, 64)
+    assert (grown[:, :40] > 127).all()  # half as much on each side
+    assert (grown[:, 41:] < 128).all()
+
+
 def test_a_denoise_of_next_to_nothing_is_refused(image_to_image: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequestError, match=r"draws nothing; take 0\.001 to 1"):
         read_graph(msgspec.convert(changed(image_to_image, "3", denoise=5e-324), Graph))
@@ -222,6 +244,62 @@ def test_a_websocket_tells_how_a_graph_gets_on(client: TestClient, text_to_image
     assert all(Image.open(BytesIO(one[8:])).format == "PNG" for one in previews)
 
 
+def test_a_graph_that_is_over_before_anybody_hears_of_it_has_begun_too(
+    client: TestClient, text_to_image: dict[str, Any]
+) -> None:
+    asked = {"prompt": text_to_image, "prompt_id": "quick"}
+    with client.websocket_connect("/ws?clientId=me") as mine:
+        client.post("/prompt", json={**asked, "client_id": "me"})
+        told(mine)
+    state = client.app.state
+    execution = state.comfyui.executions.find("testclient", "quick")
+
+    async def story() -> list[Any]:
+        return [message async for message in _story(state.queue, execution)]
+
+    kinds = [kind for kind, _ in asyncio.run(story())]
+    assert kinds == [
+        "status", "execution_start", "execution_cached", "executing", "executed", "execution_success", "executing",
+        "status",
+    ]  # fmt: skip
+
+
+def test_who_listens_later_hears_of_what_is_not_over_and_who_does_not_read_misses_the_oldest() -> None:
+    executions = Executions(SimpleNamespace(find=bool))
+    job = SimpleNamespace(id="a", client="me", state=State.RUNNING)
+    executions.add("over", ["9"], SimpleNamespace(id="b", client="me", state=State.DONE), "mine")
+    first = executions.add("first", ["9"], job, "mine")
+    executions.add("other", ["9"], job, "another's")
+    with executions.listening("me", "mine") as upcoming:
+        assert [upcoming.get_nowait() for _ in range(upcoming.qsize())] == [first]
+        sent = [executions.add(str(number), ["9"], job, "mine") for number in range(100)]
+        waiting = [upcoming.get_nowait() for _ in range(upcoming.qsize())]
+    assert 0 < len(waiting) < 100
+    assert waiting == sent[-len(waiting) :]
+
+
+def test_a_name_is_taken_for_its_own_client_alone() -> None:
+    executions = Executions(SimpleNamespace(find=bool))
+    execution = executions.add("mine", ["9"], SimpleNamespace(id="a", client="me", state=State.RUNNING), "")
+    assert executions.new_id("she", "mine") == "mine"
+    assert (executions.find("she", "mine"), executions.find("me", "mine")) == (None, execution)
+    with pytest.raises(InvalidRequestError, match="was used before"):
+        executions.new_id("me", "mine")
+
+
+def test_previews_are_left_out_while_others_do_not_read() -> None:
+    sent = []
+
+    async def send(message: object) -> None:
+        sent.append(message)
+
+    state = SimpleNamespace(unread=LIMITS.answers_bytes, limits=LIMITS)
+    websocket = SimpleNamespace(app=SimpleNamespace(state=state), send_bytes=send, send_text=send)
+    asyncio.run(_send(websocket, b"a preview"))
+    asyncio.run(_send(websocket, ("status", {})))
+    assert sent == ['{"type": "status", "data": {}}']
+
+
 def test_a_graph_is_interrupted_or_leaves_the_queue(client: TestClient, text_to_image: dict[str, Any]) -> None:
     long = changed(text_to_image, "3", steps=100)
     long = changed(long, "5", width=256, height=256)
@@ -237,6 +315,9 @@ def test_a_graph_is_interrupted_or_leaves_the_queue(client: TestClient, text_to_
         told(mine)
         told(mine)
     history = client.get("/history").json()
+    assert [*client.get("/history?max_items=1").json()] == [*history][-1:]
+    assert client.get("/history?max_items=0").json() == {}
+    assert "max_items must be a whole number" in client.get("/history?max_items=-1").text
     assert [history[one]["status"]["messages"][-1][0] for one in ids] == ["execution_interrupted"] * 2
     client.post("/history", json={"clear": True})
     assert client.get("/history").json() == {}
@@ -296,6 +377,9 @@ def test_a_picture_that_was_not_uploaded_is_asked_for(client: TestClient, image_
     graph = changed(image_to_image, "10", image="blue.png")
     answer = client.post("/prompt", json={"prompt": graph})
     assert "there is no picture 'blue.png' (any more); send it to /upload/image" in answer.json()["error"]["message"]
+    assert client.get("/view?type=input&filename=blue.png").status_code == 404
+    upload(client, Image.new("RGB", (8, 8)), "blue.png")
+    assert Image.open(BytesIO(client.get("/view?type=input&filename=blue.png").content)).size == (8, 8)
 
 
 def test_pages_of_other_sites_and_those_without_the_token_get_no_websocket() -> None:

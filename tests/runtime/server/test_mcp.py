@@ -3,25 +3,31 @@
 import asyncio
 import base64
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import httpx2
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 from starlette.testclient import TestClient
 
 from pocket_diffusion import Pipeline
+from pocket_diffusion.cli import cli
+from pocket_diffusion.errors import ServerUnavailableError
 from pocket_diffusion.server import create_app
 from serving import LIMITS, SMALL
 
 pytest.importorskip("mcp", reason="the extra `mcp` is not installed")
 
 from mcp import Client, types
+from mcp.client.stdio import StdioServerParameters, stdio_client
 from mcp.client.streamable_http import streamable_http_client
 from mcp_types import CLIENT_CAPABILITIES_META_KEY, PROTOCOL_VERSION_META_KEY
 
@@ -29,6 +35,7 @@ Use = Callable[[Client], Awaitable[Any]]
 Run = Callable[..., Any]
 
 CALL = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
+STDIO = ("-m", "pocket_diffusion", "mcp", "--provider", "cpu", "--arithmetic", "exact")
 ACCEPT = {"Accept": "application/json, text/event-stream"}
 
 
@@ -150,6 +157,18 @@ def test_an_assistant_is_told_what_was_wrong(run: Run, tool: str, arguments: dic
     assert why in result.content[0].text
 
 
+def test_what_is_unexpected_is_for_the_log_alone(
+    run: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError("no space left in /home/me")
+
+    monkeypatch.setattr("pocket_diffusion.server.mcp.tools.submit", fail)
+    result = run(lambda client: client.call_tool("draw", {"prompt": "a lake"}), "legacy")
+    assert result.content[0].text == "the tool failed; the server's log says why"
+    assert "no space left in /home/me" in caplog.text
+
+
 def test_a_picture_waits_while_others_do_not_read_theirs(run: Run) -> None:
     result = run(lambda client: client.call_tool("draw", {"prompt": "a lake", **SMALL}), unread=LIMITS.answers_bytes)
     assert result.is_error
@@ -207,6 +226,67 @@ def test_a_drawing_ends_when_its_client_goes_away(version: str) -> None:
     asyncio.run(leave_after_a_step())
 
 
+def test_an_assistant_starts_the_command_and_uses_files_of_the_machine(tmp_path: Path, pipeline: Pipeline) -> None:
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "my photo.png")
+    command = StdioServerParameters(
+        command=sys.executable, args=[*STDIO, "--output", str(tmp_path / "drawn")], env={**os.environ}
+    )
+    steps, options = [], {"prompt": "a lake", **SMALL, "steps": 2}
+
+    async def progress(step: float, total: float | None, _: str | None) -> None:
+        steps.append((step, total))
+
+    async def use() -> list[types.CallToolResult]:
+        async with Client(stdio_client(command)) as client:
+            first = await client.call_tool("draw", options, progress_callback=progress)
+            asked = {**options, "strength": 1.0, "image": (tmp_path / "my photo.png").as_uri()}
+            mine = await client.call_tool("redraw", asked)
+            return [first, mine, await client.call_tool("redraw", {**asked, "image": tmp_path.as_uri()})]
+
+    first, mine, refused = asyncio.run(use())
+    expected = pipeline.generate(**options).images[0]
+    np.testing.assert_array_equal(pixels(first.content[0]), np.asarray(expected))
+    assert steps[-1] == (2, 2)
+    urls = [json.loads(result.content[1].text)["pictures"][0]["url"] for result in (first, mine)]
+    assert urls == [path.as_uri() for path in sorted((tmp_path / "drawn").iterdir())]
+    expected = pipeline.generate(**options, image=Image.new("RGB", (64, 64), "red"), strength=1.0).images[0]
+    np.testing.assert_array_equal(pixels(mine.content[0]), np.asarray(expected))
+    assert "the image at that URL cannot be read (Is a directory)" in refused.content[0].text
+
+
+def test_the_command_ends_its_drawing_with_stdin_and_writes_messages_alone() -> None:
+    client = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
+    options = {"prompt": "a", "width": 256, "height": 256, "steps": 100}
+    with subprocess.Popen(
+        [sys.executable, *STDIO], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+    ) as command:
+        for message in (
+            {"id": 1, "method": "initialize", "params": client},
+            {"method": "notifications/initialized"},
+            {
+                "id": 2,
+                "method": "tools/call",
+                "params": {"name": "draw", "arguments": options, "_meta": {"progressToken": 1}},
+            },
+        ):
+            command.stdin.write(json.dumps({"jsonrpc": "2.0", **message}) + "\n")
+        messages = []
+        while not messages or "progress" not in messages[-1].get("params", {}):
+            messages.append(json.loads(command.stdout.readline()))
+        command.stdin.close()
+        messages += map(json.loads, command.stdout)
+        assert command.wait() == 0
+    assert all(message["jsonrpc"] == "2.0" for message in messages)
+    assert messages[-1].get("params", {}).get("progress") != 100  # it has not gone on to the end
+
+
+def test_a_file_of_the_server_is_nothing_to_a_stranger(run: Run, tmp_path: Path) -> None:
+    Image.new("RGB", (64, 64)).save(tmp_path / "secret.png")
+    asked = {"prompt": "a", **SMALL, "image": (tmp_path / "secret.png").as_uri()}
+    result = run(lambda client: client.call_tool("redraw", asked))
+    assert "must be a picture file in Base64" in result.content[0].text
+
+
 def test_strangers_do_not_reach_it() -> None:
     app = create_app(Pipeline.load(provider="cpu", arithmetic="exact"), limits=LIMITS, token="open sesame")
     with TestClient(app) as client:
@@ -232,6 +312,10 @@ def test_where_the_sdk_is_not_installed_the_answer_says_what_to_install(
     answer = client.post("/mcp", json=CALL, headers=ACCEPT)
     assert answer.status_code == 404
     assert 'pip install "pocket-diffusion[mcp]"' in answer.json()["detail"]
+    monkeypatch.delitem(sys.modules, "pocket_diffusion.server.mcp.stdio", raising=False)
+    error = CliRunner().invoke(cli, ["mcp"]).exception
+    assert isinstance(error, ServerUnavailableError)
+    assert 'pip install "pocket-diffusion[mcp]"' in str(error)
 
 
 def test_the_sdk_is_not_imported_before_an_assistant_comes() -> None:

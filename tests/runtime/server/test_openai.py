@@ -119,6 +119,14 @@ def test_a_variation_is_drawn_of_a_picture_alone(client: TestClient, pipeline: P
     np.testing.assert_array_equal(np.asarray(drawn), np.asarray(expected))
 
 
+@pytest.mark.parametrize(("steps", "partial"), [(1, 1), (2, 2), (3, 3), (1, 3)])
+def test_as_many_partial_images_come_as_a_drawing_has_steps_for(client: TestClient, steps: int, partial: int) -> None:
+    asked = {"prompt": "a lake", **SMALL, "size": "64x64", "stream": True, "partial_images": partial, "steps": steps}
+    lines = client.post("/v1/images/generations", json=asked).text.splitlines()
+    kinds = [line.rpartition(".")[2] for line in lines if line.startswith("event: ")]
+    assert kinds == ["partial_image"] * min(steps, partial) + ["completed"]
+
+
 def test_a_stream_tells_why_there_is_no_picture(pipeline: Pipeline) -> None:
     with TestClient(create_app(pipeline, limits=Limits(seconds=0.001))) as client:
         answer = client.post("/v1/images/generations", json={"prompt": "a lake", "stream": True})

@@ -265,6 +265,7 @@ def test_the_page_and_its_parts_are_served_and_fetch_nothing_from_elsewhere(clie
     for part in (*(path.name for path in PAGE.glob("*.js")), "style.css", "manifest.webmanifest"):
         answer = client.get(f"/page/{part}")
         assert answer.status_code == 200
+        assert answer.headers["cache-control"] == "no-cache"  # kept, and asked for each time
         assert "//" not in answer.text.replace("// ", "").replace("/**", "")
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import json
+import signal
 import socket
 import sys
 import threading
@@ -11,13 +12,14 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
+from typing import Any
 from unittest.mock import Mock
 
 import pytest
 
 from pocket_diffusion import Pipeline
 from pocket_diffusion.server import create_app, run
-from pocket_diffusion.server.connections import Places
+from pocket_diffusion.server.connections import Places, WebSocketProtocol
 from serving import RunningServer
 
 RunCli = Callable[..., SimpleNamespace]
@@ -102,7 +104,7 @@ def impatient(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> Iterator[S
         thread = threading.Thread(target=server.run)
         thread.start()
         assert started.wait(30)
-        yield SimpleNamespace(server=server, port=listener.getsockname()[1])
+        yield SimpleNamespace(server=server, thread=thread, port=listener.getsockname()[1])
         server.should_exit = True
         thread.join(30)
 
@@ -255,15 +257,17 @@ def test_whom_the_listener_refuses_is_hung_up_on_at_once(monkeypatch: pytest.Mon
                 refused.recv(1)
 
 
+UPGRADE = (
+    b"GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+)
+
+
 def test_a_websocket_holds_a_place_until_it_is_left(few_places: SimpleNamespace) -> None:
-    upgrade = (
-        b"GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
-    )
     for _ in range(2):
         with contextlib.ExitStack() as stack:
             for _ in range(4):
-                websocket = stack.enter_context(connect(few_places, "127.0.0.1", upgrade))
+                websocket = stack.enter_context(connect(few_places, "127.0.0.1", UPGRADE))
                 assert websocket.recv(1000).startswith(b"HTTP/1.1 101")
             assert not is_answered(few_places, "127.0.0.1")
         deadline = time.monotonic() + 30
@@ -271,6 +275,69 @@ def test_a_websocket_holds_a_place_until_it_is_left(few_places: SimpleNamespace)
             assert time.monotonic() < deadline
             time.sleep(0.01)
     assert is_answered(few_places, "127.0.0.1")
+
+
+def posted(path: str, body: object) -> bytes:
+    content = json.dumps(body).encode()
+    accepted = "application/json, text/event-stream"
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nAccept: {accepted}\r\nContent-Length: {len(content)}\r\n"
+    return f"{head}Content-Type: application/json\r\n\r\n".encode() + content
+
+
+def until_one(server: SimpleNamespace, is_so: Callable[[Any], bool]) -> None:
+    """Wait until something is so of one of the connections."""
+    deadline = time.monotonic() + 30
+    while not any(is_so(one) for one in [*server.server.server_state.connections]):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+UNREAD = b"GET /page/style.css HTTP/1.1\r\nHost: localhost\r\n\r\n" * 2000  # more than buffers take
+CALL = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "draw", "arguments": LONG}}
+FOLLOWED = {"prompt": "a lake", "size": "512x512", "steps": 150, "stream": True, "partial_images": 2}
+
+
+@pytest.mark.parametrize(
+    ("said", "has_come"),
+    [
+        (b"", lambda one: True),
+        (posted("/api/jobs", LONG)[:-9], lambda one: one._deadline is None),
+        (posted("/mcp", CALL)[:-9], lambda one: one._deadline is None),
+        (UNREAD, lambda one: one._unread is not None),
+        (posted("/v1/images/generations", FOLLOWED), lambda one: one.cycle and one.cycle.response_started),
+        (posted("/mcp", CALL), lambda one: one.cycle and one.cycle.response_started),
+        (UPGRADE, lambda one: isinstance(one, WebSocketProtocol)),
+    ],
+    ids=["silent", "half an order", "half a call", "reads nothing", "follows a drawing", "calls a tool", "websocket"],
+)
+def test_the_end_is_quiet_whatever_clients_wait_for(
+    few_places: SimpleNamespace,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    said: bytes,
+    has_come: Callable[[Any], bool],
+) -> None:
+    monkeypatch.setattr(run, "_LAST_SECONDS", 0.3)
+    with connect(few_places, "127.0.0.1", said):
+        until_one(few_places, has_come)
+        few_places.server.handle_exit(signal.SIGTERM, None)
+        few_places.thread.join(30)
+        assert not few_places.thread.is_alive()
+    assert caplog.messages == []
+
+
+def test_a_second_ctrl_c_waits_for_nobody(
+    few_places: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(run, "_LAST_SECONDS", 300)
+    with connect(few_places, "127.0.0.1", UNREAD):
+        until_one(few_places, lambda one: one._unread is not None)
+        (one,) = few_places.server.server_state.connections
+        for _ in range(2):
+            one.loop.call_soon_threadsafe(few_places.server.handle_exit, signal.SIGINT, None)
+        few_places.thread.join(30)
+        assert not few_places.thread.is_alive()
+    assert caplog.messages == []
 
 
 def test_a_request_that_takes_longer_than_its_head_may_is_answered(impatient: SimpleNamespace) -> None:

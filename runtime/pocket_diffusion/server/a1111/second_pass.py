@@ -72,7 +72,7 @@ class SecondPass(msgspec.Struct, frozen=True, kw_only=True):
             scheduler=asked.hr_scheduler if found(find_scheduler, asked.hr_scheduler) else None,
         )
         try:
-            resolve_within(second._order(first, 0, Image.new("RGB", (1, 1)), limits), first.manifest, limits)
+            resolve_within(second._order(first, 0, Image.new("RGB", (1, 1))), first.manifest, limits)
         except InvalidRequestError as error:
             raise InvalidRequestError(f"the second pass: {error}") from None
         return second
@@ -92,14 +92,13 @@ class SecondPass(msgspec.Struct, frozen=True, kw_only=True):
             PocketDiffusionError: see `submit` and `wait`.
 
         """
-        limits = request.app.state.limits
         for index, name in enumerate(first.pictures):
-            order = self._order(first.drawing, index, await kept_picture(request, name), limits)
+            order = self._order(first.drawing, index, await kept_picture(request, name))
             job = await submit(request, order, model, described=False)
             await wait(request, job)
             yield job
 
-    def _order(self, first: Drawing, index: int, picture: Picture, limits: Limits) -> Order:
+    def _order(self, first: Drawing, index: int, picture: Picture) -> Order:
         return msgspec.structs.replace(
             first.order(index),
             prompt=self.prompt or first.prompt,
@@ -107,8 +106,8 @@ class SecondPass(msgspec.Struct, frozen=True, kw_only=True):
             width=self.width,
             height=self.height,
             # As in the web UI, so many are taken: a way of more steps, of which the strength leaves these. Of the
-            # longest way that the server allows, a weak pass takes what is left.
-            steps=min(math.ceil(self.steps / self.strength), max(limits.steps, self.steps)),
+            # longest way that there is, a weak pass takes what is left.
+            steps=min(math.ceil(self.steps / self.strength), first.manifest.schedule.train_timesteps),
             strength=self.strength,
             image=picture,
             cache=None,  # that of the first may not be possible; the server has its own again

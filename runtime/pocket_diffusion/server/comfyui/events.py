@@ -10,6 +10,7 @@ from typing import Any
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from pocket_diffusion.server.answers import may_be_sent, unread
 from pocket_diffusion.server.clients import client_of
 from pocket_diffusion.server.comfyui.executions import Execution
 from pocket_diffusion.server.jobs import JobQueue, State
@@ -48,10 +49,13 @@ async def _tell(websocket: WebSocket, queue: JobQueue, upcoming: "asyncio.Queue[
 
 
 async def _send(websocket: WebSocket, message: Message) -> None:
-    if isinstance(message, bytes):
-        await websocket.send_bytes(message)
-    else:
+    """Send a message; previews are left out while clients leave too much unread."""
+    state = websocket.app.state
+    if not isinstance(message, bytes):
         await websocket.send_text(json.dumps({"type": message[0], "data": message[1]}))
+    elif may_be_sent(state, len(message)):
+        with unread(state, len(message)):
+            await websocket.send_bytes(message)
 
 
 async def _story(queue: JobQueue, execution: Execution) -> AsyncGenerator[Message, None]:
@@ -60,13 +64,15 @@ async def _story(queue: JobQueue, execution: Execution) -> AsyncGenerator[Messag
     has_begun = False
     yield _status(queue)
     async for _ in job.changes():  # whoever goes away may ask for the history later
-        if job.state is State.QUEUED or job.state.is_final:
+        if job.state is State.QUEUED:
             continue
-        if not has_begun:
+        if not has_begun:  # also of one that is over already, since clients wait for it
             has_begun = True
             yield "execution_start", about
             yield "execution_cached", {**about, "nodes": []}
             yield "executing", {**about, "node": execution.ends[0]}
+        if job.state.is_final:
+            continue
         yield "progress", {**about, "node": execution.ends[0], "value": job.step, "max": job.steps}
         preview = await queue.preview(job)
         if preview is not None:

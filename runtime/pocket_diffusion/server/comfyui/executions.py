@@ -14,6 +14,8 @@ from pocket_diffusion.server.jobs import Job, JobQueue, State
 _LONGEST_NAME = 100
 _HISTORY = 64
 """Graphs that are told of at once; each can be asked for by its name."""
+_UPCOMING = 64
+"""Graphs that one who listens has still to be told of; whoever does not read misses the oldest."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,8 @@ class Execution:
     ends: list[str]
     """The names of the nodes that want its pictures."""
     job: Job
+    listener: str
+    """Whose websockets hear of it: its client's `client_id`."""
 
     @property
     def row(self) -> list[Any]:
@@ -71,12 +75,14 @@ class Executions:
 
     def __init__(self, queue: JobQueue) -> None:
         self._queue = queue
-        self._by_id: dict[str, Execution] = {}
+        self._by_id: dict[tuple[str, str], Execution] = {}
+        """By client and name, the oldest first."""
         self._count = 0
         self._listeners: defaultdict[tuple[str, str], set[asyncio.Queue[Execution]]] = defaultdict(set)
+        """By client and `client_id`."""
 
-    def new_id(self, wanted: str | None) -> str:
-        """Return a name for a graph: the client's own, where it sent one.
+    def new_id(self, client: str, wanted: str | None) -> str:
+        """Return a name for a client's graph: its own, where it sent one.
 
         Raises:
             InvalidRequestError: the name is taken, or too long.
@@ -84,23 +90,23 @@ class Executions:
         """
         if wanted is None:
             return secrets.token_urlsafe(16)
-        if not 0 < len(wanted) <= _LONGEST_NAME or wanted in self._by_id:
+        if not 0 < len(wanted) <= _LONGEST_NAME or (client, wanted) in self._by_id:
             raise InvalidRequestError("the prompt_id is too long, or was used before; send another, or none")
         return wanted
 
-    def add(self, name: str, ends: list[str], job: Job, listener: str | None) -> Execution:
-        """Remember a graph, and tell who listens for those of its client, by the client's `client_id`."""
-        self._by_id = {one.id: one for one in self._by_id.values() if self._queue.find(one.job.id) is not None}
+    def add(self, name: str, ends: list[str], job: Job, listener: str) -> Execution:
+        """Remember a graph, and tell who listens for it."""
+        self._by_id = {key: one for key, one in self._by_id.items() if self._queue.find(one.job.id) is not None}
         self._count += 1
-        execution = self._by_id[name] = Execution(name, self._count, ends, job)
-        for upcoming in self._listeners.get((job.client, listener or ""), ()):
-            upcoming.put_nowait(execution)
+        execution = self._by_id[job.client, name] = Execution(name, self._count, ends, job, listener)
+        for upcoming in self._listeners.get((job.client, listener), ()):
+            _put(upcoming, execution)
         return execution
 
     def forget(self, execution: Execution) -> None:
         """Forget a graph that is over, and its pictures."""
         self._queue.forget(execution.job)
-        del self._by_id[execution.id]
+        del self._by_id[execution.job.client, execution.id]
 
     def of(self, client: str) -> list[Execution]:
         """Return a client's graphs, the oldest first."""
@@ -108,19 +114,22 @@ class Executions:
 
     def find(self, client: str, name: str) -> Execution | None:
         """Return one of a client's graphs."""
-        found = self._by_id.get(name)
-        return found if found is not None and found.job.client == client else None
+        return self._by_id.get((client, name))
 
-    def history(self, client: str) -> dict[str, Any]:
-        """Return what is told of a client's graphs that are over lately."""
+    def history(self, client: str, most: int | None = None) -> dict[str, Any]:
+        """Return what is told of a client's graphs that are over, the last ones."""
         over = [one for one in self.of(client) if one.job.state.is_final]
-        return {one.id: one.history for one in over[-_HISTORY:]}
+        count = min(_HISTORY if most is None else most, len(over))
+        return {one.id: one.history for one in over[len(over) - count :]}
 
     @contextmanager
     def listening(self, client: str, listener: str) -> Iterator[asyncio.Queue[Execution]]:
-        """Give graphs as they are sent."""
-        upcoming: asyncio.Queue[Execution] = asyncio.Queue()
+        """Give graphs as they are sent, and before them those that are not over yet."""
+        upcoming: asyncio.Queue[Execution] = asyncio.Queue(_UPCOMING)
         key = client, listener
+        for one in self.of(client):
+            if one.listener == listener and not one.job.state.is_final:
+                _put(upcoming, one)
         self._listeners[key].add(upcoming)
         try:
             yield upcoming
@@ -128,3 +137,9 @@ class Executions:
             self._listeners[key].remove(upcoming)
             if not self._listeners[key]:
                 del self._listeners[key]
+
+
+def _put(upcoming: asyncio.Queue[Execution], execution: Execution) -> None:
+    if upcoming.full():
+        upcoming.get_nowait()
+    upcoming.put_nowait(execution)

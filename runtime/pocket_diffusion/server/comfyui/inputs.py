@@ -44,6 +44,10 @@ class Inputs:
         """Return the names of a client's files."""
         return [name for owner, name in self._files if owner == client]
 
+    def find(self, client: str, name: str) -> bytes | None:
+        """Return a client's file, or None where there is none of that name (any more)."""
+        return self._files.get((client, name.removesuffix(" [input]")))
+
     def read(self, client: str, name: str) -> bytes:
         """Return a client's file.
 
@@ -51,7 +55,7 @@ class Inputs:
             InvalidRequestError: there is none of that name (any more).
 
         """
-        content = self._files.get((client, name.removesuffix(" [input]")))
+        content = self.find(client, name)
         if content is None:
             shown = one_line(name, _SHOWN)
             raise InvalidRequestError(f"there is no picture {shown!r} (any more); send it to /upload/image")

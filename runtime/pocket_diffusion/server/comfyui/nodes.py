@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 import msgspec
 
+from pocket_diffusion.drawing.noise import MAX_SEED
 from pocket_diffusion.errors import InvalidRequestError
 from pocket_diffusion.order import LoraUse, Order
 from pocket_diffusion.server.comfyui.values import (
@@ -313,7 +314,7 @@ def _drawn(
         guidance_scale=cfg,
         clip_skip=positive.clip.skip,
         loras=model.loras,
-        seed=seed,
+        seed=seed % (MAX_SEED + 1),  # clients draw 50 bits and more, of which PyTorch's generator takes the low 32 too
         count=latent.count,
         strength=None if latent.picture is None else strength,
     )

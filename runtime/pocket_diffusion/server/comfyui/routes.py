@@ -2,10 +2,13 @@
 
 import asyncio
 import platform
+import re
 import sys
 
 import msgspec
-from PIL import Image, ImageFilter, ImageOps
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from PIL import Image, ImageOps
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -53,7 +56,7 @@ class Selection(msgspec.Struct, frozen=True):
 
     clear: bool = False
     """All."""
-    delete: list[str] = []
+    delete: frozenset[str] = frozenset()
 
 
 class Interruption(msgspec.Struct, frozen=True):
@@ -100,10 +103,10 @@ async def draw(request: Request) -> Response:
     """Queue a graph."""
     asked = await read_json(request, Prompt)
     executions = _state(request).executions
-    name = executions.new_id(asked.prompt_id)
+    name = executions.new_id(client_of(request.scope), asked.prompt_id)
     ends, drawn = read_graph(asked.prompt)
     job = await submit(request, await _order(request, drawn), drawn.model)
-    execution = executions.add(name, ends, job, asked.client_id)
+    execution = executions.add(name, ends, job, asked.client_id or "")
     return JSONResponse({"prompt_id": execution.id, "number": execution.number, "node_errors": {}})
 
 
@@ -130,7 +133,11 @@ async def queue(request: Request) -> Response:
 async def history(request: Request) -> Response:
     """Tell of the client's own graphs that are over; or forget some, with their pictures."""
     if request.method == "GET":
-        return JSONResponse(_state(request).executions.history(client_of(request.scope)))
+        most = request.query_params.get("max_items")
+        if most is not None and not re.fullmatch(r"[0-9]{1,9}", most):
+            raise InvalidRequestError("max_items must be a whole number; leave it out for the last graphs")
+        told = _state(request).executions.history(client_of(request.scope), None if most is None else int(most))
+        return JSONResponse(told)
     chosen = await read_json(request, Selection)
     for one in _mine(request):
         if one.job.state.is_final and (chosen.clear or one.id in chosen.delete):
@@ -158,13 +165,14 @@ async def interrupt(request: Request) -> Response:
 async def view(request: Request) -> Response:
     """Send a finished picture, or one that the client uploaded."""
     asked = request.query_params
-    name = asked.get("filename", "")
-    if asked.get("type") == "input":
-        return LargeAnswer(_state(request).inputs.read(client_of(request.scope), name))
-    content = await asyncio.to_thread(request.app.state.queue.pictures.read, name.removesuffix(".png"))
+    name, is_upload = asked.get("filename", ""), asked.get("type") == "input"
+    if is_upload:
+        content = _state(request).inputs.find(client_of(request.scope), name)
+    else:
+        content = await asyncio.to_thread(request.app.state.queue.pictures.read, name.removesuffix(".png"))
     if content is None:
         raise HTTPException(404, "there is no such picture (any more)")
-    return LargeAnswer(content, media_type="image/png")
+    return LargeAnswer(content, media_type=None if is_upload else "image/png")  # nobody has looked into an upload yet
 
 
 async def upload(request: Request) -> Response:
@@ -237,22 +245,27 @@ async def _order(request: Request, drawn: Drawn) -> Order:
         image = await asyncio.to_thread(image.resize, size, Image.Resampling[drawn.scaling.method])
     multiple = (await pipeline_of(request, drawn.model)).bundle.manifest.latents.downscale
     width, height = (side // multiple * multiple for side in image.size)
-    mask = None if drawn.mask is None else await _mask(request, drawn.mask)
+    mask = None if drawn.mask is None else await _mask(request, drawn.mask, image.size)
     return msgspec.structs.replace(drawn.order, image=image, mask=mask, width=width, height=height)
 
 
-async def _mask(request: Request, mask: Mask) -> Image.Image:
-    """Return what is to be repainted, in white."""
+async def _mask(request: Request, mask: Mask, size: tuple[int, int]) -> Image.Image:
+    """Return what is to be repainted, in white, of a picture of some size."""
     uploads, content = request.app.state.uploads, _state(request).inputs.read(client_of(request.scope), mask.picture)
     if mask.channel == "alpha":
         picture: Image.Image = await uploads.transparency(request, content, "mask")
     else:
         picture = (await uploads.picture(request, content, "mask")).getchannel(mask.channel[0].upper())
-    return await asyncio.to_thread(_changed, picture, mask)
+    return await asyncio.to_thread(_changed, picture, mask, size)
 
 
-def _changed(picture: Image.Image, mask: Mask) -> Image.Image:
+def _changed(picture: Image.Image, mask: Mask, size: tuple[int, int]) -> Image.Image:
+    """Return a mask that is inverted, or has grown; as in ComfyUI, at the picture's size, and by half on each side."""
     picture = ImageOps.invert(picture) if mask.inverted else picture
-    for _ in range(mask.grown // 2):  # as ComfyUI, by half as much on each side
-        picture = picture.filter(ImageFilter.MaxFilter(3))
-    return picture
+    reach = mask.grown // 2
+    if not reach:
+        return picture
+    grown = np.asarray(picture.resize(size, Image.Resampling.BILINEAR))
+    for _ in range(2):  # along columns, and then along rows
+        grown = sliding_window_view(np.pad(grown, ((reach, reach), (0, 0))), 2 * reach + 1, axis=0).max(axis=-1).T
+    return Image.fromarray(grown)

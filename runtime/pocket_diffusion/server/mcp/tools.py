@@ -1,20 +1,26 @@
 """The tools that assistants have: to draw, to redraw a picture, and to list the models."""
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from copy import copy
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import msgspec
 from mcp import types
 from mcp.server import Server, ServerRequestContext
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
+from sse_starlette.sse import AppStatus
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from pocket_diffusion.errors import BusyError, InvalidRequestError, PocketDiffusionError
+from pocket_diffusion.errors import BusyError, InferenceError, InvalidRequestError, PocketDiffusionError
+from pocket_diffusion.files import read_regular
 from pocket_diffusion.order import Order
 from pocket_diffusion.server.answers import (
     TOO_MUCH_UNREAD,
@@ -35,6 +41,7 @@ Context = ServerRequestContext[Any, Request]
 Arguments = dict[str, Any]
 Call = Callable[[Context, Arguments], Awaitable[types.CallToolResult]]
 
+_log = logging.getLogger(__name__)
 _FROM_A_PICTURE = ("image", "mask", "strength")
 _NOTES = {
     "prompt": "what to draw: a few descriptive phrases",
@@ -42,7 +49,8 @@ _NOTES = {
     "width": "pixels, a multiple of 8; best left out",
     "height": "pixels, a multiple of 8; best left out",
     "seed": "draws the same picture again; best left out",
-    "image": "the `url` of a picture that was drawn here, or a picture file in Base64",
+    "image": "the `url` of a picture that was drawn here, a picture file in Base64, or its file: URL where these tools "
+    "run on the same machine",
     "mask": "likewise: white is redrawn, black is kept",
     "strength": "how much to change, from 0 to 1",
 }
@@ -105,15 +113,26 @@ async def _call_tool(context: Context, params: types.CallToolRequestParams) -> t
         return _fault(InvalidRequestError(str(error)))
     except (PocketDiffusionError, HTTPException) as error:
         return _fault(error)
+    except Exception:  # of which the SDK would tell all, in the protocol's older versions; there may be paths in it
+        _log.exception("a tool failed")
+        return _fault(InferenceError("the tool failed; the server's log says why"))
 
 
 def _fault(error: PocketDiffusionError | HTTPException) -> types.CallToolResult:
     return types.CallToolResult(content=[types.TextContent(text=explanation(error))], is_error=True)
 
 
-SERVER: Server[Any] = Server(
-    "pocket-diffusion", version=__version__, on_list_tools=_list_tools, on_call_tool=_call_tool
-)
+def make_server(**options: Any) -> Server[Any]:  # noqa: ANN401 - the SDK's own
+    """Return the tools, to be run by a transport; where it is not HTTP, a `lifespan` yields the request to answer."""
+    return Server(
+        "pocket-diffusion", version=__version__, on_list_tools=_list_tools, on_call_tool=_call_tool, **options
+    )
+
+
+AppStatus.enable_automatic_graceful_drain = False  # at the end, drawings are cancelled and assistants told so
+
+SERVER = make_server()
+"""For HTTP."""
 
 
 class Exchange(Response):
@@ -146,42 +165,64 @@ class Exchange(Response):
 
 
 def _request(context: Context) -> Request:
-    assert context.request is not None  # noqa: S101 - the transport is HTTP
-    return context.request
+    request: Request = context.request or context.lifespan_context
+    return request
+
+
+def _is_local(context: Context) -> bool:
+    """Whether the assistant has started this process, and so may see what the user's other programs see."""
+    return context.request is None
 
 
 async def _drawn(context: Context, arguments: Arguments) -> types.CallToolResult:
     request = _request(context)
-    job = await submit(request, *await _order(request, arguments))
+    job = await submit(request, *await _order(context, arguments))
     job.is_to_be_kept = arguments.get("keep", True)
     await _wait(context, request, job)
     pictures = await picture_texts(request, job)
     if not may_be_sent(request.app.state, sum(map(len, pictures))):
         raise BusyError(TOO_MUCH_UNREAD)
-    facts = [
-        {"url": picture_url(request, name), **settings}
-        for name, settings in zip(job.pictures, job.settings, strict=True)
-    ]
+    facts = [{"url": _url(context, job, number), **settings} for number, settings in enumerate(job.settings)]
     told = msgspec.json.encode({"pictures": facts, "warnings": list(job.warnings)}).decode()
     images = [types.ImageContent(data=text, mime_type="image/png") for text in pictures]
     return types.CallToolResult(content=[*images, types.TextContent(text=told)])
 
 
-async def _order(request: Request, arguments: Arguments) -> tuple[Order, str | None]:
+def _url(context: Context, job: Job, number: int) -> str | None:
+    """Return where a picture is found; None where it had to make room for others just now."""
+    name, queue = job.pictures[number], _request(context).app.state.queue
+    if not _is_local(context):
+        return picture_url(_request(context), name)
+    path = queue.album.path(job.kept[number]) if job.kept else queue.pictures.path(name)
+    return None if path is None else path.as_uri()
+
+
+async def _order(context: Context, arguments: Arguments) -> tuple[Order, str | None]:
     pictures = {name: arguments[name] for name in ("image", "mask") if isinstance(arguments.get(name), str)}
     order, model = order_and_model(msgspec.convert({**arguments, **dict.fromkeys(pictures)}, JobOrder))
-    contents = {name: await _content(request, text, name) for name, text in pictures.items()}
+    contents = {name: await _content(context, text, name) for name, text in pictures.items()}
     return msgspec.structs.replace(order, **contents), model
 
 
-async def _content(request: Request, text: str, name: str) -> bytes:
+async def _content(context: Context, text: str, name: str) -> bytes:
     """Return a picture's file. Assistants can hardly repeat one that they have seen, but its URL."""
+    state = _request(context).app.state
+    if _is_local(context) and text.startswith("file:"):
+        return await asyncio.to_thread(_local_file, text, name, state.limits.body_bytes)
     if not text.startswith(("http://", "https://")):
         return await picture_bytes(text, name)
-    content: bytes | None = await asyncio.to_thread(request.app.state.queue.pictures.read, text.rpartition("/")[2])
+    content: bytes | None = await asyncio.to_thread(state.queue.pictures.read, text.rpartition("/")[2])
     if content is None:
         raise InvalidRequestError(f"the {name} is not at that URL (any more); only pictures drawn here are")
     return content
+
+
+def _local_file(url: str, name: str, most: int) -> bytes:
+    try:
+        return read_regular(Path(url2pathname(urlsplit(url).path)), most)
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or "it is no such URL"
+        raise InvalidRequestError(f"the {name} at that URL cannot be read ({why}); send another") from None
 
 
 async def _wait(context: Context, request: Request, job: Job) -> None:

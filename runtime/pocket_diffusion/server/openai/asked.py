@@ -80,6 +80,11 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
         """How pictures are sent."""
         return self.output_format or "png"
 
+    def partial_steps(self, steps: int) -> list[int]:
+        """Return the steps of a drawing whose previews are sent, at even places."""
+        pictures = self.partial_images or 0
+        return sorted({math.ceil(steps * number / (pictures + 1)) for number in range(1, pictures + 1)})
+
     def order(self, most_pixels: int) -> tuple[Order, list[str]]:
         """Return what is to be drawn, but for pictures to start from, and what is to be said of its size.
 

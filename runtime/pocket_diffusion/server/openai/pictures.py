@@ -74,6 +74,7 @@ async def _submit(
         notes.append(f"there is no model {asked.model[:_SHOWN]!a} here; {models.default_name} drew")
     order = msgspec.structs.replace(order, image=image, mask=mask)
     job = await submit(request, order, asked.model if is_known else None, described=described)
+    job.partial_steps = asked.partial_steps(job.steps)
     return Drawn(job, asked, event, notes)
 
 

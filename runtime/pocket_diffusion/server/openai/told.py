@@ -2,10 +2,12 @@
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from io import BytesIO
+from itertools import count
 from typing import Any
 
 from PIL import Image
@@ -104,24 +106,16 @@ async def answer(request: Request, drawn: Drawn) -> Response:
 
 async def events(request: Request, drawn: Drawn) -> AsyncGenerator[bytes, None]:
     """Yield the events of a stream, as the official clients read them; a client who goes away has the job cancelled."""
-    job, queue, state = drawn.job, request.app.state.queue, request.app.state
-    partial_images = drawn.asked.partial_images or 0
-    moments = [job.steps * number // (partial_images + 1) for number in range(1, partial_images + 1)]
-    passed, shown = 0, 0
+    job, numbers = drawn.job, count()
 
     async def tell() -> AsyncIterator[bytes]:
-        nonlocal passed, shown
+        while job.partial:
+            content = await asyncio.to_thread(drawn.partial, job.partial.popleft())
+            about = _event(drawn, "partial_image", content, partial_image_index=next(numbers))
+            for piece in _counted(request.app.state, about):
+                yield piece
         if job.state.is_final:
             async for piece in _ending(request, drawn):
-                yield piece
-            return
-        reached = sum(0 < moment <= job.step for moment in moments)
-        preview = await queue.preview(job) if reached > passed else None
-        if preview is not None:
-            content = await asyncio.to_thread(drawn.partial, preview)
-            about = _event(drawn, "partial_image", content, partial_image_index=shown)
-            passed, shown = reached, shown + 1
-            for piece in _counted(state, about):
                 yield piece
 
     try:
@@ -129,7 +123,8 @@ async def events(request: Request, drawn: Drawn) -> AsyncGenerator[bytes, None]:
             async for piece in told:
                 yield piece
     finally:
-        queue.cancel(job, "the client went away")  # nothing, where it is over
+        request.app.state.queue.cancel(job, "the client went away")  # nothing, where it is over
+        job.partial = deque(maxlen=0)  # for whatever comes of a step that ends just now
 
 
 async def _ending(request: Request, drawn: Drawn) -> AsyncIterator[bytes]:
