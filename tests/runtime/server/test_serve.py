@@ -98,6 +98,8 @@ def test_a_client_that_goes_away_has_its_drawing_cancelled_at_any_stage(
 def impatient(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
     """A server in this process that waits a third of a second for a request's head, and its port."""
     monkeypatch.setattr("pocket_diffusion.server.connections._HEAD_SECONDS", 0.3)
+    # The MCP SDK's, of the whole process: once a server has ended in it, streams of the next would end at once.
+    monkeypatch.setattr("sse_starlette.sse.AppStatus.should_exit", False)
     started = threading.Event()
     with run.listen("127.0.0.1", 0) as listener:
         server = run.Server(create_app(pipeline), listener, started.set, lambda: None)
