@@ -11,7 +11,7 @@ import numpy as np
 
 from pocket_diffusion.addon import choose_vae
 from pocket_diffusion.bundle import Bundle
-from pocket_diffusion.drawing.canvas import prepare_canvas
+from pocket_diffusion.drawing.canvas import pasted, prepare_canvas
 from pocket_diffusion.drawing.images import to_pictures
 from pocket_diffusion.drawing.picture_file import Picture
 from pocket_diffusion.drawing.resolve import Drawing, resolve, resolve_all
@@ -139,6 +139,7 @@ class Pipeline(Stages):
         variation_strength: float = 0.0,
         image: Picture | None = None,
         mask: Picture | None = None,
+        mask_feather: float = 0.0,
         strength: float | None = None,
         on_step: OnStep | None = None,
     ) -> Result:
@@ -177,6 +178,7 @@ class Pipeline(Stages):
             variation_strength=variation_strength,
             image=image,
             mask=mask,
+            mask_feather=mask_feather,
             strength=strength,
         )
         drawings = resolve_all(order, prompt, self.bundle.manifest)
@@ -246,6 +248,7 @@ class Pipeline(Stages):
             with watch.timed("decode"):
                 # One by one, so that no more than one picture is in memory as float32.
                 images = [image for one in scaled for image in to_pictures(self.vae.decode(one[None]))]
+                images = [pasted(drawing, image) for image in images]
         self.previewer.learn(scaled[:1], images[0])
         _log.info("%s", watch)
         drawn_with = self.name, self.arithmetic, (changes,)

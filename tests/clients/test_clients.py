@@ -177,7 +177,7 @@ def test_webui_redraws_and_inpaints(webui: webuiapi.WebUIApi, pipeline: Pipeline
     mask.paste(255, (0, 0, 32, 64))
     painted = webui.img2img(images=[RED], mask_image=mask, prompt="a lake", denoising_strength=1.0, **size)
     expected = pipeline.generate(
-        "a lake", image=RED, mask=mask, strength=1.0, guidance_scale=7, sampler=EULER_A, **size
+        "a lake", image=RED, mask=mask, mask_feather=4, strength=1.0, guidance_scale=7, sampler=EULER_A, **size
     ).images[0]
     np.testing.assert_array_equal(np.asarray(painted.image), np.asarray(expected))
 

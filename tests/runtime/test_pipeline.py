@@ -206,6 +206,20 @@ def test_inpainting_keeps_what_the_mask_leaves_black(pipeline: Pipeline) -> None
     assert np.abs(half[..., :middle] - kept[..., :middle]).max() > 1e-3
 
 
+def test_a_feathered_mask_keeps_the_picture_but_for_its_edge(pipeline: Pipeline) -> None:
+    asked = {**SMALL, "image": gradient(), "mask": left_half(), "strength": 1.0}
+    hard, soft = (
+        np.asarray(pipeline.generate("a lake", **asked, **extra).images[0], np.float32)
+        for extra in ({}, {"mask_feather": 2})
+    )
+    given = np.asarray(gradient().resize((64, 64), Image.Resampling.LANCZOS), np.float32)
+    np.testing.assert_array_equal(soft[:, 40:], given[:, 40:])
+    np.testing.assert_array_equal(soft[:, :24], hard[:, :24])
+    np.testing.assert_allclose(soft[:, 31:33].mean(1), (hard[:, 31] + given[:, 32]) / 2, atol=12)  # the edge's middle
+    with pytest.raises(InvalidRequestError, match="mask_feather needs the mask"):
+        pipeline.generate("a lake", **SMALL, mask_feather=2)
+
+
 def test_a_picture_of_one_pixel_is_drawn_from(pipeline: Pipeline) -> None:
     result = pipeline.generate("a lake", **{**SMALL, "steps": 1}, image=Image.new("RGB", (1, 1)), strength=1)
     assert result.images[0].size == (64, 64)

@@ -77,6 +77,13 @@ _MOST_WORDS = 5
     help="How much to change the picture, 0 to 1.  [default: 0.8; 1 to repaint by a mask with a model for that]",
 )
 @click.option("--mask", type=click.Path(path_type=Path), help="With --image: white is repainted (inpainting).")
+@click.option(
+    "--mask-feather",
+    type=float,
+    default=0.0,
+    metavar="PIXELS",
+    help="Let what is drawn pass into the picture about the mask's edge; beyond, the picture is kept.  [default: 0]",
+)
 @adapter_options
 @folder_options
 @click.option("--preview-every", type=click.IntRange(1), metavar="N", help="Write a preview every N steps.")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageFilter
 
 from pocket_diffusion.bundle import IMAGE_LATENTS, MASK, MASKED_LATENTS
 from pocket_diffusion.drawing.images import to_array, to_mask
@@ -75,6 +76,19 @@ def prepare_canvas(
     if drawing.strength == 1:
         start = np.float32(levels.start) * noise
     return Canvas(start, original, noise, _of_latents(mask, shape))
+
+
+def pasted(drawing: Drawing, drawn: Image.Image) -> Image.Image:
+    """Put what is drawn into the given picture, where the mask is feathered; elsewhere return it as it is.
+
+    As in AUTOMATIC1111's web UI, the mask is blurred by a Gaussian whose deviation is the feather.
+    """
+    if drawing.image is None or drawing.mask is None or not drawing.mask_feather:
+        return drawn
+    picture = drawing.image.resize(drawn.size, Image.Resampling.LANCZOS)
+    mask = to_mask(drawing.mask, *drawn.size)[0, 0]
+    soft = Image.fromarray((255 * mask).astype(np.uint8)).filter(ImageFilter.GaussianBlur(drawing.mask_feather))
+    return Image.composite(drawn, picture, soft)
 
 
 def _to_repaint(

@@ -1,5 +1,6 @@
 """How a picture was made, in the two forms that a PNG carries."""
 
+import json
 from typing import Any
 
 import msgspec
@@ -19,7 +20,7 @@ def settings(
     """Return what a program needs to draw picture `index` again: an order's fields, and what drew it.
 
     `loras` are the order's. Those that the pipeline had by itself, first of all, are in `pipeline_loras`: whoever draws
-    again gives them to the pipeline.
+    again gives them to the pipeline. The second of two passes has the first one's in `first_pass`.
 
     The arithmetic is told where it is not exact, as it was for all pictures before there was another one.
     """
@@ -27,8 +28,9 @@ def settings(
     fields = {name: getattr(order, name) for name in order.__struct_fields__ if name != "count"}
     if not drawing.strength_counts:
         del fields["strength"]
-    if not drawing.is_varied:
-        del fields["variation_strength"]
+    for name in ("variation_strength", "mask_feather"):
+        if not fields[name]:  # as for all pictures before there was such a thing
+            del fields[name]
     fields["loras"] = [_without_nulls(use) for use in drawing.loras] or None
     fields = {name: value for name, value in fields.items() if value is not None}
     drawn_by: dict[str, Any] = {"version": __version__, "model": model, "task": drawing.task}
@@ -44,6 +46,8 @@ def settings(
         drawn_by["arithmetic"] = arithmetic
     if changes.has_tiny_vae:
         drawn_by["vae"] = TINY
+    if drawing.first_pass is not None:
+        drawn_by["first_pass"] = settings(drawing.first_pass, 0, model, arithmetic, changes)
     return {**drawn_by, **fields}
 
 
@@ -52,8 +56,12 @@ def parameters_text(
 ) -> str:
     """Return the same in the text form that AUTOMATIC1111's web UI writes and many tools read.
 
-    All LoRAs are tags of the prompt there, since those tools know no others.
+    All LoRAs are tags of the prompt there, since those tools know no others. Of two passes it tells the first, and then
+    in what the second differs.
     """
+    if drawing.first_pass is not None:
+        first = parameters_text(drawing.first_pass, 0, model, arithmetic, changes)
+        return f"{first}, {_facts_line(_second_pass(drawing, drawing.first_pass))}"
     lines = [" ".join([drawing.prompt, *map(_tag, (*changes.unnamed, *drawing.loras))])]
     if drawing.negative_prompt:
         lines.append(f"Negative prompt: {drawing.negative_prompt}")
@@ -73,6 +81,8 @@ def parameters_text(
         facts["Image CFG scale"] = f"{drawing.image_guidance_scale:g}"
     if drawing.strength_counts:
         facts["Denoising strength"] = f"{drawing.strength:g}"
+    if drawing.mask_feather:
+        facts["Mask blur"] = f"{drawing.mask_feather:g}"
     if drawing.clip_skip != 1:
         facts["Clip skip"] = drawing.clip_skip
     if drawing.eta != drawing.kind.eta:
@@ -99,8 +109,33 @@ def parameters_text(
         if hashes:
             facts[name] = '"{}"'.format(", ".join(f"{each}: {short}" for each, short in hashes.items()))
     facts["Version"] = f"pocket-diffusion {__version__}"
-    lines.append(", ".join(f"{key}: {value}" for key, value in facts.items()))
+    lines.append(_facts_line(facts))
     return "\n".join(lines)
+
+
+def _second_pass(drawing: Drawing, first: Drawing) -> dict[str, object]:
+    """Return the facts of a second pass, by the web UI's names ("hires fix")."""
+    facts: dict[str, object] = {
+        "Denoising strength": f"{drawing.strength:g}",
+        "Hires upscale": f"{drawing.width / first.width:g}",
+        "Hires steps": drawing.steps_to_take,
+        "Hires upscaler": "Lanczos",
+    }
+    if drawing.kind is not first.kind:
+        facts["Hires sampler"] = drawing.kind.label
+    if drawing.scheduler != first.scheduler:
+        facts["Hires schedule type"] = SCHEDULERS[drawing.scheduler].label
+    for name, own, other in (
+        ("Hires prompt", drawing.prompt, first.prompt),
+        ("Hires negative prompt", drawing.negative_prompt, first.negative_prompt),
+    ):
+        if own != other:
+            facts[name] = json.dumps(own, ensure_ascii=False)
+    return facts
+
+
+def _facts_line(facts: dict[str, object]) -> str:
+    return ", ".join(f"{key}: {value}" for key, value in facts.items())
 
 
 def _tag(use: LoraUse) -> str:

@@ -23,6 +23,7 @@ _FACTS = {
     "Variation seed": ("variation_seed", int),
     "Variation seed strength": ("variation_strength", float),
     "Denoising strength": ("strength", float),
+    "Mask blur": ("mask_feather", float),
     "Clip skip": ("clip_skip", int),
     "Eta": ("eta", float),
     "Sigma noise": ("s_noise", float),
@@ -32,7 +33,8 @@ _FACTS = {
 }
 """Facts of the web UI's text, and our own among them: an order's field, and its type."""
 _FACT_PATTERN = re.compile(r'([A-Z][\w ]*): ("(?:[^"\\]|\\.)*"|[^,]*)')
-_TWO_PASSES = "Hires upscale"
+_HIRES = "Hires "
+"""What the names of a second pass's facts begin with."""
 
 
 class OtherModelWarning(UserWarning):
@@ -66,6 +68,7 @@ class _Own(msgspec.Struct, frozen=True, kw_only=True):
     arithmetic: str = EXACT
     vae: str | None = None
     pipeline_loras: tuple[LoraUse, ...] = ()
+    first_pass: dict[str, Any] | None = None
 
 
 def recorded_in(picture: Picture) -> Recorded:
@@ -92,6 +95,7 @@ def _of_own(text: str) -> Recorded:
         order = msgspec.convert(fields, Order)  # whoever wrote it
     except (msgspec.MsgspecError, RecursionError) as error:
         raise InvalidRequestError(f"what the picture says of how it was made cannot be read: {error}") from None
+    _check_passes(own.first_pass is not None)
     values = {name: getattr(order, name) for name in fields}
     if own.pipeline_loras:
         values["loras"] = (*own.pipeline_loras, *order.loras)
@@ -106,8 +110,7 @@ def _of_parameters(text: str) -> Recorded | None:
         return None
     prompt, _, negative = "\n".join(lines[:last]).partition("Negative prompt: ")
     facts = dict(_FACT_PATTERN.findall(lines[last]))
-    if _TWO_PASSES in facts:
-        raise InvalidRequestError("the picture was drawn in two passes, which is not done here; draw the first alone")
+    _check_passes(any(name.startswith(_HIRES) for name in facts))
     fields: dict[str, Any] = {
         "prompt": prompt.strip(),
         "negative_prompt": negative.strip(),
@@ -123,6 +126,11 @@ def _of_parameters(text: str) -> Recorded | None:
     task = "image-to-image" if "strength" in fields else _TEXT_TO_IMAGE
     vae = facts.get("VAE") if is_own else None
     return Recorded(fields=fields, task=task, model=facts.get("Model"), arithmetic=arithmetic, vae=vae)
+
+
+def _check_passes(are_two: bool) -> None:
+    if are_two:
+        raise InvalidRequestError("the picture was drawn in two passes, which is not done here; draw the first alone")
 
 
 def _values(facts: Mapping[str, str]) -> dict[str, Any]:

@@ -31,6 +31,7 @@ MAX_COUNT = 1000
 MAX_TOKEN_DOWNSAMPLING = 4
 MAX_S_NOISE = 10.0
 MAX_LORAS = 16
+MAX_FEATHER = 256.0
 AUTOMATIC = "automatic"
 """The scheduler that is the sampler's own, as A1111 calls it."""
 _STRENGTH = 0.8
@@ -63,6 +64,8 @@ class Drawing(Order, frozen=True, kw_only=True):
     seed: int
     image: Image.Image | None = None
     mask: Image.Image | None = None
+    first_pass: "Drawing | None" = None
+    """Of one picture: `image` is that, enlarged by Lanczos' filter."""
 
     @property
     def texts(self) -> tuple[tuple[str, str], ...]:
@@ -235,9 +238,14 @@ class Drawing(Order, frozen=True, kw_only=True):
 
     def order(self, index: int) -> Order:
         """Return the order that draws picture `index` again; the pictures it started from are not in it."""
-        values = {name: getattr(self, name) for name in Order.__struct_fields__}
-        own = {"seed": self.seeds[index], "variation_seed": self.variation_seeds[index], "count": 1}
-        return Order(**{**values, **own, "image": None, "mask": None})
+        single = self.single(index)
+        values = {name: getattr(single, name) for name in Order.__struct_fields__}
+        return Order(**{**values, "image": None, "mask": None})
+
+    def single(self, index: int) -> "Drawing":
+        """Return the drawing of picture `index` alone."""
+        seed, variation_seed = self.seeds[index], self.variation_seeds[index]
+        return msgspec.structs.replace(self, seed=seed, variation_seed=variation_seed, count=1)
 
 
 def resolve(order: Order, manifest: Manifest) -> Drawing:
@@ -307,6 +315,7 @@ def resolve(order: Order, manifest: Manifest) -> Drawing:
         variation_strength=_real("variation_strength", order.variation_strength, 0.0, 1.0),
         image=source,
         mask=None if order.mask is None else open_picture(order.mask, "mask"),
+        mask_feather=_mask_feather(order),
         strength=strength,
     )
     if drawing.is_guided and drawing.evaluations == drawing.steps_to_take * kind.evaluations:
@@ -383,6 +392,13 @@ def _variation_seed(order: Order, last_seed: int) -> int | None:
     if order.variation_seed is None:
         return secrets.randbelow(last_seed + 1)
     return _whole("variation_seed", order.variation_seed, 0, last_seed)
+
+
+def _mask_feather(order: Order) -> float:
+    feather = _real("mask_feather", order.mask_feather, 0.0, MAX_FEATHER)
+    if feather and order.mask is None:
+        raise InvalidRequestError("mask_feather needs the mask that it is of; give one, or leave it out")
+    return feather
 
 
 def _strength(order: Order, manifest: Manifest) -> float:

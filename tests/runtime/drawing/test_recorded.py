@@ -64,7 +64,8 @@ def test_our_own_record_is_read_before_it(tmp_path: Path) -> None:
         ({"pocket_diffusion": '{"prompt": "a", "steps": "many"}'}, "cannot be read"),
         ({"parameters": "a\nSteps: many, Seed: 1"}, "cannot be read"),
         ({"parameters": "a\nSteps: 2, Sampler: Magic"}, "Magic"),
-        ({"parameters": "a\nSteps: 2, Hires upscale: 2"}, "in two passes"),
+        ({"parameters": "a\nSteps: 2, Hires resize: 64x64, Hires upscaler: Latent"}, "in two passes"),
+        ({"pocket_diffusion": '{"prompt": "a", "first_pass": {"prompt": "a"}}'}, "in two passes"),
     ],
 )
 def test_what_cannot_be_drawn_again_is_refused(tmp_path: Path, texts: dict[str, str], message: str) -> None:

@@ -140,7 +140,7 @@ def test_img2img_with_masks_either_way(client: TestClient, pipeline: Pipeline) -
         answer = client.post("/sdapi/v1/img2img", json=asked).json()
         assert answer["parameters"]["init_images"] == []  # not sent back
         drawn[invert] = np.asarray(picture(answer["images"][0]))
-    expected = pipeline.generate("a lake", **SMALL, image=red, mask=left, strength=1.0).images[0]
+    expected = pipeline.generate("a lake", **SMALL, image=red, mask=left, mask_feather=4, strength=1.0).images[0]
     np.testing.assert_array_equal(drawn[0], np.asarray(expected))
     np.testing.assert_array_equal(drawn[1], drawn[0])
 
@@ -265,9 +265,24 @@ def test_a_second_pass_redraws_the_enlarged_picture(client: TestClient, pipeline
     info = json.loads(answer["info"])
     assert (info["width"], info["height"]) == (128, 128)
     assert info["infotexts"][1].endswith(
-        "Denoising strength: 0.5, Hires upscale: 2, Hires steps: 2, Hires upscaler: Lanczos"
+        "Denoising strength: 0.5, Hires upscale: 2, Hires steps: 2, Hires upscaler: Lanczos, "
+        "Hires sampler: Euler, Hires schedule type: Uniform"
     )
     assert info["without_effect"] == ["hr_upscaler"]
+
+
+def test_a_picture_of_two_passes_says_so(client: TestClient, pipeline: Pipeline) -> None:
+    asked = {**ASKED, "enable_hr": True, "denoising_strength": 0.5, "batch_size": 2, "hr_prompt": "a lake, snow"}
+    answer = client.post("/sdapi/v1/txt2img", json=asked).json()
+    told = client.post("/sdapi/v1/png-info", json={"image": answer["images"][1]}).json()
+    assert told["info"] == json.loads(answer["info"])["infotexts"][1]
+    prompt, facts = told["info"].split("\n")
+    assert (prompt, facts.startswith("Steps: 2,"), "Seed: 8, Size: 64x64" in facts) == ("a lake", True, True)
+    assert facts.endswith('Hires upscaler: Lanczos, Hires prompt: "a lake, snow"')
+    own = json.loads(told["items"]["pocket-diffusion"])
+    assert (own["width"], own["prompt"], own["seed"]) == (128, "a lake, snow", 8)
+    first = pipeline.generate("a lake", width=64, height=64, steps=2, seed=7, count=2)
+    assert own["first_pass"] == first.settings(1)
 
 
 def test_a_second_pass_can_have_another_sampler_and_an_exact_size(client: TestClient) -> None:

@@ -5,6 +5,7 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 
+from pocket_diffusion.drawing.resolve import MAX_FEATHER
 from pocket_diffusion.errors import InvalidRequestError
 
 LANCZOS = "Lanczos"
@@ -39,6 +40,7 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
     init_images: tuple[str, ...] = ()
     mask: str | None = None
     inpainting_mask_invert: bool | int = False
+    mask_blur: Annotated[float, msgspec.Meta(ge=0, le=MAX_FEATHER)] = 4
     denoising_strength: float = 0.75
     image_cfg_scale: float | None = None
     # txt2img

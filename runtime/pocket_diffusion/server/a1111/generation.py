@@ -90,9 +90,10 @@ async def _draw(request: Request, *, from_picture: bool) -> Response:
     with contextlib.suppress(Cancelled):  # an interrupted drawing has no pictures, or the first pass's, but is no error
         await wait(request, job)
         if second_pass is not None:
-            jobs = [job async for job in second_pass.draw(request, job, model)]
+            drawn = [each async for each in second_pass.draw(request, job, model)]
+            jobs = [second for second, _ in drawn]
             info |= {"width": second_pass.width, "height": second_pass.height}
-            info["infotexts"] = [text + second_pass.text for text in info["infotexts"]]
+            info["infotexts"] = [text for _, text in drawn]
     wanted = answer["parameters"]["send_images"]
     answer["images"] = [text for job in jobs for text in await picture_texts(request, job)] if wanted else []
     return large_json({**answer, "info": json.dumps(info)})
@@ -169,6 +170,7 @@ async def _order(
         count=asked.batch_size * asked.n_iter,
         image=await picture_bytes(asked.init_images[0], "init_images") if from_picture else None,
         mask=mask,
+        mask_feather=0.0 if mask is None else asked.mask_blur,
         strength=_strength(asked, manifest) if from_picture else None,
     )
 
@@ -212,6 +214,8 @@ def _without_effect(job: Job, sent: Collection[str], asked: Generation) -> list[
             names.add("hr_scheduler")
     if not drawing.is_varied:
         names |= {"subseed", "subseed_strength"} & set(sent)
+    if drawing.mask is None:
+        names |= {"mask_blur"} & set(sent)
     if drawing.kind.eta is None:
         names |= {"eta", "s_noise"} & set(sent)
     if drawing.manifest.guides_itself and asked.negative_prompt:

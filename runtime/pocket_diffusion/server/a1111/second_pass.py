@@ -14,7 +14,7 @@ from pocket_diffusion.drawing.samplers import find_sampler
 from pocket_diffusion.drawing.schedulers import SCHEDULERS, find_scheduler
 from pocket_diffusion.errors import InvalidRequestError
 from pocket_diffusion.order import Order
-from pocket_diffusion.server.a1111.asked import LANCZOS, Generation, found
+from pocket_diffusion.server.a1111.asked import Generation, found
 from pocket_diffusion.server.a1111.switches import is_off
 from pocket_diffusion.server.answers import kept_picture, submit, wait
 from pocket_diffusion.server.jobs import Job
@@ -30,7 +30,6 @@ class SecondPass(msgspec.Struct, frozen=True, kw_only=True):
 
     width: int
     height: int
-    scale: float
     steps: int
     """That are taken: the strength says from where."""
     strength: float
@@ -63,7 +62,6 @@ class SecondPass(msgspec.Struct, frozen=True, kw_only=True):
             # Rounded first: 88 * (120 / 88) is less than 120.
             width=round(first.width * scale) // multiple * multiple,
             height=round(first.height * scale) // multiple * multiple,
-            scale=scale,
             steps=steps,
             strength=max(asked.denoising_strength, least_strength(steps)),
             prompt=asked.hr_prompt,
@@ -77,16 +75,8 @@ class SecondPass(msgspec.Struct, frozen=True, kw_only=True):
             raise InvalidRequestError(f"the second pass: {error}") from None
         return second
 
-    @property
-    def text(self) -> str:
-        """What an infotext says of it."""
-        return (
-            f", Denoising strength: {self.strength:g}, Hires upscale: {self.scale:g}, Hires steps: {self.steps}, "
-            f"Hires upscaler: {LANCZOS}"
-        )
-
-    async def draw(self, request: Request, first: Job, model: str) -> AsyncIterator[Job]:
-        """Redraw the pictures one by one, and yield the jobs that are done.
+    async def draw(self, request: Request, first: Job, model: str) -> AsyncIterator[tuple[Job, str]]:
+        """Redraw the pictures one by one, and yield the jobs that are done, and what the pictures say of both passes.
 
         Raises:
             PocketDiffusionError: see `submit` and `wait`.
@@ -94,9 +84,10 @@ class SecondPass(msgspec.Struct, frozen=True, kw_only=True):
         """
         for index, name in enumerate(first.pictures):
             order = self._order(first.drawing, index, await kept_picture(request, name))
-            job = await submit(request, order, model, described=False)
+            job = await submit(request, order, model, described=False, first_pass=first.drawing.single(index))
+            (text,) = job.infotexts
             await wait(request, job)
-            yield job
+            yield job, text
 
     def _order(self, first: Drawing, index: int, picture: Picture) -> Order:
         return msgspec.structs.replace(
