@@ -85,7 +85,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     mask: Picture | None = None
     """With `image`: white is repainted."""
     mask_feather: float = 0.0
-    """With a mask: pixels about its edge over which what is drawn passes into the given picture, which is kept as it is
+    """With a mask: pixels around it over which what is drawn passes into the given picture, which is kept as it is
     beyond them. 0 leaves all that the VAE decodes, as diffusers does."""
     strength: float | None = None
     """How much to change the picture, 0 to 1; null is 0.8, and 1 for a model trained to repaint under a mask."""

@@ -82,7 +82,7 @@ _MOST_WORDS = 5
     type=float,
     default=0.0,
     metavar="PIXELS",
-    help="Let what is drawn pass into the picture about the mask's edge; beyond, the picture is kept.  [default: 0]",
+    help="Let what is drawn pass into the picture around the mask; beyond, the picture is kept.  [default: 0]",
 )
 @adapter_options
 @folder_options

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFilter
+from PIL import Image, ImageChops, ImageFilter
 
 from pocket_diffusion.bundle import IMAGE_LATENTS, MASK, MASKED_LATENTS
 from pocket_diffusion.drawing.images import to_array, to_mask
@@ -79,16 +79,20 @@ def prepare_canvas(
 
 
 def pasted(drawing: Drawing, drawn: Image.Image) -> Image.Image:
-    """Put what is drawn into the given picture, where the mask is feathered; elsewhere return it as it is.
+    """Put what is drawn into the given picture, if the mask has a feather; else return it as it is.
 
-    As in AUTOMATIC1111's web UI, the mask is blurred by a Gaussian whose deviation is the feather.
+    As in AUTOMATIC1111's web UI, the mask is blurred by a Gaussian whose deviation is the feather, and doubled: all
+    that it covers is drawn, and the feather lies around it.
     """
     if drawing.image is None or drawing.mask is None or not drawing.mask_feather:
         return drawn
     picture = drawing.image.resize(drawn.size, Image.Resampling.LANCZOS)
     mask = to_mask(drawing.mask, *drawn.size)[0, 0]
-    soft = Image.fromarray((255 * mask).astype(np.uint8)).filter(ImageFilter.GaussianBlur(drawing.mask_feather))
-    return Image.composite(drawn, picture, soft)
+    covered = Image.fromarray((255 * mask).astype(np.uint8))
+    blurred = covered.filter(ImageFilter.GaussianBlur(drawing.mask_feather))
+    around = ImageChops.add(blurred, blurred)
+    # A part that is thinner than the feather is covered too.
+    return Image.composite(drawn, picture, ImageChops.lighter(covered, around))
 
 
 def _to_repaint(

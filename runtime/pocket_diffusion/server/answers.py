@@ -202,10 +202,17 @@ async def pipeline_of(request: Request, model: str | None = None) -> Pipeline:
     return pipeline
 
 
-async def submit(request: Request, order: Order, model: str | None = None, *, described: bool = True) -> Job:
+async def submit(
+    request: Request,
+    order: Order,
+    model: str | None = None,
+    *,
+    described: bool = True,
+    first_pass: Drawing | None = None,
+) -> Job:
     """Check an order and queue it; whoever calls should not hold the order, and its pictures, any longer.
 
-    An empty prompt is refused, unless it need not be `described` what to draw.
+    An empty prompt is refused, unless it need not be `described` what to draw. A second pass tells of its first.
 
     Raises:
         InvalidRequestError: it cannot be drawn, or there is no such model.
@@ -218,11 +225,12 @@ async def submit(request: Request, order: Order, model: str | None = None, *, de
     pipeline = await pipeline_of(request, model)
     order = await _with_pictures_read(request, order)
     async with state.checking:  # one at a time: prompts can take a second
-        checked = await asyncio.to_thread(_check, order, pipeline, state.limits, state.usual_cache)
+        drawing, *others = await asyncio.to_thread(_check, order, pipeline, state.limits, state.usual_cache)
     release = getattr(request.state, RELEASE_BODY, None)
     if release is not None:
         release()
-    job: Job = state.queue.submit(*checked, client=client_of(request.scope))
+    drawing = msgspec.structs.replace(drawing, first_pass=first_pass)
+    job: Job = state.queue.submit(drawing, *others, client=client_of(request.scope))
     return job
 
 
