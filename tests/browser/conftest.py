@@ -12,6 +12,8 @@ from pocket_diffusion.bundle import Bundle
 from pocket_diffusion.pipeline import DEFAULT_BUNDLE
 from serving import RunningServer, running_server
 
+expect.set_options(timeout=30_000)  # milliseconds, as for all that a page does: CI's machines have more to do
+
 FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
@@ -50,7 +52,7 @@ def open_page(browser: Browser, server: RunningServer) -> Iterator[Callable[...,
             faults.append(f"fetched {url}")
 
     def open_page(**options: object) -> Page:
-        context = browser.new_context(**options)
+        context = browser.new_context(**{"service_workers": "block", **options})  # which few tests need
         contexts.append(context)
         page = context.new_page()
         page.on("pageerror", lambda error: faults.append(str(error)))

@@ -1,4 +1,4 @@
-"""The page is light, and can be installed."""
+"""The page is light, can be installed, and opens where its server is away."""
 
 from playwright.sync_api import Page
 

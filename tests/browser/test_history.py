@@ -4,7 +4,7 @@ import json
 
 from playwright.sync_api import Page, expect
 
-SECONDS = 20_000  # milliseconds that a picture may take on a slow machine
+SECONDS = 60_000  # milliseconds that a picture may take on a slow or busy machine
 
 
 def draw(page: Page, prompt: str) -> None:

@@ -83,7 +83,7 @@ def test_a_mask_file_covers_what_is_bright_or_where_it_has_transparency_what_is_
 def test_what_is_no_mask_is_said(page: Page, tmp_path: Path) -> None:
     (tmp_path / "no.png").write_text("no picture")
     page.get_by_label("Mask from a file").set_input_files(tmp_path / "no.png")
-    expect(page.locator("#error")).to_have_text("no.png is no picture that can be a mask.")
+    expect(page.locator("#source-error")).to_have_text("no.png is no picture that can be a mask.")
 
 
 def test_a_reload_keeps_the_picture_and_its_mask_until_it_is_removed(page: Page) -> None:

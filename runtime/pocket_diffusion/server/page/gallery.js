@@ -1,12 +1,16 @@
 // The pictures that were drawn here: a strip to look through, kept until they are deleted.
 
+import { seedsOf } from "./restore.js";
 import { deleteKept, readGallery, readPicture } from "./server.js";
 import { Store } from "./store.js";
 
+const FULL = "This browser has no room for more: new pictures are gone with this page. Download them, or delete others.";
+const NOT_KEPT = "The server has not kept the new picture, which is gone with this page. Download it.";
+
 export class Gallery {
-  /** `onChoose` is called with a picture ({url, seed, settings}) that was clicked. */
-  constructor(section, list, onChoose) {
-    Object.assign(this, { section, list, onChoose });
+  /** `onChoose` is called with a picture ({url, seed, settings}) that was clicked; `note` says where one does not stay. */
+  constructor({ section, list, note, onChoose }) {
+    Object.assign(this, { section, list, note, onChoose });
     this.pictures = []; // the newest first
   }
 
@@ -29,11 +33,16 @@ export class Gallery {
     this.pictures = [...pictures, ...this.pictures];
     this.show();
     for (const picture of [...pictures].reverse()) {
-      if (picture.kept || !this.store) continue;
+      if (picture.kept) continue;
+      if (!this.store) {
+        this.note.textContent = NOT_KEPT;
+        continue;
+      }
       try {
         const { url, seed, settings } = picture;
-        picture.file = await readPicture(url);
+        picture.file ??= await readPicture(url);
         picture.id = await this.store.add({ file: picture.file, seed, settings });
+        if (!picture.id) this.note.textContent ||= FULL; // read out once
       } catch {
         // It is shown for as long as the server has it.
       }
@@ -44,6 +53,7 @@ export class Gallery {
   async remove(picture) {
     if (picture.kept) await deleteKept(picture.url);
     else if (picture.id) await this.store.remove(picture.id);
+    this.note.textContent = "";
     const index = this.pictures.indexOf(picture);
     this.pictures = this.pictures.filter((each) => each !== picture);
     this.show();
@@ -53,9 +63,9 @@ export class Gallery {
   /** Have the browser save all pictures, one by one. */
   async download() {
     const link = document.createElement("a");
-    for (const { url, seed, file } of [...this.pictures].reverse()) {
+    for (const { url, seed, settings, file } of [...this.pictures].reverse()) {
       link.href = file ? URL.createObjectURL(file) : url;
-      link.download = `${seed}.png`;
+      link.download = `${seedsOf({ seed, settings }).join("-")}.png`;
       link.click();
       await new Promise((resolve) => setTimeout(resolve, 200)); // browsers drop downloads that come at once
     }
@@ -76,7 +86,7 @@ export class Gallery {
   item(picture) {
     const image = new Image();
     image.src = picture.url;
-    image.alt = `${picture.settings.prompt}, seed ${picture.seed}`;
+    image.alt = `${picture.settings.prompt}, seed ${seedsOf(picture).join(", variation ")}`;
     image.loading = "lazy";
     image.onerror = () => {
       // The server keeps only so many; or it is away for a moment, so that it is hidden and not forgotten.

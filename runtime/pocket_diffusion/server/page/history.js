@@ -1,5 +1,7 @@
 // The prompts that were drawn, to be had again: kept by the browser across tabs and restarts.
 
+import { button } from "./dom.js";
+
 const KEY = "pocket-diffusion prompts";
 const MOST = 30; // the oldest go first
 
@@ -35,12 +37,8 @@ export class History {
   show() {
     this.place.hidden = !this.prompts.length;
     this.list.replaceChildren(...this.prompts.map((prompt) => {
-      const button = document.createElement("button");
-      button.type = "button";
-      button.textContent = button.title = prompt;
-      button.onclick = () => this.onChoose(prompt);
       const item = document.createElement("li");
-      item.append(button);
+      item.append(Object.assign(button(prompt, () => this.onChoose(prompt)), { title: prompt }));
       return item;
     }));
   }

@@ -1,5 +1,8 @@
 // How a picture was drawn, as its file says: by us, or by AUTOMATIC1111's web UI and what writes as that does.
 
+/** Return the seed that a picture was drawn with, and that of its variation, if it is one. */
+export const seedsOf = ({ seed, settings }) => [seed, settings.variation_seed].filter((each) => each !== undefined);
+
 const NAMES = { "Steps": "steps", "CFG scale": "guidance_scale", "Seed": "seed", "Variation seed": "variation_seed", "Variation seed strength": "variation_strength", "Denoising strength": "strength", "Clip skip": "clip_skip" };
 
 /** Return the settings that a picture's text has, or null. `choices` are all samplers and schedulers. */

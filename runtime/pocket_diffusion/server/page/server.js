@@ -1,10 +1,22 @@
 // What the page asks of the server. Paths are relative, so that the application can be mounted anywhere.
 
+const FIRST_PAUSE = 1000; // milliseconds before the server is asked again where it did not answer; then ever more
+const LONGEST_PAUSE = 15_000;
+const PATIENCE = 10_000; // milliseconds in which it has to answer where a job stands
+const SILENCE = 30_000; // milliseconds without news of a job, after which its connection may be dead
+
+/** The server does not answer. */
+export class Unreachable extends Error {
+  constructor() {
+    super("The server cannot be reached.");
+  }
+}
+
 async function reach(path, options) {
   try {
     return await fetch(path, options);
   } catch {
-    throw new Error("The server cannot be reached.");
+    throw new Unreachable();
   }
 }
 
@@ -12,7 +24,11 @@ async function reach(path, options) {
 async function ask(path, options = {}) {
   const response = await reach(path, options);
   const answer = await response.json().catch(() => ({}));
-  if (!response.ok) throw new Error(answer.error?.message ?? `The server answered ${response.status}.`);
+  if (!answer.error && [502, 503, 504].includes(response.status)) throw new Unreachable(); // a proxy says so
+  if (!response.ok) {
+    const { status } = response;
+    throw Object.assign(new Error(answer.error?.message ?? `The server answered ${status}.`), { status });
+  }
   return answer;
 }
 
@@ -59,26 +75,80 @@ export async function readPicture(url) {
   return response.blob();
 }
 
-/** Call `onView` with each view of a job until it is over, and `onGap` where the connection broke; resolve to the last. */
-export function followJob(id, onView = () => {}, onGap = () => {}) {
-  return new Promise((resolve, reject) => {
+const pass = (milliseconds, signal) =>
+  new Promise((resolve) => {
+    setTimeout(resolve, milliseconds);
+    signal?.addEventListener("abort", resolve);
+  });
+
+/** Ask something of the server until it answers, with growing pauses; `onGap` is called where it did not. */
+export async function insist(task, { onGap = () => {}, signal } = {}) {
+  for (let pause = FIRST_PAUSE; ; pause = Math.min(2 * pause, LONGEST_PAUSE)) {
+    signal?.throwIfAborted();
+    try {
+      return await task();
+    } catch (error) {
+      if (!(error instanceof Unreachable)) throw error;
+      onGap();
+      await pass(pause, signal);
+    }
+  }
+}
+
+/**
+ * Resolve to the last view of a job, and call `onView` with each; `onGap` is called where the server does not answer, which
+ * is then asked again. Rejects where it does not know the job, or with the signal's reason.
+ */
+export async function followJob(id, { onView = () => {}, onGap, signal } = {}) {
+  for (;;) {
+    const last = (await listen(id, onView, signal)) ?? (await insist(() => readJob(id), { onGap, signal }));
+    if (isOver(last)) return last;
+    onView(last);
+    await pass(FIRST_PAUSE, signal); // a proxy may let no events through
+  }
+}
+
+const isOver = ({ state }) => !["queued", "running"].includes(state);
+
+async function readJob(id) {
+  try {
+    return seen(await ask(`api/jobs/${id}`, { signal: AbortSignal.timeout(PATIENCE) }));
+  } catch (error) {
+    if (error.status !== 404) throw error;
+    throw new Error("The drawing is lost: the server does not know it any more. Draw it again.");
+  }
+}
+
+/** Return a job's view with its pictures' addresses as seen from the page. */
+function seen(view) {
+  for (const picture of view.pictures) picture.url = relative(picture.kept ?? picture.url);
+  return view;
+}
+
+/** Call `onView` with the news of a job; resolve to its last view, or to null where its connection is broken or silent. */
+function listen(id, onView, signal) {
+  return new Promise((resolve) => {
     const events = new EventSource(`api/jobs/${id}/events`);
-    const end = (settle, value) => {
+    let silence;
+    const end = (view) => {
+      clearTimeout(silence);
       events.close();
-      settle(value);
+      resolve(view);
+    };
+    const wait = () => {
+      clearTimeout(silence);
+      silence = setTimeout(end, SILENCE, null);
     };
     for (const state of ["queued", "running", "done", "failed", "cancelled"]) {
       events.addEventListener(state, ({ data }) => {
-        const view = JSON.parse(data);
-        for (const picture of view.pictures) picture.url = relative(picture.kept ?? picture.url);
+        const view = seen(JSON.parse(data));
+        wait();
         onView(view);
-        if (!["queued", "running"].includes(state)) end(resolve, view);
+        if (isOver(view)) end(view);
       });
     }
-    events.onerror = () => {
-      // The browser tries again by itself, unless the server said that there is nothing to follow.
-      if (events.readyState === EventSource.CLOSED) end(reject, new Error("The drawing cannot be followed any more."));
-      else onGap();
-    };
+    events.onerror = () => end(null);
+    signal?.addEventListener("abort", () => end(null));
+    wait();
   });
 }

@@ -1,6 +1,7 @@
 // Sketches of the form while it is filled in: drawn in few steps, looked at, and deleted on the server.
 
 import { createJob, deleteJob, followJob, readPicture } from "./server.js";
+import { forget, keep, kept } from "./session.js";
 
 const SEED = "pocket-diffusion sketch seed"; // kept while sketches are switched on
 const PAUSE = 250; // milliseconds without a change, after which the form is sketched
@@ -8,23 +9,24 @@ const PAUSE = 250; // milliseconds without a change, after which the form is ske
 export class Sketcher {
   /**
    * `box` is the checkbox that switches sketches on. `order` returns the order of a sketch, or null where there is
-   * nothing to sketch. `onSketch` is called with each sketch ({url, prompt, steps}), `onError` where there is none.
+   * nothing to sketch. `onSketch` is called with each sketch ({url, prompt, steps}), `onError` where there is none, and
+   * `onGap` where the server does not answer.
    */
-  constructor({ box, order, onSketch, onError }) {
-    Object.assign(this, { box, order, onSketch, onError });
+  constructor({ box, order, onSketch, onGap, onError }) {
+    Object.assign(this, { box, order, onSketch, onGap, onError });
     this.wanted = new AbortController(); // aborted where the newest sketch is not wanted any more
     this.ended = Promise.resolve(); // once the server has nothing of the sketches that were begun
     this.url = null;
-    box.checked = sessionStorage.getItem(SEED) !== null;
+    box.checked = kept(SEED) !== null;
     box.addEventListener("input", () => {
-      if (box.checked) sessionStorage.setItem(SEED, Math.floor(Math.random() * 2 ** 31));
-      else sessionStorage.removeItem(SEED);
+      if (box.checked) keep(SEED, Math.floor(Math.random() * 2 ** 31));
+      else forget(SEED);
     });
   }
 
   /** The seed of all sketches, so that a picture changes with its words alone; null where they are switched off. */
   get seed() {
-    return this.box.checked ? Number(sessionStorage.getItem(SEED)) : null;
+    return this.box.checked ? kept(SEED) : null;
   }
 
   /** The form has changed: once it rests, sketch it in place of what is being sketched. */
@@ -50,7 +52,7 @@ export class Sketcher {
       if (signal.aborted) cancel();
       signal.addEventListener("abort", cancel);
       try {
-        const view = await followJob(id);
+        const view = await followJob(id, { onGap: this.onGap });
         if (view.state !== "done") throw new Error(view.error);
         const file = await readPicture(view.pictures[0].url);
         if (!signal.aborted) this.show(file, order.prompt, view.steps);

@@ -1,74 +1,98 @@
-// The picture to start from, and its mask: a reload keeps both, and another tab has its own.
+// The picture to start from, its mask, and the settings that its file tells: a reload keeps all, and another tab has its own.
+
+import { forget, keep, kept } from "./session.js";
 
 const PICTURE = "pocket-diffusion source";
 const MASK = "pocket-diffusion mask";
 
 export class Source {
-  /** `picture` is an image that shows it, in an easel; `onChange` is called where the picture may have changed. */
-  constructor({ chosen, drop, picture, mask, onChange }) {
-    Object.assign(this, { chosen, drop, picture, mask, onChange });
+  /**
+   * `picture` is an image that shows it, in an easel; `restore` a button that is offered where the file tells settings, and
+   * `error` a line that says what is wrong with a file, `feather` a slider of the mask's softness. `readSettings` takes a file in Base64. `onChange` is called where
+   * the picture or its mask may have changed.
+   */
+  constructor({ chosen, drop, picture, restore, error, mask, feather, readSettings, onChange }) {
+    Object.assign(this, { chosen, drop, picture, restoreButton: restore, error, mask, feather, readSettings, onChange });
     this.file = null;
+    this.settings = null; // how the picture was drawn, as far as its file says
+    this.wanted = null; // the file that was chosen last, of which the browser may not know yet what it is
   }
 
   get isMasked() {
     return Boolean(this.file) && !this.mask.isEmpty;
   }
 
-  /** Show a picture file; rejects what the browser cannot show. */
-  async choose(file) {
+  /** Show a picture file, and its mask, unless another is chosen meanwhile; say so where the browser cannot show it. */
+  async choose(file, mask = null) {
+    this.wanted = file;
+    const image = new Image();
+    image.src = URL.createObjectURL(file);
+    const isPicture = await image.decode().then(() => true, () => false);
+    if (this.wanted !== file) return URL.revokeObjectURL(image.src);
+    this.error.textContent = isPicture ? "" : `${file.name || "This"} is no picture that can be shown.`;
+    if (!isPicture) return;
+    this.show(file, image);
+    if (mask) await this.loadMask(mask);
+    const text = await base64(file);
+    if (this.wanted !== file) return;
+    keep(PICTURE, text);
+    const settings = await this.readSettings(text).catch(() => null); // which is no fault of the picture
+    if (this.wanted === file) this.offer(settings);
+  }
+
+  show(file, { src, naturalWidth: width, naturalHeight: height }) {
     URL.revokeObjectURL(this.picture.src);
-    this.picture.src = URL.createObjectURL(file);
-    try {
-      await this.picture.decode();
-    } catch {
-      this.remove();
-      throw new Error(`${file.name || "This"} is no picture that can be shown.`);
-    }
     this.file = file;
-    const { naturalWidth: width, naturalHeight: height } = this.picture;
+    this.picture.src = src;
     this.picture.parentElement.style.setProperty("--ratio", width / height);
-    this.mask.begin(width, height);
     this.chosen.hidden = false;
     this.drop.hidden = true;
-    keep(PICTURE, await base64(file));
+    this.offer(null);
+    this.mask.begin(width, height); // which tells of the change
+  }
+
+  offer(settings) {
+    this.settings = settings;
+    this.restoreButton.hidden = !settings;
   }
 
   remove() {
-    this.file = null;
+    this.file = this.wanted = null;
+    this.error.textContent = "";
     this.chosen.hidden = true;
     this.drop.hidden = false;
-    sessionStorage.removeItem(PICTURE);
+    forget(PICTURE);
     this.onChange();
+  }
+
+  /** Take a mask from a file. */
+  async loadMask(file) {
+    try {
+      await this.mask.load(file);
+      this.error.textContent = "";
+    } catch ({ message }) {
+      this.error.textContent = message;
+    }
   }
 
   /** Keep the mask as it is now over a reload. */
   async keepMask() {
     if (this.isMasked) keep(MASK, await base64(await this.mask.file()));
-    else sessionStorage.removeItem(MASK);
+    else forget(MASK);
   }
 
   /** Show what was there before a reload. */
   async restore() {
-    const [picture, mask] = [PICTURE, MASK].map((key) => sessionStorage.getItem(key)); // before another is kept
-    if (!picture || this.file) return;
-    await this.choose(blob(picture));
-    if (mask) await this.mask.load(blob(mask));
+    const [picture, mask] = [PICTURE, MASK].map(kept);
+    if (picture && !this.wanted) await this.choose(blob(picture), mask && blob(mask));
   }
 
-  /** Return {image, mask} in Base64 for an order, as far as there are any. */
+  /** Return {image, mask, mask_feather} for an order, as far as there are any; pictures are in Base64. */
   async order() {
     if (!this.file) return {};
     const order = { image: await base64(this.file) };
-    if (this.isMasked) order.mask = await base64(await this.mask.file());
-    return order;
-  }
-}
-
-function keep(key, text) {
-  try {
-    sessionStorage.setItem(key, text);
-  } catch {
-    sessionStorage.removeItem(key); // browsers keep a few MB; a larger picture is gone after a reload
+    if (!this.isMasked) return order;
+    return { ...order, mask: await base64(await this.mask.file()), mask_feather: Number(this.feather.value) };
   }
 }
 

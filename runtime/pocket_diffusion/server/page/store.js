@@ -11,7 +11,7 @@ const settled = (request) =>
   });
 
 export class Store {
-  /** Open it; where the browser keeps nothing (a private window, a full disk), pictures last as long as the page. */
+  /** Open it; a browser may keep nothing, as in some private windows. */
   static async open() {
     const store = new Store();
     try {
@@ -29,7 +29,7 @@ export class Store {
     return this.database ? (await settled(this.pictures("readonly").getAll())).reverse() : [];
   }
 
-  /** Keep a picture {file, seed, settings} and return its id; null where it cannot be kept. */
+  /** Keep a picture {file, seed, settings} and return its id; null where there is no room for it. */
   async add(picture) {
     if (!this.database) return null;
     try {
@@ -38,7 +38,7 @@ export class Store {
       for (const old of ids.slice(0, Math.max(ids.length - MOST, 0))) await this.remove(old);
       return id;
     } catch {
-      return null; // there is no room
+      return null;
     }
   }
 
