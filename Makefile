@@ -39,9 +39,13 @@ test-rest: $(DEV)/installed
 	$(DEV)/bin/python -m pytest -q $(addprefix --ignore tests/,export models benchmarks runtime fuzz)
 	$(DEV)/bin/python -m pytest -q $$(grep -rl --include='*.py' importorskip tests/runtime)
 
-# With the oldest releases of the drawing's packages that pyproject.toml allows.
+# With the oldest releases of a user's packages that pyproject.toml allows: what most depends on each of them.
 test-floor: $(FLOOR)/installed
-	PYTHONPATH=runtime $(FLOOR)/bin/python -m pytest -q tests/runtime/machine tests/runtime/test_pipeline.py \
+	PYTHONPATH=$(CURDIR)/runtime $(FLOOR)/bin/python -m pytest -q tests/runtime/machine tests/runtime/test_pipeline.py \
+	    $(addprefix tests/runtime/,test_bundle.py test_layers.py) \
+	    $(addprefix tests/runtime/drawing/,test_images.py test_picture_file.py test_picture_process.py test_tokenizer.py) \
+	    $(addprefix tests/runtime/server/,test_serve.py test_openai.py) \
+	    tests/runtime/server/test_comfyui.py::test_a_server_speaks_websockets_and_leaves_them_when_it_stops \
 	    --deselect tests/runtime/machine/test_known_releases.py::test_the_release_that_is_recommended_has_none_and_is_what_the_tests_run_with
 
 lint: $(DEV)/installed
@@ -80,6 +84,6 @@ $(LIGHT)/installed: pyproject.toml constraints.txt README.md LICENSE $(PACKAGES)
 $(FLOOR)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(FLOOR)
 	$(FLOOR)/bin/pip install -q $(PIP_FLAGS) -c constraints.txt uv
-	$(FLOOR)/bin/uv pip install -q --python $(FLOOR) --only-binary :all: --resolution lowest-direct -r pyproject.toml --extra cpu
+	$(FLOOR)/bin/uv pip install -q --python $(FLOOR) --only-binary :all: --resolution lowest-direct -r pyproject.toml --extra cpu --extra mcp
 	$(FLOOR)/bin/uv pip install -q --python $(FLOOR) -c constraints.txt pytest hypothesis httpx2
 	touch $@

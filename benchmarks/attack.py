@@ -50,6 +50,8 @@ _FILES = 8192
 """That this process may have open: it is thousands of clients."""
 KINDS = ("anonymous", "resident")
 """Of a server's memory."""
+HOLDING = ("half a head", "a body of a byte now and then", "nothing sent")
+"""Attacks that do no more than hold connections; each has one before the time of all runs."""
 
 Attack = Callable[[Visit], Iterator[str]]
 """Goes on for ever, and yields what became of each try."""
@@ -103,9 +105,15 @@ def thin() -> bytes:
 
 
 def many_frames() -> bytes:
-    """Return a TIFF of 2,000 frames."""
-    frame = Image.new("1", (1, 1))
-    return saved(frame, "TIFF", save_all=True, append_images=[frame] * 2000)
+    """Return a TIFF of 2,000 frames of one pixel, which is the file's first byte; Pillow would write it for seconds."""
+    width, height, photometric, strip_offsets, strip_byte_counts = 256, 257, 262, 273, 279
+    tags = {width: 1, height: 1, photometric: 1, strip_offsets: 0, strip_byte_counts: 1}
+    long = 4
+    frame = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", tag, long, 1, tags[tag]) for tag in tags)
+    head = struct.pack("<2sHI", b"II", 42, 8)
+    size = len(frame) + 4
+    following = [*(len(head) + size * number for number in range(1, 2000)), 0]
+    return head + b"".join(frame + struct.pack("<I", place) for place in following)
 
 
 def order(**more: object) -> bytes:
@@ -244,6 +252,8 @@ def attack(server: Server, over: Event, told: Connection) -> None:
             threads.append(threading.Thread(target=go_on, args=(one, visit, counts[name])))
     for thread in threads:
         thread.start()
+    while not all(counts[name] for name in HOLDING):
+        time.sleep(_PAUSE)
     told.send(len(threads))
     for thread in threads:
         thread.join()

@@ -58,9 +58,11 @@ def test_the_watch_sees_memory_that_came_and_went() -> None:
     before = memory_now("RssAnon")
     with AnonymousMemoryWatch() as watch:
         block = np.ones(64 * MB, np.uint8)
-        time.sleep(10 * SAMPLE_SECONDS)
+        deadline = time.monotonic() + 30
+        while watch.peak - before <= 60 * MB:
+            assert time.monotonic() < deadline
+            time.sleep(SAMPLE_SECONDS)
         del block
-    assert watch.peak - before > 60 * MB
     assert watch.peak <= memory_now("VmHWM")
     assert memory_now("RssAnon") < watch.peak - 60 * MB
 

@@ -1,5 +1,7 @@
 """Requests made up from our own description: none may break the server, or get an answer that is not described."""
 
+import json
+import shutil
 from collections.abc import Iterator
 
 import pytest
@@ -14,6 +16,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from pocket_diffusion.pipeline import DEFAULT_BUNDLE
 from pocket_diffusion.server.openapi import Operation
 from pocket_diffusion.server.rest import OPERATIONS
 from serving import RunningServer, running_server
@@ -28,8 +31,13 @@ CHECKS = [
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[RunningServer]:
-    with running_server("--queue", 3) as server:  # most of what could be drawn is then refused, as it should be
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """A server that draws quickly where nothing else is asked for, and refuses most of what could be drawn."""
+    bundle = shutil.copytree(DEFAULT_BUNDLE, tmp_path_factory.mktemp("quick") / "landscapes")
+    manifest = json.loads((bundle / "bundle.json").read_text())
+    manifest["defaults"] |= {"width": 64, "height": 64, "steps": 1}
+    (bundle / "bundle.json").write_text(json.dumps(manifest))
+    with running_server("--model", bundle, "--queue", 3) as server:
         yield server
 
 

@@ -288,7 +288,7 @@ def posted(path: str, body: object) -> bytes:
 
 def until_one(server: SimpleNamespace, is_so: Callable[[Any], bool]) -> None:
     """Wait until something is so of one of the connections."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120  # the SDK is imported, which a busy machine takes long for
     while not any(is_so(one) for one in [*server.server.server_state.connections]):
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -323,7 +323,7 @@ def test_the_end_is_quiet_whatever_clients_wait_for(
     with connect(few_places, "127.0.0.1", said):
         until_one(few_places, has_come)
         few_places.server.handle_exit(signal.SIGTERM, None)
-        few_places.thread.join(30)
+        few_places.thread.join(120)
         assert not few_places.thread.is_alive()
     assert caplog.messages == []
 
@@ -337,7 +337,7 @@ def test_a_second_ctrl_c_waits_for_nobody(
         (one,) = few_places.server.server_state.connections
         for _ in range(2):
             one.loop.call_soon_threadsafe(few_places.server.handle_exit, signal.SIGINT, None)
-        few_places.thread.join(30)
+        few_places.thread.join(120)
         assert not few_places.thread.is_alive()
     assert caplog.messages == []
 
