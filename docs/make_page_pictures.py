@@ -37,6 +37,24 @@ def desktop(browser: Browser, url: str, scheme: str) -> Image.Image:
     return Image.open(BytesIO(page.screenshot()))
 
 
+def tablet(browser: Browser, url: str) -> Image.Image:
+    """Return the page on a tablet, with a grid of prompts and steps."""
+    page = browser.new_page(viewport={"width": 1180, "height": 820}, has_touch=True)
+    page.goto(url)
+    page.get_by_label("Prompt", exact=True).fill(PROMPTS[-1][0])
+    page.get_by_label("Seed").fill(str(PROMPTS[-1][1]))
+    page.get_by_text("X/Y grid", exact=True).click()
+    for axis, setting, values in (
+        ("across", "Steps", "3, 6, 15"),
+        ("down", "Part of the prompt", "sunset, noon, night"),
+    ):
+        page.get_by_label(f"What varies {axis}").select_option(setting)
+        page.get_by_role("textbox", name=f"Values {axis}").fill(values)
+    page.get_by_role("button", name="Draw the grid").click()
+    page.get_by_role("link", name="Download the grid").wait_for(timeout=PATIENCE)
+    return Image.open(BytesIO(page.screenshot()))
+
+
 def phone(browser: Browser, url: str) -> Image.Image:
     """Return the page on a phone, with a mask painted over a picture."""
     page = browser.new_page(viewport={"width": 390, "height": 844}, device_scale_factor=2, has_touch=True)
@@ -46,19 +64,20 @@ def phone(browser: Browser, url: str) -> Image.Image:
     page.get_by_label("Brush").fill("25")
     page.get_by_label("Prompt", exact=True).fill("a red balloon over hills at sunrise")
     mask = page.locator("#mask")
-    mask.scroll_into_view_if_needed()
+    mask.hover()  # which waits, as each hovering does, until the page stands still
     box = mask.bounding_box() or {}
     for along in (0.4, 0.6):
-        page.mouse.move(box["x"] + box["width"] * 0.3, box["y"] + box["height"] * along)
+        height = box["height"] * along
+        mask.hover(position={"x": box["width"] * 0.3, "y": height})
         page.mouse.down()
-        page.mouse.move(box["x"] + box["width"] * 0.7, box["y"] + box["height"] * along, steps=8)
+        mask.hover(position={"x": box["width"] * 0.7, "y": height})
         page.mouse.up()
     page.evaluate("scrollBy(0, document.getElementById('source').getBoundingClientRect().top - 16)")
     return Image.open(BytesIO(page.screenshot()))
 
 
 def main() -> None:
-    """Write both pictures."""
+    """Write the pictures."""
     chromium = shutil.which("chromium")
     if chromium is None or len(sys.argv) != 2:
         raise SystemExit("needs Debian's package `chromium`, and the URL of a running server")
@@ -71,6 +90,7 @@ def main() -> None:
         both.resize((both.width // 2, both.height // 2), Image.Resampling.LANCZOS).quantize(256).save(
             FOLDER / "page-desktop.png", optimize=True
         )
+        tablet(browser, sys.argv[1]).quantize(256).save(FOLDER / "page-tablet.png", optimize=True)
         small = phone(browser, sys.argv[1])
         small.quantize(256).save(FOLDER / "page-phone.png", optimize=True)
         browser.close()

@@ -10,7 +10,7 @@ from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import Page, expect
 
-SECONDS = 20_000  # milliseconds that a picture may take on a slow machine
+SECONDS = 60_000  # milliseconds that a picture may take on a slow machine
 
 
 @pytest.fixture
