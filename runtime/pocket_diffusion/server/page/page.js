@@ -168,9 +168,10 @@ function takePrompt(text) {
   change();
 }
 
-/** Take a picture's settings for the form. */
-function reuse(settings) {
-  if (settings.task === "text-to-image") source.remove();
+/** Take a picture's settings for the form; of two passes, the first's, since the page draws in one. */
+function reuse(told, { keepsSource = false } = {}) {
+  const settings = told.first_pass ?? told;
+  if (settings.task === "text-to-image" && !keepsSource) source.remove();
   form.reuse(settings);
   form.tell();
   form.keep();
@@ -283,7 +284,7 @@ at("remove-source").onclick = () => {
   source.remove();
   at("file").focus();
 };
-at("restore").onclick = () => reuse({ ...source.settings, task: "" }); // the picture stays, to be started from
+at("restore").onclick = () => reuse(source.settings, { keepsSource: true }); // to start from it
 at("clear-mask").onclick = () => mask.clear();
 at("invert-mask").onclick = () => mask.invert();
 at("enlarge").onclick = () => {
