@@ -128,5 +128,5 @@ def measure_pairs(
 
 
 def reason(error: InvalidRequestError, bundle: str | None) -> str:
-    """Return why something cannot be had, without the advice, and without the path of the bundle."""
-    return str(error).partition(";")[0].replace(str(bundle or DEFAULT_BUNDLE), "the bundle")
+    """Return why something cannot be had, without the path of the bundle."""
+    return str(error).replace(str(bundle or DEFAULT_BUNDLE), "the bundle")

@@ -43,8 +43,7 @@ def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("clip")
     torch.manual_seed(0)
     small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    tokenizer = CLIPTokenizer(str(CLIP_FILES / "vocab.json"), str(CLIP_FILES / "merges.txt"))
-    tokenizer.model_max_length = 77
+    tokenizer = CLIPTokenizer.from_pretrained(CLIP_FILES, model_max_length=77)
     ids = {"bos_token_id": 49406, "eos_token_id": 49407, "pad_token_id": 49407}
     config = CLIPConfig(
         text_config={**small, **ids, "vocab_size": 49408},
