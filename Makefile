@@ -68,7 +68,7 @@ clean:
 # Everything, editable: what developers use. Of PyTorch's company, what is imported is compiled then.
 $(DEV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(DEV)
-	$(DEV)/bin/pip install -q $(PIP_FLAGS) --no-compile -c constraints.txt -e ".[cpu,server,mcp,batch,export,train,test,lint]"
+	$(DEV)/bin/pip install -q $(PIP_FLAGS) --no-compile -c constraints.txt -e ".[cpu,server,mcp,batch,evaluate,export,train,test,lint]"
 	touch $@
 
 # What a user has: the built wheel with ONNX Runtime, no PyTorch; what the tests need comes on top.

@@ -5,6 +5,7 @@ layers that bear it → compare the whole → write the graph over the exact gra
 """
 
 import math
+import random
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,9 +16,12 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
+from pocket_diffusion.batch.flickr30k import captions_of
+from pocket_diffusion.batch.prompts import PROMPT, read_prompts
 from pocket_diffusion.bundle import Component, Int8Graph, sha256_of
-from pocket_diffusion.calibration import Evaluation
+from pocket_diffusion.calibration import PROMPTS, Evaluation
 from pocket_diffusion.certificate import Certificate, LayerFigure
+from pocket_diffusion.errors import InvalidRequestError
 from pocket_diffusion.layers import LayerTable
 from pocket_export.graph_file import write_graph
 from pocket_export.int8_graph import int8_graph, rounded_layers, share_weights
@@ -161,6 +165,22 @@ class Certifier:
             give_deep(graph)
         write_graph(graph, self._folder / name)
         return msgspec.structs.replace(component, graph=name)
+
+
+def captions_to_draw(dataset: Path) -> tuple[str, ...]:
+    """Return as many captions of Flickr30K's folder, or of a file of prompts, as there are prompts of our own.
+
+    The same file gives the same captions.
+
+    Raises:
+        InvalidRequestError: the file cannot be read, or has too few prompts.
+
+    """
+    path = captions_of(dataset)
+    captions = sorted({str(row.fields[PROMPT]) for row in read_prompts(path) if PROMPT in row.fields})
+    if len(captions) < len(PROMPTS):
+        raise InvalidRequestError(f"{path} has {len(captions)} different prompts; give {len(PROMPTS)} or more")
+    return tuple(random.Random(0).sample(captions, len(PROMPTS)))  # noqa: S311 - no secret
 
 
 def first_form(errors: RoundingErrors) -> Form:

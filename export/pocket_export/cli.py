@@ -16,6 +16,12 @@ from pocket_diffusion.errors import ExportToolsMissingError
 @click.option(
     "--target", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="What it is tuned for."
 )
+@click.option(
+    "--calibration",
+    type=click.Path(path_type=Path, exists=True),
+    metavar="DATASET",
+    help="Captions to measure int8 on: Flickr30K's folder, or a file of prompts.  [default: prompts of our own]",
+)
 @checkpoint_options
 def export(source: str, output: Path, *, quiet: bool, **options: object) -> None:
     """Make a bundle at OUTPUT from SOURCE: a .ckpt, a .safetensors, a diffusers folder or a hub id.

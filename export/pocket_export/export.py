@@ -32,11 +32,12 @@ from pocket_diffusion.bundle import (
 from pocket_diffusion.calibration import PROMPTS, calibrate
 from pocket_diffusion.checkpoint.noise_schedule import Prediction
 from pocket_diffusion.checkpoint.tiny_vae import read_tiny_vae
+from pocket_diffusion.errors import InvalidRequestError
 from pocket_diffusion.machine.cpu import products_are_right
 from pocket_diffusion.machine.session import onnxruntime
 from pocket_diffusion.model.lora import LoraSpec
 from pocket_diffusion.writer import BundleWriter, OnProgress
-from pocket_export.certify import Certifier
+from pocket_export.certify import Certifier, captions_to_draw
 from pocket_export.checkpoint import Checkpoint, read_checkpoint
 from pocket_export.graph_file import layer_table, write_graph
 from pocket_export.memory import measure_memory
@@ -63,6 +64,7 @@ def export(
     vae: str | os.PathLike[str] | None = None,
     tiny_vae: str | os.PathLike[str] | None = None,
     prediction: Prediction | None = None,
+    calibration: str | os.PathLike[str] | None = None,
     loras: Iterable[str | os.PathLike[str] | LoraSpec] = (),
     force: bool = False,
     on_progress: OnProgress | None = None,
@@ -78,19 +80,24 @@ def export(
         vae: a file or folder that has a VAE, in place of the source's.
         tiny_vae: a file or folder of a tiny VAE that is to lie with the bundle.
         prediction: what the model predicts, in place of what the source says.
+        calibration: a file of prompts, or the folder of Flickr30K, whose captions 8-bit arithmetic is measured on.
         loras: what is added to the weights for good; each is `FILE`, `FILE:SCALE` or a `LoraSpec`.
         force: replace a bundle that is there; its tiny VAE stays, unless another is given.
         on_progress: is told what is being done, and the share of the work that is done.
 
     Raises:
         CheckpointError: the source cannot be read or is no Stable Diffusion; see those below it.
-        InvalidRequestError: no bundle is made for that target with that storage of weights, or a LoRA does not fit.
+        InvalidRequestError: no bundle is made for that target with that storage of weights, or a LoRA does not fit; or
+            prompts are given that cannot be read, or that nothing would be measured on.
         OutputExistsError, OutputError: the output is taken or cannot be written.
         ParityError: the graphs do not compute what PyTorch does.
 
     """
     report = on_progress or (lambda _what, _done: None)
     how = recipe(target, weights)
+    prompts = PROMPTS if calibration is None else captions_to_draw(Path(calibration))
+    if calibration is not None and not how.in_8_bits:
+        raise InvalidRequestError("calibration is for 8-bit graphs; add --weights int8, or leave it out")
     onnxruntime()  # needed for the check at the end; better missed now than then
     if how.in_8_bits and not products_are_right():
         report("no 8-bit graphs: this CPU's 8-bit products overflow; export on a CPU with VNNI to have them", 0.0)
@@ -134,8 +141,9 @@ def export(
             del part
             gc.collect()  # before the next network is built: two of them need not fit
         if how.in_8_bits:
-            progress.begin("", "draw", f"drawing {len(PROMPTS)} pictures to measure 8-bit arithmetic on")
-            drawn = calibrate(Bundle(writer.folder, manifest(components, writer.records())), encode=True)
+            progress.begin("", "draw", f"drawing {len(prompts)} pictures to measure 8-bit arithmetic on")
+            bundle = Bundle(writer.folder, manifest(components, writer.records()))
+            drawn = calibrate(bundle, prompts, encode=True)
             certifier = Certifier(writer.folder, drawn, progress)
             for make in (make for make in PARTS if make.__name__ in how.in_8_bits):
                 part = make(checkpoint)

@@ -58,7 +58,8 @@ class Calibration:
         """What was drawn, in one line."""
         width, height = picture_size(self.bundle.manifest.defaults)
         several = f"{len(self.prompts)} pictures" if len(self.prompts) > 1 else "a picture"
-        return f"{several} of {width}x{height}, {self.steps} steps each"
+        by = "" if set(self.prompts) <= set(PROMPTS) else " by given prompts"
+        return f"{several} of {width}x{height}{by}, {self.steps} steps each"
 
     def errors(self, role: str, component: Component, evaluations: Sequence[Evaluation]) -> list[float]:
         """Return how far the outputs of a component of the same folder are from each evaluation's, relative to it."""
