@@ -4,6 +4,7 @@ import os
 
 from pocket_diffusion.batch.artist import Artist, Drawn, Studio
 from pocket_diffusion.batch.row import Row
+from pocket_diffusion.order import Order
 
 
 class DeadlyStudio(Studio):
@@ -12,7 +13,7 @@ class DeadlyStudio(Studio):
 
 
 class DeadlyArtist(Artist):
-    def draw(self, row: Row) -> Drawn:
-        if row.fields["prompt"] == "die":
+    def draw_order(self, row: Row, order: Order) -> Drawn:
+        if order.prompt == "die":
             os._exit(9)
-        return super().draw(row)
+        return super().draw_order(row, order)

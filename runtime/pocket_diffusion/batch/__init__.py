@@ -19,8 +19,9 @@ import msgspec
 
 from pocket_diffusion.batch.artist import Studio
 from pocket_diffusion.batch.contact_sheet import write_contact_sheet
+from pocket_diffusion.batch.fleet import Fleet, draw_on_ray
 from pocket_diffusion.batch.folder import BatchFolder, Identity, Record, identity_in
-from pocket_diffusion.batch.prompts import PROMPT, read_prompts
+from pocket_diffusion.batch.prompts import PROMPT, RowsLeft, read_prompts
 from pocket_diffusion.batch.row import Row
 from pocket_diffusion.batch.table import write_table
 from pocket_diffusion.batch.workers import draw_here, draw_in_processes, fair_share
@@ -52,6 +53,8 @@ class Batch:
         processes: int | None = None,
         threads: int | None = None,
         memory: str = AUTO,
+        ray: str | None = None,
+        ray_copy: bool = False,
         **machine: Any,  # noqa: ANN401 - as `Pipeline.load` takes them
     ) -> None:
         """Read the file once, and open the bundle.
@@ -67,6 +70,8 @@ class Batch:
                 for. The pictures are the same with any number.
             threads: of each process; by default one, which draws most. Another number changes the last bits.
             memory: of each process, as `Pipeline.load` takes it.
+            ray: the address of a Ray cluster whose machines draw, or `auto` for that of this machine; see `Fleet`.
+            ray_copy: whether the bundle is sent to them; else they have it at its path.
             machine: further options of `Pipeline.load`.
 
         Raises:
@@ -74,6 +79,8 @@ class Batch:
             PocketDiffusionError: what `Pipeline.load` raises.
 
         """
+        if ray_copy and ray is None:
+            raise InvalidRequestError("a bundle is sent to the machines of a Ray cluster alone; give --ray, too")
         self._prompts = Path(prompts)
         self._column = column
         self.rows = sum(1 for _ in self._read())
@@ -87,9 +94,10 @@ class Batch:
         threads = 1 if threads is None else threads
         bundle = None if model is None else Path(model)
         pipeline = Pipeline.load(bundle, threads=threads, memory=memory, **machine)
-        self._share = fair_share(pipeline, processes, memory)
+        self._share = fair_share(pipeline, 1 if ray is not None else processes, memory)
         machine = {**machine, "threads": threads, "memory": self._share.memory}
         self._studio = Studio(bundle, usual or Order(prompt=""), seed, self._prompts.parent, machine)
+        self._fleet = None if ray is None else Fleet.of(pipeline, ray, self._studio, processes, copy=ray_copy)
         self._folder = BatchFolder(Path(output), self._identity(pipeline))
 
     def __enter__(self) -> "Batch":
@@ -112,11 +120,13 @@ class Batch:
 
         Raises:
             OutputError: the folder cannot be written; what is there stays.
-            PocketDiffusionError: see `Artist.draw`.
+            PocketDiffusionError: see `Artist.draw` and `draw_on_ray`.
 
         """
-        rows = (row for row in self._read() if row not in self._folder)
-        if self._share.processes == 1:
+        rows = RowsLeft(self._prompts, self._column, self._folder.drawn)
+        if self._fleet is not None:
+            drawings = draw_on_ray(self._fleet, self._studio, rows)
+        elif self._share.processes == 1:
             drawings = draw_here(self._studio, rows)
         else:
             drawings = draw_in_processes(self._studio, self._share.processes, rows)

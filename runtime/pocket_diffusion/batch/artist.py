@@ -45,6 +45,10 @@ class Studio:
     machine: Mapping[str, Any] = field(default_factory=dict)
     """Further options of `Pipeline.load`."""
 
+    def order(self, row: Row) -> Order:
+        """Return what a row asks for; raises what `Row.order` raises."""
+        return row.order(self.usual, self.seed, self.folder)
+
     def artist(self) -> "Artist":
         """Load the pipeline; raises what `Pipeline.load` raises."""
         return Artist(self, Pipeline.load(self.model, **self.machine))
@@ -64,10 +68,22 @@ class Artist:
             PocketDiffusionError: something is wrong with the model or the machine, and would be with every row.
 
         """
+        try:
+            order = self._studio.order(row)
+        except InvalidRequestError as error:
+            return Drawn(row=row, error=str(error))
+        return self.draw_order(row, order)
+
+    def draw_order(self, row: Row, order: Order) -> Drawn:
+        """Draw what a row asks for; what is wrong with it is in the answer.
+
+        Raises:
+            PocketDiffusionError: as `draw`.
+
+        """
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             try:
-                order = row.order(self._studio.usual, self._studio.seed, self._studio.folder)
                 result = self.pipeline.steps(order).result
             except (InvalidRequestError, InferenceError) as error:
                 return Drawn(row=row, error=str(error))

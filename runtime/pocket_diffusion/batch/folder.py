@@ -100,9 +100,10 @@ class BatchFolder:
         self._journal.close()
         self._scratch.remove()
 
-    def __contains__(self, row: Row) -> bool:
-        """Whether a row's picture is there."""
-        return row.number in self._drawn
+    @property
+    def drawn(self) -> frozenset[int]:
+        """The numbers of the rows whose pictures are there."""
+        return frozenset(self._drawn)
 
     def __len__(self) -> int:
         """How many pictures are there."""

@@ -6,6 +6,7 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -29,6 +30,20 @@ _NAMED = 5
 
 Values = dict[str, Any] | str
 """What a row says by column; or why it cannot be read."""
+
+
+@dataclass(frozen=True)
+class RowsLeft:
+    """The rows of a file of prompts whose pictures are not there; read anew by each iteration, here or elsewhere."""
+
+    path: Path
+    column: str
+    done: frozenset[int]
+    """Numbers of the others."""
+
+    def __iter__(self) -> Iterator[Row]:
+        """Raise what `read_prompts` raises."""
+        return (row for row in read_prompts(self.path, self.column) if row.number not in self.done)
 
 
 class PromptsWarning(UserWarning):

@@ -35,6 +35,7 @@ _LINE_SECONDS = 60
     "prompts.csv pictures",
     "captions.jsonl pictures -m sd15 --steps 20 --sampler dpmpp_2m",
     "results.csv flickr30k --steps 8",
+    "prompts.csv pictures --ray auto",
 )
 @click.argument("prompts", type=click.Path(path_type=Path))
 @click.argument("output", type=click.Path(path_type=Path))
@@ -49,6 +50,12 @@ _LINE_SECONDS = 60
     type=click.IntRange(1, 256),
     help="How many draw, each with --threads and --memory.  [default: as many as fit]",
 )
+@click.option(
+    "--ray",
+    metavar="ADDRESS",
+    help="Draw on the machines of a Ray cluster: HOST:PORT, or auto for that of this machine.",
+)
+@click.option("--ray-copy", is_flag=True, help="Send the bundle to these machines; else they have it at its path.")
 @order_options
 @adapter_options
 @folder_options
@@ -63,6 +70,8 @@ def batch(
     seed: int,
     strict: bool,
     processes: int | None,
+    ray: str | None,
+    ray_copy: bool,
     provider: str,
     threads: int | None,
     vae: str | None,
@@ -89,6 +98,8 @@ def batch(
         seed=seed,
         column=column,
         processes=processes,
+        ray=ray,
+        ray_copy=ray_copy,
         provider=provider,
         threads=threads,
         vae=vae,
