@@ -23,8 +23,8 @@ def test_options_of_generate() -> None:
     assert list(options) == [
         "self", "prompt", "negative_prompt", "width", "height", "steps", "sampler", "scheduler", "eta", "s_noise",
         "guidance_scale", "guidance_rescale", "guidance_interval", "image_guidance_scale", "clip_skip", "loras",
-        "token_downsampling", "cache", "seed", "count", "image", "mask",
-        "strength", "on_step",
+        "token_downsampling", "cache", "seed", "count", "variation_seed", "variation_strength", "image", "mask",
+        "mask_feather", "strength", "on_step",
     ]  # fmt: skip
     assert list(options)[1:-1] == list(pocket_diffusion.Order.__struct_fields__)
     assert all(option.kind is option.KEYWORD_ONLY for option in list(options.values())[2:])
