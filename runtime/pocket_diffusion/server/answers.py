@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import logging
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from copy import copy
@@ -38,6 +39,8 @@ RELEASE_BODY = "release_body"
 _MOST_OF_A_MESSAGE = 600
 """Characters."""
 _MOST_MARKS = 2**16
+_LONG_NAME = re.compile(rb'"[^"]{65536,}+"\s*:')
+"""Of a body's field; msgspec would repeat all of an unknown one in its message."""
 _MOST_TEXT = 2**16
 """Bytes of a form's field."""
 _LARGE = 2**20
@@ -162,12 +165,15 @@ def decode_json(body: bytes | bytearray, kind: type[Body]) -> Body:
 
     Raises:
         msgspec.DecodeError: it is not JSON, or not of that form.
-        InvalidRequestError: it has too many values: in 20 MB there is room for ten million, which take seconds.
+        InvalidRequestError: it has too many values: in 20 MB there is room for ten million, which take seconds; or a
+            name that is far too long.
 
     """
     marks = sum(map(body.count, (b",", b"[", b"{")))  # of which Base64 has none
     if marks > _MOST_MARKS:
         raise InvalidRequestError(f"the body has {marks:,} commas and brackets; at most {_MOST_MARKS:,} are read")
+    if len(body) > _LARGE and _LONG_NAME.search(body):
+        raise InvalidRequestError("the body has a name of over 65,536 characters")
     try:
         return msgspec.json.decode(body, type=kind)
     except (UnicodeDecodeError, RecursionError) as error:

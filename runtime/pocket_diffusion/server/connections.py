@@ -25,11 +25,11 @@ _CONNECTIONS = 1000
 """At most, and no more than half of the files that the process may have open."""
 _SHARE = 4
 """One client has at most one in so many of them."""
-_CUT_A_SECOND = 10
+_CUT_A_SECOND = 5
 """Of one client, so many connections are hung up on to make room; then it gets none until the next second."""
 _AT_ONCE = struct.pack("ii", 1, 0)
 """Of SO_LINGER: the system forgets a connection without waiting for the other side."""
-_REFUSED_TOGETHER = 256
+_REFUSED_TOGETHER = 1024
 """New connections, before the rest has its turn."""
 
 

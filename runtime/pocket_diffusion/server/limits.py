@@ -11,12 +11,12 @@ class Limits:
     """The most of everything."""
 
     # of a request
-    body_bytes: int = 32 * 2**20
+    body_bytes: int = 24 * 2**20
     body_seconds: float = 60.0
     """How long a client may take to send a request's body."""
-    bodies_bytes: int = 64 * 2**20
+    bodies_bytes: int = 48 * 2**20
     """Of all requests that are being received and checked."""
-    answers_bytes: int = 32 * 2**20
+    answers_bytes: int = 16 * 2**20
     """Of all large answers that clients have not read yet."""
     prompt_characters: int = 4000
     # of a picture that is sent

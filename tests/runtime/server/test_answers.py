@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from pocket_diffusion import InvalidRequestError
 from pocket_diffusion.server import Limits
-from pocket_diffusion.server.answers import LargeAnswer, refusal
+from pocket_diffusion.server.answers import LargeAnswer, decode_json, refusal
 
 
 class Client:
@@ -56,6 +57,13 @@ def test_a_long_message_keeps_its_two_ends() -> None:
     assert message.startswith("sampler xxx")
     assert message.endswith("xxx is not known")
     assert len(message) < 700
+
+
+def test_a_field_with_a_huge_name_is_refused_without_repeating_it() -> None:
+    with pytest.raises(InvalidRequestError, match=r"^the body has a name of over 65,536 characters$"):
+        decode_json(b'{"%s" :1}' % (b"x" * 2_000_000), dict[str, int])
+    picture = b"A" * 2_000_000
+    assert decode_json(b'{"image":"%s","b":"c"}' % picture, dict[str, str])["image"] == picture.decode()
 
 
 @pytest.mark.parametrize(

@@ -229,7 +229,7 @@ def test_who_opens_far_too_many_is_refused_until_the_next_second(monkeypatch: py
     clock = SimpleNamespace(monotonic=lambda: 7.0)
     monkeypatch.setattr("pocket_diffusion.server.connections.time", clock)
     places = Places()
-    for number in range(4 + 10):
+    for number in range(4 + 5):
         assert not places.refuses("127.0.0.1")
         one = Mock(client_id="127.0.0.1")
         places.wait(one)
