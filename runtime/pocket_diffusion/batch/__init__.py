@@ -2,10 +2,11 @@
 
 from pocket_diffusion.batch import Batch
 
-with Batch("prompts.csv", "pictures") as batch:
-    for record in batch.draw():
-        print(record.row, record.file, record.error)
-    batch.finish()
+if __name__ == "__main__":  # which the processes that draw import again
+    with Batch("prompts.csv", "pictures") as batch:
+        for record in batch.draw():
+            print(record.row, record.file, record.error)
+        batch.finish()
 """
 
 from collections.abc import Generator, Iterator
@@ -161,5 +162,5 @@ class Batch:
             arithmetic=pipeline.arithmetic,
             memory=self._studio.machine["memory"],
             threads=self._studio.machine["threads"],
-            options={name: value for name, value in options.items() if value},
+            options=msgspec.to_builtins({name: value for name, value in options.items() if value}, enc_hook=str),
         )

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pocket_diffusion import InvalidRequestError, Order, OutputError, Pipeline
+from loras import random_lora, write_safetensors
+from pocket_diffusion import InvalidRequestError, LoraSpec, Order, OutputError, Pipeline
 from pocket_diffusion.batch import Batch
 from pocket_diffusion.batch.folder import Record
 from serving import COMMAND
@@ -135,6 +136,21 @@ def test_another_batch_is_refused(prompts: Path, tmp_path: Path, changed: dict[s
         pass
     prompts.write_text(PROMPTS + "more,64,64,1,\n")
     with pytest.raises(InvalidRequestError, match="differs in: prompts"), Batch(prompts, tmp_path / "out", processes=1):
+        pass
+
+
+def test_embeddings_and_loras_are_part_of_a_batch(prompts: Path, tmp_path: Path) -> None:
+    bundle = Pipeline.load().bundle
+    vectors = np.zeros((1, bundle.manifest.text_encoder.outputs[0].shape[-1]), np.float32)
+    word = write_safetensors(tmp_path / "odd.safetensors", {"emb_params": vectors})
+    lora = LoraSpec(write_safetensors(tmp_path / "style.safetensors", random_lora(bundle)), 0.5)
+    for _ in range(2):  # begun, and gone on with
+        with Batch(prompts, tmp_path / "out", processes=1, embeddings=[word], loras=[lora]) as batch:
+            next(batch.draw(), None)
+    with (
+        pytest.raises(InvalidRequestError, match="differs in: loras; "),
+        Batch(prompts, tmp_path / "out", processes=1, embeddings=[word]),
+    ):
         pass
 
 
