@@ -271,10 +271,15 @@ async def wait(request: Request, job: Job) -> None:
         raise Cancelled("the client went away")
 
 
-async def followed(request: Request, job: Job, tell: Callable[[], AsyncIterator[bytes]]) -> AsyncGenerator[bytes, None]:
-    """Yield what there is to `tell` after each change of a job, until it is over, and now and then a sign of life."""
+async def followed(
+    request: Request, job: Job, tell: Callable[[bool], AsyncIterator[bytes]]
+) -> AsyncGenerator[bytes, None]:
+    """Yield what there is to `tell` after each change of a job, and now and then a sign of life.
+
+    `tell` is given whether the job was over when it changed, which is true of the last time alone.
+    """
     changes = request.app.state.queue.follow(job)
-    upcoming: asyncio.Task[None] | None = None
+    upcoming: asyncio.Task[bool] | None = None
     try:
         while True:
             upcoming = upcoming or asyncio.ensure_future(anext(changes))
@@ -283,11 +288,11 @@ async def followed(request: Request, job: Job, tell: Callable[[], AsyncIterator[
                 yield b": still here\n\n"
                 continue
             try:
-                upcoming.result()
+                is_over = upcoming.result()
             except StopAsyncIteration:
                 return
             upcoming = None
-            async for told in tell():
+            async for told in tell(is_over):
                 yield told
     finally:
         # Nothing can be awaited here where the client has gone: its task ends `changes`, if that is running.

@@ -133,12 +133,12 @@ class Job:
         self.drawing = msgspec.structs.replace(self.drawing, image=None, mask=None)
         self.change()
 
-    async def changes(self) -> AsyncIterator[None]:
-        """Yield at once and then after each change, or several, until the job is over."""
+    async def changes(self) -> AsyncIterator[bool]:
+        """Yield whether the job is over: at once, and then after each change, or several, until it is."""
         while True:
-            changed = self._changed
-            yield
-            if self.state.is_final:
+            changed, is_over = self._changed, self.state.is_final
+            yield is_over
+            if is_over:
                 return
             await changed.wait()
 
@@ -259,14 +259,14 @@ class JobQueue:
         """Return how many jobs wait or are drawn."""
         return len(self._waiting) + (self.running is not None)
 
-    async def follow(self, job: Job) -> AsyncIterator[None]:
-        """Yield at each change; a job that its last follower leaves is cancelled, unless another comes soon."""
+    async def follow(self, job: Job) -> AsyncIterator[bool]:
+        """Yield a job's changes; one that its last follower leaves is cancelled, unless another comes soon."""
         job.followers += 1
         if job.abandoning is not None:
             job.abandoning.cancel()
         try:
-            async for _ in job.changes():
-                yield
+            async for is_over in job.changes():
+                yield is_over
         finally:
             job.followers -= 1
             if not (job.followers or job.state.is_final):

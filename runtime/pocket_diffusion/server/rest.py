@@ -265,9 +265,10 @@ async def follow_job(request: Request) -> Response:
     """Send a job's view at each change, until it is over."""
     job = _job(request)
 
-    async def tell() -> AsyncIterator[bytes]:
+    async def tell(is_over: bool) -> AsyncIterator[bytes]:
         now = await view(request, job)
-        yield server_sent_event(now.state, now)
+        if is_over or not now.state.is_final:  # the end that came while it was looked at is told next
+            yield server_sent_event(now.state, now)
 
     return event_stream(followed(request, job, tell))
 

@@ -420,6 +420,19 @@ def test_a_follower_who_comes_back_soon_finds_the_job_running(run: Callable[...,
     run(story)
 
 
+def test_an_end_that_comes_while_a_follower_looks_elsewhere_is_told_too(run: Callable[..., None]) -> None:
+    async def story(bench: Bench) -> None:
+        job, seen = bench.submit(steps=2), []
+        async for is_over in bench.queue.follow(job):
+            seen.append(is_over)
+            if job.state is State.RUNNING:
+                bench.allow(2)
+                await bench.until(lambda: job.state.is_final)
+        assert seen[-2:] == [False, True]
+
+    run(story)
+
+
 def test_closing_cancels_all_and_takes_no_more(run: Callable[..., None]) -> None:
     async def story(bench: Bench) -> None:
         jobs = [bench.submit(steps=100) for _ in range(3)]

@@ -1,5 +1,6 @@
 """Our own API: jobs from their creation to their pictures, and what is refused."""
 
+import asyncio
 import base64
 import json
 import time
@@ -19,6 +20,7 @@ from pocket_diffusion.drawing.caches import CACHES
 from pocket_diffusion.drawing.samplers import SAMPLERS
 from pocket_diffusion.drawing.schedulers import SCHEDULERS
 from pocket_diffusion.server import create_app
+from pocket_diffusion.server.jobs import Job
 from serving import LIMITS, SMALL
 
 PAGE = Path(server.__file__).parent / "page"
@@ -64,6 +66,21 @@ def test_a_job_from_its_creation_to_its_picture(client: TestClient, pipeline: Pi
     np.testing.assert_array_equal(np.asarray(drawn), np.asarray(expected))
     assert json.loads(drawn.text["pocket-diffusion"]) == last["pictures"][0]["settings"]
     assert drawn.text["parameters"].startswith("a lake\nSteps: 4")
+
+
+def test_the_end_of_a_drawing_is_told_once_also_where_it_comes_while_a_preview_is_made(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = client.app.state.queue
+
+    async def preview(job: Job) -> None:
+        while not job.state.is_final:
+            await asyncio.sleep(0.01)
+
+    job = create(client)
+    monkeypatch.setattr(queue, "preview", preview)
+    seen = [name for name, _ in events(client, job["id"])]
+    assert seen == ["done"]
 
 
 def test_previews_are_shown_on_the_way(client: TestClient) -> None:

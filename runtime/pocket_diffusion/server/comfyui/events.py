@@ -63,7 +63,7 @@ async def _story(queue: JobQueue, execution: Execution) -> AsyncGenerator[Messag
     job, about = execution.job, {"prompt_id": execution.id}
     has_begun = False
     yield _status(queue)
-    async for _ in job.changes():  # whoever goes away may ask for the history later
+    async for is_over in job.changes():  # whoever goes away may ask for the history later
         if job.state is State.QUEUED:
             continue
         if not has_begun:  # also of one that is over already, since clients wait for it
@@ -71,7 +71,7 @@ async def _story(queue: JobQueue, execution: Execution) -> AsyncGenerator[Messag
             yield "execution_start", about
             yield "execution_cached", {**about, "nodes": []}
             yield "executing", {**about, "node": execution.ends[0]}
-        if job.state.is_final:
+        if is_over:
             continue
         yield "progress", {**about, "node": execution.ends[0], "value": job.step, "max": job.steps}
         preview = await queue.preview(job)

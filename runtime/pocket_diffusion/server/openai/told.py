@@ -108,13 +108,13 @@ async def events(request: Request, drawn: Drawn) -> AsyncGenerator[bytes, None]:
     """Yield the events of a stream, as the official clients read them; a client who goes away has the job cancelled."""
     job, numbers = drawn.job, count()
 
-    async def tell() -> AsyncIterator[bytes]:
+    async def tell(is_over: bool) -> AsyncIterator[bytes]:
         while job.partial:
             content = await asyncio.to_thread(drawn.partial, job.partial.popleft())
             about = _event(drawn, "partial_image", content, partial_image_index=next(numbers))
             for piece in _counted(request.app.state, about):
                 yield piece
-        if job.state.is_final:
+        if is_over:
             async for piece in _ending(request, drawn):
                 yield piece
 
