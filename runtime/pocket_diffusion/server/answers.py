@@ -148,16 +148,29 @@ async def read_json(request: Request, kind: type[Body]) -> Body:
 
     Raises:
         msgspec.DecodeError: it is not JSON, or not of that form.
-        InvalidRequestError: it has too many values.
+        InvalidRequestError: it has too many values, or a name that is far too long.
 
     """
-    body = bytearray()  # `request.body()` would keep it, and takes twice as much at its end
-    async for chunk in request.stream():
-        body += chunk
+    body = await received(request)
     if len(body) <= _LARGE:
         return decode_json(body, kind)
     async with request.app.state.decoding:
         return await asyncio.to_thread(decode_json, body, kind)
+
+
+async def received(request: Request) -> bytearray:
+    """Return a body of JSON.
+
+    Raises:
+        InvalidRequestError: it has too many values, as far as it has come: the rest is not waited for.
+
+    """
+    body, marks = bytearray(), 0  # `request.body()` would keep it, and takes twice as much at its end
+    async for chunk in request.stream():
+        body += chunk
+        marks += _marks(chunk)
+        _check_marks(marks)
+    return body
 
 
 def decode_json(body: bytes | bytearray, kind: type[Body]) -> Body:
@@ -169,15 +182,23 @@ def decode_json(body: bytes | bytearray, kind: type[Body]) -> Body:
             name that is far too long.
 
     """
-    marks = sum(map(body.count, (b",", b"[", b"{")))  # of which Base64 has none
-    if marks > _MOST_MARKS:
-        raise InvalidRequestError(f"the body has {marks:,} commas and brackets; at most {_MOST_MARKS:,} are read")
+    _check_marks(_marks(body))
     if len(body) > _LARGE and _LONG_NAME.search(body):
         raise InvalidRequestError("the body has a name of over 65,536 characters")
     try:
         return msgspec.json.decode(body, type=kind)
     except (UnicodeDecodeError, RecursionError) as error:
         raise msgspec.DecodeError(str(error)) from None
+
+
+def _marks(body: bytes | bytearray) -> int:
+    """Return how many values there may be; Base64 has none of the marks."""
+    return sum(map(body.count, (b",", b"[", b"{")))
+
+
+def _check_marks(marks: int) -> None:
+    if marks > _MOST_MARKS:
+        raise InvalidRequestError(f"the body has over {_MOST_MARKS:,} commas and brackets; send fewer values")
 
 
 @asynccontextmanager

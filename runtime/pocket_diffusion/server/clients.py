@@ -1,6 +1,7 @@
 """Who asks: clients as limits tell them apart."""
 
 import ipaddress
+from functools import lru_cache
 
 from starlette.types import Scope
 
@@ -10,6 +11,7 @@ def client_of(scope: Scope) -> str:
     return client_at((scope.get("client") or ("",))[0])
 
 
+@lru_cache(1024)  # asked for with each connection, of which strangers can open thousands a second
 def client_at(host: str) -> str:
     """Return whom an address counts for: itself, or with IPv6 its /64, of which one machine can take any address."""
     try:

@@ -25,8 +25,8 @@ _CONNECTIONS = 1000
 """At most, and no more than half of the files that the process may have open."""
 _SHARE = 4
 """One client has at most one in so many of them."""
-_CUT_A_SECOND = 5
-"""Of one client, so many connections are hung up on to make room; then it gets none until the next second."""
+_NEW_A_SECOND = 16
+"""Of one client, from when half of all places are taken, or half of its own."""
 _AT_ONCE = struct.pack("ii", 1, 0)
 """Of SO_LINGER: the system forgets a connection without waiting for the other side."""
 _REFUSED_TOGETHER = 1024
@@ -44,42 +44,50 @@ class Places:
         self._connections: defaultdict[str, dict[PunctualProtocol, None]] = defaultdict(dict)
         self._waiting: defaultdict[str, dict[PunctualProtocol, None]] = defaultdict(dict)
         """Those that wait for a request, the one that waits longest first."""
+        self._taken = 0
         self._second = 0
         """The one that is counted in."""
-        self._cut: Counter[str] = Counter()
-        """How many were hung up on in it, to make room."""
+        self._new: Counter[str] = Counter()
+        """How many connections each client got in it."""
 
-    def take(self, one: "PunctualProtocol", taken: int) -> "PunctualProtocol | None":
-        """Note a new connection, the last of `taken` in all, and return the one to hang up on, if there are too many.
+    def take(self, one: "PunctualProtocol") -> "PunctualProtocol | None":
+        """Note a new connection, and return the one to hang up on, if there are too many.
 
         It is one of a client that has too many; or, of too many in all, of the client that has the most, even in the
         middle of a request where none of that client's waits for one.
         """
         self._connections[one.client_id][one] = None
+        self._taken += 1
         most, crowded = _most_connections(), one.client_id
         if len(self._connections[crowded]) <= most // _SHARE:
-            if taken <= most:
+            if self._taken <= most:
                 return None
             crowded = max(self._connections, key=lambda client: len(self._connections[client]))
         busy = [one] if crowded == one.client_id else self._connections[crowded]
-        self._count()[crowded] += 1
         return next(chain(self._waiting[crowded], busy))
 
     def refuses(self, host: str) -> bool:
-        """Whether an address is to get no connection in this second, as it opens far too many."""
-        return bool(self._cut) and self._count()[client_at(host)] >= _CUT_A_SECOND
+        """Count a connection that an address wants, and return whether it is to have none now.
 
-    def _count(self) -> Counter[str]:
-        """Return how many of each client's were hung up on in this second."""
+        Whoever is hung up on can be back at once, so that making room for one by one would be all that is done.
+        """
         if self._second != (second := int(time.monotonic())):
             self._second = second
-            self._cut.clear()
-        return self._cut
+            self._new.clear()
+        client, most = client_at(host), _most_connections()
+        if self._new[client] >= _NEW_A_SECOND:
+            own = len(self._connections.get(client, ()))
+            if max(self._taken, own * _SHARE) > most // 2:
+                return True
+        self._new[client] += 1
+        return False
 
     def leave(self, one: "PunctualProtocol") -> None:
         """Forget a connection; nothing happens where that was done before."""
         self.go_on(one)
-        self._connections[one.client_id].pop(one, None)
+        if one in self._connections[one.client_id]:
+            del self._connections[one.client_id][one]
+            self._taken -= 1
         if not self._connections[one.client_id]:
             del self._connections[one.client_id], self._waiting[one.client_id]
 
@@ -134,7 +142,7 @@ class PunctualProtocol(H11Protocol):
         super().connection_made(transport)
         self.client_id = client_at(self.client[0] if self.client else "")
         self._expect_head()
-        least = self._places.take(self, len(self.connections))
+        least = self._places.take(self)
         if least is not None:
             least.hang_up()
 

@@ -6,11 +6,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from starlette.requests import Request
 from starlette.testclient import TestClient
+from starlette.types import Message
 
 from pocket_diffusion import InvalidRequestError
 from pocket_diffusion.server import Limits
-from pocket_diffusion.server.answers import LargeAnswer, decode_json, refusal
+from pocket_diffusion.server.answers import LargeAnswer, decode_json, received, refusal
 
 
 class Client:
@@ -90,7 +92,20 @@ def test_a_body_of_very_many_values_is_refused_before_it_is_decoded(client: Test
     body = b'{"prompt": "a", "override_settings": {"a": [' + b"[]," * 35_000 + b"1]}}"
     answer = client.post(path, content=body)
     assert answer.status_code in (400, 422)
-    assert "commas and brackets; at most 65,536 are read" in answer.json()["detail"]
+    assert "over 65,536 commas and brackets; send fewer values" in answer.json()["detail"]
+
+
+def test_a_body_of_very_many_values_is_refused_before_it_is_there() -> None:
+    came = 0
+
+    async def receive() -> Message:
+        nonlocal came
+        came += 1
+        return {"type": "http.request", "body": b"[]," * 10_000, "more_body": True}
+
+    with pytest.raises(InvalidRequestError, match="commas and brackets"):
+        asyncio.run(received(Request({"type": "http"}, receive)))
+    assert came == 4
 
 
 @pytest.mark.parametrize("path", ["/api/jobs", "/v1/images/generations", "/sdapi/v1/txt2img", "/sdapi/v1/options"])

@@ -224,23 +224,51 @@ def test_a_client_holds_no_more_than_its_share(few_places: SimpleNamespace) -> N
         assert is_answered(few_places, "127.0.0.2")
 
 
-def test_who_opens_far_too_many_is_refused_until_the_next_second(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pocket_diffusion.server.connections._CONNECTIONS", 16)
+def open_one(places: Places, host: str) -> bool:
+    """Open a connection that waits for a request, and return whether it was let in."""
+    if places.refuses(host):
+        return False
+    one = Mock(client_id=host)
+    places.wait(one)
+    least = places.take(one)
+    if least is not None:
+        places.leave(least)
+    return True
+
+
+def test_who_has_half_of_a_share_opens_few_more_until_the_next_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pocket_diffusion.server.connections._CONNECTIONS", 160)
     clock = SimpleNamespace(monotonic=lambda: 7.0)
     monkeypatch.setattr("pocket_diffusion.server.connections.time", clock)
     places = Places()
-    for number in range(4 + 5):
-        assert not places.refuses("127.0.0.1")
-        one = Mock(client_id="127.0.0.1")
-        places.wait(one)
-        least = places.take(one, number)
-        assert (least is not None) == (number >= 4)
-        if least is not None:
-            places.leave(least)
-    assert places.refuses("127.0.0.1")
-    assert not places.refuses("127.0.0.2")
+    assert [open_one(places, "127.0.0.1") for _ in range(23)] == 21 * [True] + 2 * [False]
+    assert open_one(places, "127.0.0.2")
     clock.monotonic = lambda: 8.0
-    assert not places.refuses("127.0.0.1")
+    assert [open_one(places, "127.0.0.1") for _ in range(18)] == 16 * [True] + 2 * [False]
+
+
+def test_when_half_of_all_places_are_taken_each_client_opens_few_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pocket_diffusion.server.connections._CONNECTIONS", 160)
+    clock = SimpleNamespace(monotonic=lambda: 7.0)
+    monkeypatch.setattr("pocket_diffusion.server.connections.time", clock)
+    places = Places()
+    for client in range(1, 6):
+        assert all(open_one(places, f"127.0.0.{client}") for _ in range(16))
+    assert open_one(places, "127.0.0.6")  # the 81st
+    assert not open_one(places, "127.0.0.1")
+    assert all(open_one(places, "127.0.0.6") for _ in range(15))
+    assert not open_one(places, "127.0.0.6")
+
+
+def test_whoever_leaves_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pocket_diffusion.server.connections._CONNECTIONS", 8)
+    places = Places()
+    ones = [Mock(client_id=f"127.0.0.{number}") for number in range(10)]
+    assert [places.take(one) for one in ones[:8]] == 8 * [None]
+    for _ in range(2):  # nothing the second time
+        places.leave(ones[0])
+    assert places.take(ones[8]) is None
+    assert places.take(ones[9]) is not None
 
 
 def test_whom_the_listener_refuses_is_hung_up_on_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

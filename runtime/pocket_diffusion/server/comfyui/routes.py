@@ -20,7 +20,7 @@ from pocket_diffusion.drawing.schedulers import SCHEDULERS
 from pocket_diffusion.errors import InvalidRequestError
 from pocket_diffusion.machine.free_memory import free_memory
 from pocket_diffusion.order import Order
-from pocket_diffusion.server.answers import LargeAnswer, decode_json, form_of, pipeline_of, read_json, submit
+from pocket_diffusion.server.answers import LargeAnswer, decode_json, form_of, pipeline_of, read_json, received, submit
 from pocket_diffusion.server.clients import client_of
 from pocket_diffusion.server.comfyui.events import events
 from pocket_diffusion.server.comfyui.executions import Execution, Executions
@@ -154,8 +154,7 @@ async def one_history(request: Request) -> Response:
 
 async def interrupt(request: Request) -> Response:
     """Stop the client's own graph that is drawn."""
-    body = b"".join([chunk async for chunk in request.stream()])
-    wanted = decode_json(body or b"{}", Interruption).prompt_id
+    wanted = decode_json(await received(request) or b"{}", Interruption).prompt_id
     for one in _mine(request):
         if one.job.state is State.RUNNING and wanted in (None, one.id):
             request.app.state.queue.cancel(one.job, "the drawing was interrupted")

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from pocket_diffusion.server.answers import RELEASE_BODY, decode_json
+from pocket_diffusion.server.answers import RELEASE_BODY, decode_json, received
 
 _TOOLS = "pocket_diffusion.server.mcp.tools"
 
@@ -25,7 +25,7 @@ async def mcp(request: Request) -> Response:
         ) from None
     # The SDK keeps the body for as long as the answer takes, and would decode any number of values.
     request.scope["state"].pop(RELEASE_BODY, None)
-    body = b"".join([chunk async for chunk in request.stream()])
+    body = bytes(await received(request))
     await asyncio.to_thread(decode_json, body, msgspec.Raw)
     exchange: Response = tools.Exchange(body)
     return exchange
