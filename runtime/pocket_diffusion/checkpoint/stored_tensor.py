@@ -33,6 +33,9 @@ _SHOWN = 100  # how much of a name from the file an error shows
 # must not be the memory for a file.
 _GAPS, _SPARE_NUMBERS = 4, 2**20
 
+_FARTHEST = 2**48
+"""More than any file has: also of what an empty tensor, or an axis of one number, does not use."""
+
 
 @dataclass(frozen=True)
 class StoredTensor:
@@ -58,7 +61,8 @@ class StoredTensor:
         """
         if len(self.shape) > MOST_SIDES or len(self.strides) != len(self.shape):
             raise ValueError(f"a tensor has {len(self.shape)} sides and {len(self.strides)} strides")
-        if min((self.offset, *self.shape, *self.strides), default=0) < 0 or self.span < self.size:
+        numbers = (self.offset, *self.shape, *self.strides)
+        if min(numbers) < 0 or max(numbers) > _FARTHEST or self.span < self.size:
             raise ValueError("a tensor claims more than it holds")
         if self.span > _GAPS * self.size + _SPARE_NUMBERS:
             raise ValueError("a tensor is spread thin over its storage")

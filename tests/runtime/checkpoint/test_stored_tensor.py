@@ -64,7 +64,7 @@ def test_a_file_that_shrinks_while_it_is_read_is_an_error(tmp_path: Path, name: 
 
 
 def test_says_that_memory_does_not_suffice(tmp_path: Path) -> None:
-    tensor = StoredTensor("a", tmp_path, "float64", (2**50,), 0, (1,))
+    tensor = StoredTensor("a", tmp_path, "float64", (2**47,), 0, (1,))
     with pytest.raises(CheckpointError, match=r"'a' is too large for this machine's memory"):
         tensor.read()
 
@@ -79,6 +79,11 @@ def test_refuses_tensors_that_cost_more_than_their_numbers(tmp_path: Path) -> No
         describe((100, 100), (1, 1))  # 199 numbers fifty times
     with pytest.raises(ValueError, match="claims more than it holds"):
         describe((4,), (-1,))
+    for shape, strides in (((1,), (2**60,)), ((0,), (2**60,)), ((2**60, 0), (1, 1))):  # which NumPy cannot count
+        with pytest.raises(ValueError, match="claims more than it holds"):
+            describe(shape, strides)
+    with pytest.raises(ValueError, match="claims more than it holds"):
+        StoredTensor("a", tmp_path, "float32", (0,), 2**60, (1,))
     with pytest.raises(ValueError, match="spread thin over its storage"):
         describe((2,), (2**30,))
     with pytest.raises(ValueError, match="9 sides"):
