@@ -18,6 +18,7 @@ from typing import Any
 
 import msgspec
 
+from pocket_diffusion.addon import ADDON_NAME, TINY_VAE
 from pocket_diffusion.batch.artist import Studio
 from pocket_diffusion.batch.contact_sheet import write_contact_sheet
 from pocket_diffusion.batch.fleet import Fleet, draw_on_ray
@@ -34,9 +35,6 @@ from pocket_diffusion.pipeline import Pipeline
 from pocket_diffusion.version import __version__
 
 __all__ = ["Batch", "Record"]
-
-_OF_PICTURES = ("loras", "embeddings", "vae")
-"""What a pipeline is loaded with that pictures go by."""
 
 
 class Batch:
@@ -152,15 +150,25 @@ class Batch:
         return read_prompts(self._prompts, self._column)
 
     def _identity(self, pipeline: Pipeline) -> Identity:
-        usual = msgspec.structs.asdict(self._studio.usual)
-        loaded = {name: self._studio.machine.get(name) for name in _OF_PICTURES}
-        options = {**usual, **loaded, "seed": self._studio.seed, "column": self._column}
+        adapters, asked = pipeline.adapters, self._studio.machine
+        options = {
+            **msgspec.structs.asdict(self._studio.usual),
+            "seed": self._studio.seed,
+            "column": self._column,
+            "vae": sha256_of(pipeline.bundle.root / TINY_VAE / ADDON_NAME) if asked.get("vae") else None,
+            "LoRA folder": adapters.library.has_loras,  # without one, LoRAs that prompts name do nothing
+            **{f"embedding {word}": concept.hash.sha256 for word, concept in adapters.concepts.items()},
+            **{
+                f"LoRA {lora.file.name} ({place})": (lora.scale, lora.text_encoder_scale, lora.file.hash.sha256)
+                for place, lora in enumerate(adapters.loras, 1)
+            },
+        }
         return Identity(
             version=__version__,
             prompts=sha256_of(self._prompts),
             model=sha256_of(pipeline.bundle.root / MANIFEST_NAME),
             arithmetic=pipeline.arithmetic,
-            memory=self._studio.machine["memory"],
-            threads=self._studio.machine["threads"],
-            options=msgspec.to_builtins({name: value for name, value in options.items() if value}, enc_hook=str),
+            memory=asked["memory"],
+            threads=asked["threads"],
+            options=msgspec.to_builtins({name: value for name, value in options.items() if value}),
         )
