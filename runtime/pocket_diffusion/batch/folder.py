@@ -35,7 +35,7 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """The SHA-256 of the bundle's manifest, which has those of all its files."""
     arithmetic: str
     memory: str
-    """A mode, or a limit: the last bits of a picture go by it, as by the number of threads."""
+    """The mode: the last bits of a picture go by it, as by the number of threads."""
     threads: int
     options: dict[str, Any]
     """What holds where a row says nothing, and what the pipeline was loaded with, files by their SHA-256."""
