@@ -1,6 +1,6 @@
 """What a batch costs over a bare loop, what memory it takes, and what kills do to it.
 
-    python benchmarks/batch.py [BUNDLE] [--rows 1000] [--kills 20] [--size 64x64] [--steps 4] [--output results.json]
+    python benchmarks/batch.py [BUNDLE] [--rows 10000] [--kills 20] [--size 64x64] [--steps 4] [--output results.json]
 
 README.md beside this file says what each figure means. Exit 1 if kills changed a picture.
 """
@@ -68,8 +68,8 @@ def batch_seconds(workload: Workload, prompts: Path, folder: Path) -> float:
         return (time.perf_counter() - start) * batch.rows / (batch.rows - 1)
 
 
-def command(workload: Workload, prompts: Path, folder: Path) -> list[str]:
-    """Return the command line of a batch with as many processes as it chooses."""
+def command(workload: Workload, prompts: Path, folder: Path, *options: object) -> list[str]:
+    """Return the command line of a batch; without more options, with as many processes as it chooses."""
     arguments = [
         sys.executable,
         "-m",
@@ -83,7 +83,8 @@ def command(workload: Workload, prompts: Path, folder: Path) -> list[str]:
     ]
     arguments += ["--width", workload.width, "--height", workload.height, "--steps", workload.steps]
     arguments += ["--model", workload.bundle] if workload.bundle else []
-    return [str(each) for each in (*arguments, "--provider", workload.provider, "--arithmetic", workload.arithmetic)]
+    arguments += ["--provider", workload.provider, "--arithmetic", workload.arithmetic]
+    return [str(each) for each in (*arguments, *options)]
 
 
 def anonymous_bytes(pid: int) -> int:
@@ -96,38 +97,58 @@ def anonymous_bytes(pid: int) -> int:
     return total
 
 
-def lines(folder: Path) -> int:
-    """Return how many rows a batch's journal has."""
-    with suppress(OSError):
-        return (folder / RESULTS).read_bytes().count(b"\n")
-    return 0
+class Journal:
+    """Tells how many rows a batch has told of; it reads what is new alone."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / RESULTS
+        self._read = self._rows = 0
+
+    def rows(self) -> int:
+        """Return how many there are by now."""
+        with suppress(FileNotFoundError), self._path.open("rb") as file:
+            file.seek(self._read)
+            more = file.read()
+            self._read += len(more)
+            self._rows += more.count(b"\n")
+        return self._rows
 
 
-def draw_undisturbed(workload: Workload, prompts: Path, folder: Path, rows: int) -> dict[str, Any]:
-    """Draw a batch, and return its rate and its memory when a tenth, and when all of it is drawn."""
+def draw_undisturbed(
+    workload: Workload, prompts: Path, folder: Path, rows: int, warm: int, *options: object
+) -> dict[str, Any]:
+    """Draw a batch, and return its rate after so many rows, and its memory then, at most, and when all is drawn."""
     samples: list[tuple[int, float, int]] = []
-    with subprocess.Popen(command(workload, prompts, folder)) as process:
+    journal = Journal(folder)
+    with subprocess.Popen(command(workload, prompts, folder, *options)) as process:
         while process.poll() is None:
-            samples.append((lines(folder), time.perf_counter(), anonymous_bytes(process.pid)))
+            samples.append((journal.rows(), time.perf_counter(), anonymous_bytes(process.pid)))
             time.sleep(_PAUSE)
     if process.returncode:
         raise SystemExit("the batch failed")
-    begun = next(one for one in samples if one[0] >= rows / 10)
+    begun = next(one for one in samples if one[0] >= warm)
     done = next(one for one in samples if one[0] == rows)  # after which the process still sorts its journal
     return {
         "rows_per_second": (done[0] - begun[0]) / max(done[1] - begun[1], _PAUSE),
-        "anonymous_bytes": {"at a tenth": begun[2], "at the end": done[2]},
+        "anonymous_bytes": {
+            f"after {warm:,} rows": begun[2],
+            f"after {rows:,} rows": done[2],
+            "at most": max(one[2] for one in samples),
+        },
     }
 
 
 def draw_with_kills(workload: Workload, prompts: Path, folder: Path, rows: int, kills: int) -> int:
     """Draw a batch that is killed at random moments, and return how often it was."""
-    moments, done = random.Random(0), 0  # noqa: S311 - no secret
+    chance, done = random.Random(0), 0  # noqa: S311 - no secret
+    moments = sorted(chance.randrange(rows) for _ in range(kills))
+    """So many rows are drawn by each."""
     while True:
+        journal = Journal(folder)
         process = subprocess.Popen(command(workload, prompts, folder), start_new_session=True)
-        enough = lines(folder) + moments.randint(0, 2 * rows // (kills + 1)) if done < kills else rows + 1
-        while process.poll() is None and lines(folder) < enough:
-            time.sleep(_PAUSE * moments.random())
+        enough = moments[done] if done < kills else rows + 1
+        while process.poll() is None and journal.rows() < enough:
+            time.sleep(_PAUSE * chance.random())
         if process.poll() is not None:
             return done
         os.killpg(process.pid, signal.SIGKILL)
@@ -151,8 +172,9 @@ def measure(workload: Workload, rows: int, kills: int, place: Path) -> dict[str,
         loop = loop_seconds(workload, some, place / f"loop-{number}")
         rounds.append({"loop": loop, "batch": batch_seconds(workload, place / "some.txt", place / f"batch-{number}")})
     write_prompts(place / "prompts.txt", rows)
-    progress(f"{rows:,} rows undisturbed, then with {kills} kills")
-    undisturbed = draw_undisturbed(workload, place / "prompts.txt", place / "whole", rows)
+    progress(f"{rows:,} rows undisturbed")
+    undisturbed = draw_undisturbed(workload, place / "prompts.txt", place / "whole", rows, max(rows // 10, 1))
+    progress(f"{rows:,} rows with {kills} kills")
     killed = draw_with_kills(workload, place / "prompts.txt", place / "killed", rows, kills)
     whole, resumed = pictures(place / "whole"), pictures(place / "killed")
     return {
@@ -162,7 +184,7 @@ def measure(workload: Workload, rows: int, kills: int, place: Path) -> dict[str,
         "kills": killed,
         "pictures_that_differ": sum(resumed.get(name) != digest for name, digest in whole.items()),
         "pictures_too_many": len(resumed.keys() - whole.keys()),
-        "rows_in_the_journal": lines(place / "killed"),
+        "rows_in_the_journal": Journal(place / "killed").rows(),
     }
 
 

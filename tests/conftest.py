@@ -96,13 +96,26 @@ def tiny_int8_progress() -> list[tuple[str, float]]:
 
 
 @pytest.fixture(scope="session")
+def captions() -> tuple[str, ...]:
+    """What 8-bit arithmetic of `tiny_bundle_int8` is measured on."""
+    return "A dog runs .", "Two men in a boat .", "A girl's red hat ."
+
+
+@pytest.fixture(scope="session")
 def tiny_bundle_int8(
-    tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory, tiny_int8_progress: list[tuple[str, float]]
+    tiny_folder: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_int8_progress: list[tuple[str, float]],
+    captions: tuple[str, ...],
 ) -> Path:
     """The same, exported with int8 weights."""
     from pocket_export.export import export
 
+    folder = tmp_path_factory.mktemp("int8")
+    prompts = folder / "captions.txt"
+    prompts.write_text("\n".join(captions))
+
     def tell(what: str, done: float) -> None:
         tiny_int8_progress.append((what, done))
 
-    return export(tiny_folder, tmp_path_factory.mktemp("int8") / "bundle", weights="int8", on_progress=tell).root
+    return export(tiny_folder, folder / "bundle", weights="int8", calibration=prompts, on_progress=tell).root

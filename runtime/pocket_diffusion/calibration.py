@@ -17,6 +17,7 @@ from pocket_diffusion.machine.session import GraphSession
 from pocket_diffusion.model.budget import AUTO, MemoryBudget
 from pocket_diffusion.model.components import Arrays, Components, Network
 from pocket_diffusion.pipeline import Pipeline
+from pocket_diffusion.text import one_line
 
 PROMPTS = (
     "a lake under snowy mountains at sunset",
@@ -26,6 +27,8 @@ PROMPTS = (
 """What is drawn: pictures of different kinds, with a seed each."""
 STEPS = 8
 """Of each picture, over the whole range of timesteps."""
+_SHOWN = 200
+"""Characters of a prompt."""
 _LARGEST_SIDE = 256
 """Default pictures that are longer are drawn at half their size, for time's sake."""
 
@@ -55,11 +58,11 @@ class Calibration:
 
     @property
     def what(self) -> str:
-        """What was drawn, in one line."""
+        """What was drawn, in one line; prompts that were given are named."""
         width, height = picture_size(self.bundle.manifest.defaults)
         several = f"{len(self.prompts)} pictures" if len(self.prompts) > 1 else "a picture"
-        by = "" if set(self.prompts) <= set(PROMPTS) else " by given prompts"
-        return f"{several} of {width}x{height}{by}, {self.steps} steps each"
+        given = [] if set(self.prompts) <= set(PROMPTS) else [repr(one_line(each, _SHOWN)) for each in self.prompts]
+        return ", ".join([f"{several} of {width}x{height}", f"{self.steps} steps each", *given])
 
     def errors(self, role: str, component: Component, evaluations: Sequence[Evaluation]) -> list[float]:
         """Return how far the outputs of a component of the same folder are from each evaluation's, relative to it."""

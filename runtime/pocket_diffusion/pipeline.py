@@ -52,7 +52,7 @@ class Pipeline(Stages):
         *,
         provider: str = "auto",
         threads: int | None = None,
-        memory: str = AUTO,
+        memory: str | MemoryBudget = AUTO,
         arithmetic: str = AUTO,
         loras: Iterable[str | os.PathLike[str] | LoraSpec] = (),
         embeddings: Iterable[str | os.PathLike[str]] = (),

@@ -2,11 +2,14 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from pocket_diffusion import InvalidRequestError
 from pocket_diffusion.bundle import Bundle
 from pocket_diffusion.calibration import PROMPTS, Calibration
+from pocket_diffusion.certificate import Certificate
+from pocket_diffusion.machine.cpu import products_are_right
 from pocket_diffusion.pipeline import DEFAULT_BUNDLE
 from pocket_export.certify import captions_to_draw
 from pocket_export.export import export
@@ -39,7 +42,14 @@ def test_captions_without_8_bit_graphs_are_refused_before_any_work(dataset: Path
     assert not (tmp_path / "bundle").exists()
 
 
-def test_the_certificate_says_that_prompts_were_given() -> None:
+def test_the_certificate_says_what_prompts_were_given() -> None:
     bundle = Bundle.open(DEFAULT_BUNDLE)
     assert Calibration(bundle, PROMPTS, 8).what == "3 pictures of 128x128, 8 steps each"
-    assert Calibration(bundle, ("a", "b", "c"), 8).what == "3 pictures of 128x128 by given prompts, 8 steps each"
+    assert Calibration(bundle, ("a", "b\nc"), 8).what == "2 pictures of 128x128, 8 steps each, 'a', 'b c'"
+
+
+@pytest.mark.skipif(not products_are_right(), reason="8-bit graphs cannot be measured on this CPU")
+def test_8_bit_graphs_are_certified_on_the_given_prompts(tiny_bundle_int8: Path, captions: tuple[str, ...]) -> None:
+    for name in ("unet", "vae_decoder", "vae_encoder"):
+        content = (tiny_bundle_int8 / f"{name}.certificate.json").read_bytes()
+        assert all(repr(caption) in msgspec.json.decode(content, type=Certificate).what for caption in captions)

@@ -11,6 +11,7 @@ if __name__ == "__main__":  # which the processes that draw import again
 
 from collections.abc import Generator, Iterator
 from contextlib import closing
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +19,7 @@ from typing import Any
 
 import msgspec
 
+from pocket_diffusion.addon import ADDON_NAME, TINY_VAE
 from pocket_diffusion.batch.artist import Studio
 from pocket_diffusion.batch.contact_sheet import write_contact_sheet
 from pocket_diffusion.batch.fleet import Fleet, draw_on_ray
@@ -28,15 +30,12 @@ from pocket_diffusion.batch.table import write_table
 from pocket_diffusion.batch.workers import draw_here, draw_in_processes, fair_share
 from pocket_diffusion.bundle import MANIFEST_NAME, sha256_of
 from pocket_diffusion.errors import InvalidRequestError
-from pocket_diffusion.model.budget import AUTO
+from pocket_diffusion.model.budget import AUTO, MemoryBudget
 from pocket_diffusion.order import Order
 from pocket_diffusion.pipeline import Pipeline
 from pocket_diffusion.version import __version__
 
 __all__ = ["Batch", "Record"]
-
-_OF_PICTURES = ("loras", "embeddings", "vae")
-"""What a pipeline is loaded with that pictures go by."""
 
 
 class Batch:
@@ -67,10 +66,12 @@ class Batch:
             usual: what holds where a row says nothing.
             seed: what the seeds of rows without one are made of, with their keys.
             column: the one that has the prompts.
-            processes: how many draw, each with a pipeline of its own; by default as many as there are cores and memory
-                for. The pictures are the same with any number.
-            threads: of each process; by default one, which draws most. Another number changes the last bits.
-            memory: of each process, as `Pipeline.load` takes it.
+            processes: how many draw, each with a pipeline of its own; see `fair_share` for the default. The pictures
+                are the same with any number.
+            threads: of each process; by default one, which draws most, but where memory has room for fewer processes
+                than there are cores, they share the cores. Another number changes the last bits.
+            memory: as `Pipeline.load` takes it; a limit is that of all processes on this machine together, and on a
+                Ray cluster that of each.
             ray: the address of a Ray cluster whose machines draw, or `auto` for that of this machine; see `Fleet`.
             ray_copy: whether the bundle is sent to them; else they have it at its path.
             machine: further options of `Pipeline.load`.
@@ -88,16 +89,17 @@ class Batch:
         """How many there are."""
         if not self.rows:
             raise InvalidRequestError(f"{self._prompts} has no prompts; write some")
-        begun = identity_in(Path(output))
+        budget, begun = MemoryBudget.parse(memory), identity_in(Path(output))
         if begun is not None:  # so that it goes on alike where less memory is free
-            memory = begun.memory if memory == AUTO else memory
+            budget = replace(budget, asked=MemoryBudget.parse(begun.memory).asked) if budget.asked == AUTO else budget
             threads = begun.threads if threads is None else threads
-        threads = 1 if threads is None else threads
-        bundle = None if model is None else Path(model)
-        pipeline = Pipeline.load(bundle, threads=threads, memory=memory, **machine)
-        self._share = fair_share(pipeline, 1 if ray is not None else processes, memory)
-        machine = {**machine, "threads": threads, "memory": self._share.memory}
-        self._studio = Studio(bundle, usual or Order(prompt=""), seed, self._prompts.parent, machine)
+        if ray is not None:
+            threads = threads or 1
+        usual, bundle = usual or Order(prompt=""), None if model is None else Path(model)
+        pipeline = Pipeline.load(bundle, threads=threads, memory=budget, **machine)
+        self._share = fair_share(pipeline, usual, budget, 1 if ray is not None else processes, threads)
+        machine = {**machine, "threads": self._share.threads, "memory": self._share.memory}
+        self._studio = Studio(bundle, usual, seed, self._prompts.parent, machine)
         self._fleet = None if ray is None else Fleet.of(pipeline, ray, self._studio, processes, copy=ray_copy)
         self._folder = BatchFolder(Path(output), self._identity(pipeline))
 
@@ -152,15 +154,25 @@ class Batch:
         return read_prompts(self._prompts, self._column)
 
     def _identity(self, pipeline: Pipeline) -> Identity:
-        usual = msgspec.structs.asdict(self._studio.usual)
-        loaded = {name: self._studio.machine.get(name) for name in _OF_PICTURES}
-        options = {**usual, **loaded, "seed": self._studio.seed, "column": self._column}
+        adapters = pipeline.adapters
+        options = {
+            **msgspec.structs.asdict(self._studio.usual),
+            "seed": self._studio.seed,
+            "column": self._column,
+            "vae": sha256_of(pipeline.bundle.root / TINY_VAE / ADDON_NAME) if self._studio.machine.get("vae") else None,
+            "LoRA folder": adapters.library.has_loras,  # without one, LoRAs that prompts name do nothing
+            **{f"embedding {word}": concept.hash.sha256 for word, concept in adapters.concepts.items()},
+            **{
+                f"LoRA {lora.file.name} ({place})": (lora.scale, lora.text_encoder_scale, lora.file.hash.sha256)
+                for place, lora in enumerate(adapters.loras, 1)
+            },
+        }
         return Identity(
             version=__version__,
             prompts=sha256_of(self._prompts),
             model=sha256_of(pipeline.bundle.root / MANIFEST_NAME),
             arithmetic=pipeline.arithmetic,
-            memory=self._studio.machine["memory"],
-            threads=self._studio.machine["threads"],
-            options=msgspec.to_builtins({name: value for name, value in options.items() if value}, enc_hook=str),
+            memory=self._share.mode,
+            threads=self._share.threads,
+            options=msgspec.to_builtins({name: value for name, value in options.items() if value}),
         )

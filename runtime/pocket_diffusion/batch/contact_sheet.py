@@ -24,8 +24,9 @@ def write_contact_sheet(folder: BatchFolder) -> list[Path]:
         OutputError: it cannot be written.
 
     """
-    records = [record for record in folder.records() if record.file is not None]
-    chosen = [records[i * len(records) // _MOST] for i in range(_MOST)] if len(records) > _MOST else records
+    drawn = (record for record in folder.records() if record.file is not None)
+    places = {i * len(folder) // _MOST for i in range(_MOST)}
+    chosen = [record for place, record in enumerate(drawn) if place in places]  # no more of thousands are in memory
     if not chosen:
         return []
     columns = math.ceil(len(chosen) ** 0.5)

@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -13,7 +13,7 @@ import msgspec
 from pocket_diffusion.batch.artist import Drawn
 from pocket_diffusion.batch.row import Row
 from pocket_diffusion.drawing.images import make_folder
-from pocket_diffusion.errors import InvalidRequestError, OutputError
+from pocket_diffusion.errors import InvalidRequestError, OutputError, PocketDiffusionError
 from pocket_diffusion.files import read_regular
 from pocket_diffusion.scratch import ScratchFolder
 
@@ -35,10 +35,10 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """The SHA-256 of the bundle's manifest, which has those of all its files."""
     arithmetic: str
     memory: str
-    """A mode, or a limit: the last bits of a picture go by it, as by the number of threads."""
+    """The mode: the last bits of a picture go by it, as by the number of threads."""
     threads: int
     options: dict[str, Any]
-    """What holds where a row says nothing, and what the pipeline was loaded with, as far as pictures go by it."""
+    """What holds where a row says nothing, and what the pipeline was loaded with, files by their SHA-256."""
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,6 +69,8 @@ class BatchFolder:
         self._identity = identity
         self._drawn: set[int] = set()
         """Numbers of the rows whose pictures are there."""
+        self._adapters: dict[str, str] = {}
+        """The SHA-256 of each LoRA and embedding that they were drawn with."""
         self._scratch: ScratchFolder
         self._journal: BinaryIO
 
@@ -81,23 +83,20 @@ class BatchFolder:
 
         """
         make_folder(self.path)
-        try:
+        with self._faults_told():
             self._scratch = ScratchFolder(self.path, "batch")
             try:
                 self._take()
             except BaseException:
                 self._scratch.remove()
                 raise
-        except (InvalidRequestError, OutputError):
-            raise
-        except OSError as error:
-            raise self._fault(error) from None
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._journal.close()
+        with suppress(OSError):  # the disk may be full: what it took of the last line is cut off by whoever goes on
+            self._journal.close()
         self._scratch.remove()
 
     @property
@@ -113,6 +112,8 @@ class BatchFolder:
         """Write a picture, whole or not at all, and then what became of its row.
 
         Raises:
+            InvalidRequestError: it was drawn with a LoRA or an embedding that others were drawn with, and that has
+                changed since.
             OutputError: that is not possible; what was there before stays.
 
         """
@@ -121,7 +122,8 @@ class BatchFolder:
             row=row.number, key=row.key, seconds=round(drawn.seconds, 3), settings=drawn.settings, carried=row.carried,
             warnings=drawn.warnings, error=drawn.error,
         )  # fmt: skip
-        try:
+        self._check_adapters(record)
+        with self._faults_told():
             if drawn.error is None:
                 place = place_of(row)
                 self._write(drawn.picture, place)
@@ -130,10 +132,8 @@ class BatchFolder:
             self._journal.write(msgspec.json.encode(record, enc_hook=str) + b"\n")
             self._journal.flush()
             os.fsync(self._journal.fileno())
-        except OSError as error:
-            raise self._fault(error) from None
         if drawn.error is None:
-            self._drawn.add(row.number)
+            self._learn(record)
         return record
 
     def records(self) -> Iterator[Record]:
@@ -158,14 +158,11 @@ class BatchFolder:
         """
         scratch = self._scratch.path / Path(name).name
         try:
-            yield scratch
-            with scratch.open("rb") as file:
-                os.fsync(file.fileno())
-            scratch.replace(self.path / name)
-        except OSError as error:
-            if isinstance(error, OutputError):
-                raise
-            raise self._fault(error) from None
+            with self._faults_told():
+                yield scratch
+                with scratch.open("rb") as file:
+                    os.fsync(file.fileno())
+                scratch.replace(self.path / name)
         finally:
             scratch.unlink(missing_ok=True)
 
@@ -227,8 +224,22 @@ class BatchFolder:
                     break
                 good += len(line)
                 if record.file is not None and self._is_there(record):
-                    self._drawn.add(record.row)
+                    self._learn(record)
         os.truncate(path, good)
+
+    def _learn(self, record: Record) -> None:
+        """Take notice of a picture that is there."""
+        self._drawn.add(record.row)
+        self._adapters.update(_adapters(record))
+
+    def _check_adapters(self, record: Record) -> None:
+        """Refuse a picture that others do not go with: a file in a folder of LoRAs was overwritten meanwhile."""
+        for name, sha256 in _adapters(record).items():
+            if self._adapters.get(name, sha256) != sha256:
+                raise InvalidRequestError(
+                    f"{name} is not what it was when pictures in {self.path} were drawn with it; give the file of then "
+                    "to go on, or choose another folder"
+                )
 
     def _is_there(self, record: Record) -> bool:
         try:
@@ -241,11 +252,28 @@ class BatchFolder:
         with self.replacing(name) as path:
             path.write_bytes(content)
 
-    def _fault(self, error: OSError) -> OutputError:
-        return OutputError(
-            f"{self.path} cannot be written: {error.strerror or error}; {len(self)} pictures are there; make room, and "
-            "give the same command to go on"
-        )
+    @contextmanager
+    def _faults_told(self) -> Iterator[None]:
+        """Have what the disk refuses end in one line that says how to go on."""
+        try:
+            yield
+        except PocketDiffusionError:  # some are an OSError, too
+            raise
+        except OSError as error:
+            raise OutputError(
+                f"{self.path} cannot be written: {error.strerror or error}; {len(self)} pictures are there; make room, "
+                "and give the same command to go on"
+            ) from None
+
+
+def _adapters(record: Record) -> dict[str, str]:
+    """Return the SHA-256 of each LoRA and embedding that a picture was drawn with, by what they are called."""
+    kinds = {"LoRA": "lora_sha256", "embedding": "embedding_sha256"}
+    return {
+        f"{kind} {name}": sha256
+        for kind, setting in kinds.items()
+        for name, sha256 in record.settings.get(setting, {}).items()
+    }
 
 
 def identity_in(folder: Path) -> Identity | None:

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 from pocket_diffusion.batch.artist import Artist, Drawn, Studio
@@ -14,7 +14,8 @@ from pocket_diffusion.batch.row import Row
 from pocket_diffusion.machine.cpu import cores
 from pocket_diffusion.machine.free_memory import free_memory, own_anonymous_memory
 from pocket_diffusion.model.budget import AUTO, MemoryBudget
-from pocket_diffusion.model.memory import MODES, Demand, needed_memory
+from pocket_diffusion.model.memory import MODES, Demand, MemoryMode, needed_memory
+from pocket_diffusion.order import Order
 from pocket_diffusion.pipeline import Pipeline
 
 _UNDER_WAY = 2
@@ -26,32 +27,71 @@ _DIED = "the process that drew it ended, twice; is there too little memory?"
 
 @dataclass(frozen=True)
 class Share:
-    """How a machine is shared out."""
+    """How a machine is shared out among the processes that draw."""
 
     processes: int
-    memory: str
-    """Of each, as `Pipeline.load` takes it."""
+    threads: int
+    """Of each."""
+    mode: str
+    """In which each draws: pictures go by it."""
+    limit: int | None
+    """Bytes of memory that each may have, if there is a limit."""
+
+    @property
+    def memory(self) -> str | MemoryBudget:
+        """What each may have, as `Pipeline.load` takes it."""
+        return self.mode if self.limit is None else MemoryBudget(self.mode, self.limit)
 
 
-def fair_share(pipeline: Pipeline, processes: int | None, memory: str) -> Share:
-    """Return how many processes draw, and in what memory each: as many as asked for, else as there is room for.
+def fair_share(
+    pipeline: Pipeline, usual: Order, memory: MemoryBudget, processes: int | None, threads: int | None
+) -> Share:
+    """Return how many processes draw, and with what.
 
-    Processes that all chose by what is free would together take more than that.
+    A thread each draws most: threads of one picture wait for each other (benchmarks/README.md, "Processes and
+    threads"). So there are as many processes as cores, in the fastest mode that fits; where memory has room for fewer,
+    they share the cores. The mode is settled here, once, as pictures go by it.
+
+    Args:
+        pipeline: one as they are to have; nothing is loaded yet.
+        usual: what most rows ask for.
+        memory: what all processes may have together, this one too.
+        processes: how many are asked for; each then has one thread, if nothing else is said, so that the pictures are
+            the same with any number.
+        threads: of each, if asked for.
+
     """
-    manifest, usual = pipeline.bundle.manifest, Demand.usual(pipeline.bundle.manifest)
-    free, mode = free_memory(), pipeline.components.mode
+    asked = processes or max(cores() // (threads or 1), 1)
+    fitting = _fitting(pipeline, usual, memory)
+    mode = next((mode for mode, most in fitting.items() if most >= asked), None)
+    mode = mode or next((mode for mode, most in fitting.items() if most), [*fitting][-1])
     if processes is None:
-        need = (
-            None
-            if pipeline.provider == "cuda" or memory not in (AUTO, *MODES)
-            else needed_memory(manifest, mode, usual)
-        )
-        room = 1 if need is None or free is None else int(free * _USABLE / need)
-        processes = max(1, min(cores() // (pipeline.threads or 1), room))
-    elif memory == AUTO and free is not None:
-        part = MemoryBudget(limit=own_anonymous_memory() + int(free * _USABLE / processes))
-        mode = part.choose(manifest, usual, pipeline.provider).mode
-    return Share(processes, mode.name if memory == AUTO else memory)
+        processes = max(min(asked, fitting[mode]), 1)
+        threads = threads or max(cores() // processes, 1)
+    limit = memory.limit
+    if limit is not None and processes > 1:
+        limit = (limit - own_anonymous_memory()) // processes
+    return Share(processes, threads or 1, mode.name, limit)
+
+
+def _fitting(pipeline: Pipeline, usual: Order, memory: MemoryBudget) -> dict[MemoryMode, int]:
+    """Return how many processes there is room for in each mode that may be taken, the fastest first.
+
+    One alone draws in this process. Where memory is not known, there is one, in the mode that it would take.
+    """
+    manifest, own, free = pipeline.bundle.manifest, own_anonymous_memory(), free_memory()
+    rooms = [] if free is None else [int(free * _USABLE)]
+    rooms += [] if memory.limit is None else [memory.limit - own]
+    demand = Demand.usual(manifest)
+    demand = replace(demand, width=usual.width or demand.width, height=usual.height or demand.height)
+    fitting = {}
+    for mode in MODES.values():
+        need = None if pipeline.provider == "cuda" else needed_memory(manifest, mode, demand)
+        if need is None or not rooms:
+            return {pipeline.components.mode: 1}
+        if memory.asked in (AUTO, mode.name):
+            fitting[mode] = max(min(rooms) // (need + own), int(need <= min(rooms)))
+    return fitting
 
 
 def draw_here(studio: Studio, rows: Iterable[Row]) -> Generator[Drawn, None, None]:

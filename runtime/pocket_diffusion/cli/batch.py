@@ -48,7 +48,7 @@ _LINE_SECONDS = 60
 @click.option(
     "--processes",
     type=click.IntRange(1, 256),
-    help="How many draw, each with --threads and --memory.  [default: as many as fit]",
+    help="How many draw, each with --threads, together within --memory.  [default: one a core, if memory suffices]",
 )
 @click.option(
     "--ray",
@@ -59,7 +59,7 @@ _LINE_SECONDS = 60
 @order_options
 @adapter_options
 @folder_options
-@partial(machine_options, usual_threads="1; another number changes the last bits of pictures")
+@partial(machine_options, usual_threads="1; more change the last bits of pictures")
 @click.option("--quiet", is_flag=True, help="No progress and no report.")
 def batch(
     prompts: Path,

@@ -1,6 +1,6 @@
 """What the U-Net is told of a prompt, step by step."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -24,6 +24,7 @@ MAX_READ = 250_000
 """How many characters all variants of a prompt may have together."""
 _BATCH = 16
 _REMEMBERED = 32
+"""Chunks of the prompts that were encoded last."""
 _COMMA_BACKTRACK = 20
 """A chunk ends early at a comma among its last 20 tokens, so that a phrase is not torn apart; A1111's default."""
 
@@ -42,6 +43,9 @@ class Conditioning:
         return self.contexts[self.by_step[step]]
 
 
+_Ids = tuple[int, ...]
+
+
 class _Token(NamedTuple):
     id: int
     weight: float
@@ -52,7 +56,7 @@ class _Token(NamedTuple):
 class _Chunk(NamedTuple):
     """What the text encoder reads at once, without the tokens that frame it."""
 
-    ids: tuple[int, ...] = ()
+    ids: _Ids = ()
     weights: tuple[float, ...] = ()
 
 
@@ -84,8 +88,8 @@ class Conditioner:
         self._encode = encode
         self._max_chunks = max_chunks
         self._takes_loras = takes_loras
-        self._encoded: dict[tuple[tuple[int, ...], int], Array] = {}
-        """By tokens and clip skip, least recently used first."""
+        self._encoded: dict[tuple[tuple[_Ids, ...], int], Mapping[_Ids, Array]] = {}
+        """By a prompt's chunks and clip skip, least recently used first: what each chunk became."""
 
     def condition(self, text: str, *, steps: int, clip_skip: int = 1, name: str = "prompt") -> Conditioning:
         """Return the contexts of a prompt.
@@ -96,7 +100,7 @@ class Conditioner:
         """
         plan = self._plan(text, steps, name)
         chunks = {chunk for variant in plan.variants for chunk in variant}
-        encoded = self._encode_all(sorted({chunk.ids for chunk in chunks}), clip_skip)
+        encoded = self._encode_all(tuple(sorted({chunk.ids for chunk in chunks})), clip_skip)
         weighted = {chunk: self._weigh(encoded[chunk.ids], chunk.weights) for chunk in chunks}
         contexts = [np.concatenate([weighted[chunk] for chunk in variant])[None] for variant in plan.variants]
         return Conditioning(tuple(contexts), plan.by_step)
@@ -207,18 +211,22 @@ class Conditioner:
             limit = f"{self._max_chunks} chunks of {limit}"
         return PromptTruncatedWarning(f"the {name} is longer than {limit}; dropped: {shorten(dropped)!r}; shorten it")
 
-    def _encode_all(self, wanted: Sequence[tuple[int, ...]], clip_skip: int) -> dict[tuple[int, ...], Array]:
-        """Return `[max_tokens, dim]` for each tuple of tokens; only new ones are encoded."""
-        found = {ids: self._encoded.pop((ids, clip_skip)) for ids in wanted if (ids, clip_skip) in self._encoded}
-        missing = [ids for ids in wanted if ids not in found]
-        for start in range(0, len(missing), _BATCH):
-            batch = missing[start : start + _BATCH]
-            outputs = self._encode(np.concatenate([self._tokenizer.frame(ids) for ids in batch]), clip_skip)
-            # Copies: a view would keep the whole batch in memory.
-            found.update((ids, output.copy()) for ids, output in zip(batch, outputs, strict=True))
-        self._encoded.update(((ids, clip_skip), found[ids]) for ids in wanted)
-        for oldest in list(self._encoded)[:-_REMEMBERED]:
-            del self._encoded[oldest]
+    def _encode_all(self, wanted: tuple[_Ids, ...], clip_skip: int) -> Mapping[_Ids, Array]:
+        """Return `[max_tokens, dim]` for each tuple of tokens of a prompt; only those of a new prompt are encoded.
+
+        Batches go by the prompt alone, and never by what is known already: where several threads share the work, the
+        last bits of an output depend on how many are encoded together.
+        """
+        found = self._encoded.pop((wanted, clip_skip), None)
+        if found is None:
+            found = {}
+            for start in range(0, len(wanted), _BATCH):
+                batch = wanted[start : start + _BATCH]
+                outputs = self._encode(np.concatenate([self._tokenizer.frame(ids) for ids in batch]), clip_skip)
+                found.update(zip(batch, outputs, strict=True))
+        self._encoded[wanted, clip_skip] = found
+        while sum(map(len, self._encoded.values())) > _REMEMBERED:
+            del self._encoded[next(iter(self._encoded))]
         return found
 
     def _weigh(self, output: Array, weights: Sequence[float]) -> Array:

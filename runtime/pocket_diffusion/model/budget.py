@@ -20,20 +20,22 @@ _UNITS = {"MB": 10**6, "GB": 10**9, "MIB": 2**20, "GIB": 2**30}
 
 @dataclass(frozen=True)
 class MemoryBudget:
-    """What the user allows: a mode by name or `auto`, the latter perhaps within a limit."""
+    """What the user allows: a mode by name or `auto`, perhaps within a limit."""
 
     asked: str = AUTO
     limit: int | None = None
     """Bytes of anonymous memory that the process may have in all."""
 
     @classmethod
-    def parse(cls, text: str) -> "MemoryBudget":
-        """Read `auto`, a mode's name, or a limit such as `1500MB`, `1.5GB` or `2GiB`.
+    def parse(cls, text: "str | MemoryBudget") -> "MemoryBudget":
+        """Read `auto`, a mode's name, or a limit such as `1500MB`, `1.5GB` or `2GiB`; a budget is taken as it is.
 
         Raises:
             InvalidRequestError: none of these.
 
         """
+        if isinstance(text, MemoryBudget):
+            return text
         if isinstance(text, str):
             if text == AUTO or text in MODES:
                 return cls(text)

@@ -7,7 +7,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -139,17 +140,61 @@ def test_another_batch_is_refused(prompts: Path, tmp_path: Path, changed: dict[s
         pass
 
 
-def test_embeddings_and_loras_are_part_of_a_batch(prompts: Path, tmp_path: Path) -> None:
+def test_embeddings_and_loras_are_part_of_a_batch_by_their_content(prompts: Path, tmp_path: Path) -> None:
     bundle = Pipeline.load().bundle
-    vectors = np.zeros((1, bundle.manifest.text_encoder.outputs[0].shape[-1]), np.float32)
-    word = write_safetensors(tmp_path / "odd.safetensors", {"emb_params": vectors})
-    lora = LoraSpec(write_safetensors(tmp_path / "style.safetensors", random_lora(bundle)), 0.5)
-    for _ in range(2):  # begun, and gone on with
-        with Batch(prompts, tmp_path / "out", processes=1, embeddings=[word], loras=[lora]) as batch:
+    width = bundle.manifest.text_encoder.outputs[0].shape[-1]
+    word, lora = tmp_path / "odd.safetensors", tmp_path / "style.safetensors"
+
+    def begin(scale: float = 0.5) -> None:
+        loras = [LoraSpec(lora, scale)]
+        with Batch(prompts, tmp_path / "out", processes=1, embeddings=[word], loras=loras) as batch:
             next(batch.draw(), None)
+
+    def write_word(value: float) -> None:
+        write_safetensors(word, {"emb_params": np.full((1, width), value, np.float32)})
+
+    write_word(0)
+    write_safetensors(lora, random_lora(bundle))
+    begin()
+    (tmp_path / "elsewhere").mkdir()
+    lora = lora.rename(tmp_path / "elsewhere" / lora.name)
+    begin()
+    with pytest.raises(InvalidRequestError, match=r"differs in: LoRA style \(1\); "):
+        begin(scale=0.6)
+    write_safetensors(lora, random_lora(bundle, seed=1))
+    write_word(1)
+    with pytest.raises(InvalidRequestError, match=r"differs in: LoRA style \(1\), embedding odd; "):
+        begin()
     with (
-        pytest.raises(InvalidRequestError, match="differs in: loras; "),
-        Batch(prompts, tmp_path / "out", processes=1, embeddings=[word]),
+        pytest.raises(InvalidRequestError, match=r"differs in: LoRA style \(1\), embedding odd; "),
+        Batch(prompts, tmp_path / "out", processes=1),
+    ):
+        pass
+
+
+def test_a_lora_of_a_folder_that_changes_in_between_is_named(tmp_path: Path) -> None:
+    prompts, folder = tmp_path / "prompts.txt", tmp_path / "loras"
+    prompts.write_text("a lake\na lake <lora:ink>\na boat\na boat <lora:ink>\n")
+    folder.mkdir()
+    bundle = Pipeline.load().bundle
+    lora = write_safetensors(folder / "ink.safetensors", random_lora(bundle))
+    with Batch(prompts, tmp_path / "out", usual=SMALL, processes=1, lora_folder=folder) as batch:
+        drawing = batch.draw()
+        assert [next(drawing).error for _ in range(2)] == [None, None]
+    before = lora.read_bytes()
+    write_safetensors(lora, random_lora(bundle, seed=1))
+    with (
+        Batch(prompts, tmp_path / "out", usual=SMALL, processes=1, lora_folder=folder) as batch,
+        pytest.raises(InvalidRequestError, match=r"LoRA ink is not what it was when pictures in .* were drawn with it"),
+    ):
+        list(batch.draw())
+    assert batch.done == len(pictures(tmp_path / "out")) == 3, "a boat needs no LoRA"
+    lora.write_bytes(before)
+    with Batch(prompts, tmp_path / "out", usual=SMALL, processes=1, lora_folder=folder) as batch:
+        assert [record.row for record in batch.draw()] == [4]
+    with (
+        pytest.raises(InvalidRequestError, match="differs in: LoRA folder; "),
+        Batch(prompts, tmp_path / "out", usual=SMALL, processes=1),
     ):
         pass
 
@@ -171,19 +216,61 @@ def test_two_at_once_are_refused(prompts: Path, tmp_path: Path) -> None:
         pass
 
 
-def test_a_full_disk_ends_it_and_it_can_go_on(prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(path: Path, content: bytes) -> int:
-        raise OSError(28, "No space left on device")
+@contextmanager
+def full_after(size: int) -> Iterator[None]:
+    """Let no file of this process grow beyond a size."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
-    with Batch(prompts, tmp_path / "out", processes=1) as batch:
+
+@pytest.mark.parametrize("what", ["a picture", "a line of the journal"])
+def test_a_full_disk_ends_it_and_the_same_goes_on(tmp_path: Path, what: str) -> None:
+    prompts, out = tmp_path / "prompts.jsonl", tmp_path / "out"
+    rows = [{"prompt": "a lake", "note": "x" * 50_000}, {"prompt": "a boat"}, {"prompt": "a tree"}]
+    prompts.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with (
+        ExitStack() as full,
+        pytest.raises(
+            OutputError, match=r"out cannot be written: [^;:]*; 1 pictures are there; make room, and give the same"
+        ),
+        Batch(prompts, out, usual=SMALL, processes=1) as batch,
+    ):
         drawing = batch.draw()
         next(drawing)
-        monkeypatch.setattr(Path, "write_bytes", full)
-        with pytest.raises(OutputError, match="No space left on device; 1 pictures are there; make room"):
-            next(drawing)
-    monkeypatch.undo()
+        journal = (out / "results.jsonl").stat().st_size
+        full.enter_context(full_after(1000 if what == "a picture" else journal + 100))
+        list(drawing)
+    assert not list(out.glob(".*"))
+    with Batch(prompts, out, usual=SMALL, processes=1) as batch:
+        assert batch.done == 1
+        assert [record.row for record in batch.draw()] == [2, 3]
+        before = (out / "results.jsonl").read_bytes()
+        with full_after(1000), pytest.raises(OutputError, match="3 pictures are there; make room"):
+            batch.finish()
+    assert {path.name for path in out.iterdir()} == {"batch.json", "results.jsonl", "pictures"}
+    assert (out / "results.jsonl").read_bytes() == before
+    with Batch(prompts, out, usual=SMALL, processes=1) as batch:
+        assert not list(batch.draw())
+        assert len(batch.finish()) >= 1
+    assert [line["row"] for line in results(out)] == [1, 2, 3]
+    assert len(pictures(out)) == 3
+
+
+def test_a_disk_that_is_full_from_the_beginning_is_told(prompts: Path, tmp_path: Path) -> None:
+    with (
+        full_after(0),
+        pytest.raises(OutputError, match="0 pictures are there; make room"),
+        Batch(prompts, tmp_path / "out", processes=1),
+    ):
+        pass
+    assert not list((tmp_path / "out").iterdir())
     with Batch(prompts, tmp_path / "out", processes=1) as batch:
-        assert [record.row for record in batch.draw()] == [2, 3, 4]
+        assert next(batch.draw()).error is None
 
 
 def test_a_row_whose_process_dies_is_recorded_and_the_others_are_drawn(tmp_path: Path) -> None:

@@ -284,11 +284,26 @@ def test_who_changes_a_context_changes_no_later_one(conditioner: Conditioner) ->
     np.testing.assert_array_equal(conditioner.condition("a lake", steps=1).at(0), before)
 
 
-def test_what_is_missing_is_encoded_together_in_batches_of_sixteen(conditioner: Conditioner, encoder: Encoder) -> None:
+def test_a_prompts_chunks_are_encoded_together_in_batches_of_sixteen(
+    conditioner: Conditioner, encoder: Encoder
+) -> None:
     conditioner.condition("a BREAK a a BREAK a", steps=1)
     assert sorted(encoder.batches[0]) == sorted([framed([A]), framed([A, A])])
     conditioner.condition(" BREAK ".join("a " * i for i in range(1, 21)), steps=1)
-    assert [len(batch) for batch in encoder.batches] == [2, 16, 2]
+    assert [len(batch) for batch in encoder.batches] == [2, 16, 4]
+
+
+def test_contexts_do_not_go_by_what_was_encoded_before() -> None:
+    class Threaded(Encoder):
+        """Its last bits go by the size of the batch, as ONNX Runtime's do with several threads."""
+
+        def __call__(self, ids: Ids, clip_skip: int) -> NDArray[np.float32]:
+            return super().__call__(ids, clip_skip) * np.float32(1 + 1e-6 * len(ids))
+
+    alone, after = (Conditioner(TOKENIZER, Threaded(), max_chunks=MAX_CHUNKS) for _ in range(2))
+    after.condition("a lake", steps=1)
+    contexts = [each.condition("a lake BREAK a boat", steps=1).at(0) for each in (alone, after)]
+    np.testing.assert_array_equal(*contexts)
 
 
 def test_the_least_recently_used_are_forgotten(conditioner: Conditioner, encoder: Encoder) -> None:
