@@ -25,6 +25,7 @@ from pocket_diffusion.errors import (
 from pocket_diffusion.files import read_regular
 from pocket_diffusion.graph import LARGEST_GRAPH, graph_fault
 from pocket_diffusion.machine import allocator
+from pocket_diffusion.machine.cuda import CUDA, CUDNN, Cuda, find_cuda
 from pocket_diffusion.machine.turns import Turns
 
 Provider = Literal["cpu", "cuda"]
@@ -87,25 +88,44 @@ def available_providers() -> list[str]:
     return list(onnxruntime().get_available_providers())
 
 
+def usable_cuda() -> Cuda:
+    """Find out whether ONNX Runtime can compute with CUDA here; see `find_cuda`."""
+    if _CUDA not in available_providers():
+        return Cuda(
+            "this ONNX Runtime has no CUDA provider",
+            f'`pip uninstall {" ".join(installed_flavours())}`, then `pip install "pocket-diffusion[cuda]"`',
+        )
+    return find_cuda(onnxruntime().cuda_version)
+
+
+def require_cuda() -> None:
+    """Refuse to go on where CUDA cannot be used.
+
+    Raises:
+        ProviderUnavailableError: it cannot; says why, and what to do.
+
+    """
+    found = usable_cuda()
+    if found.obstacle is not None:
+        raise ProviderUnavailableError(f"CUDA cannot be used: {found.obstacle}; {found.remedy}; or use --provider cpu")
+
+
 def choose_provider(asked: str, target: Target) -> Provider:
-    """Settle `auto`: CUDA where this machine has it and the bundle was made for it, else the CPU.
+    """Settle `auto`: CUDA where this machine can use it and the bundle was made for it, else the CPU.
 
     Raises:
         InvalidRequestError: not one of `PROVIDERS`.
-        ProviderUnavailableError: CUDA was asked for and this ONNX Runtime has none.
+        ProviderUnavailableError: CUDA was asked for and cannot be used.
 
     """
     if asked not in PROVIDERS:
         raise InvalidRequestError(f"provider {reprlib.repr(asked)} is not known; choose one of {', '.join(PROVIDERS)}")
     if asked == "cpu":
         return "cpu"
-    has_cuda = _CUDA in available_providers()
-    if asked == "cuda" and not has_cuda:
-        raise ProviderUnavailableError(
-            "this ONNX Runtime has no CUDA provider; `pip uninstall onnxruntime`, then "
-            '`pip install "pocket-diffusion[cuda]"`, or use --provider cpu; `pocket-diffusion doctor` tells more'
-        )
-    return "cuda" if has_cuda and (asked == "cuda" or target == "cuda") else "cpu"
+    if asked == "cuda":
+        require_cuda()
+        return "cuda"
+    return "cuda" if target == "cuda" and usable_cuda().obstacle is None else "cpu"
 
 
 def renew_shared_arena() -> None:
@@ -167,7 +187,7 @@ class GraphSession:
                 it is none that the exporter would write; see `graph_fault`.
             OperatorUnavailableError: the graph has an operator that this ONNX Runtime lacks; names it, and
                 `oldest_onnxruntime`, the first version to have it.
-            ProviderUnavailableError: CUDA was asked for and the session fell back to the CPU.
+            ProviderUnavailableError: CUDA was asked for and cannot be used.
 
         """
         self.name = name
@@ -183,8 +203,9 @@ class GraphSession:
         self._session: Any = _open(folder / component.graph, provider, options, replaced or {}, oldest_onnxruntime)
         if provider == "cuda" and _CUDA not in self._session.get_providers():
             raise ProviderUnavailableError(
-                "CUDA was to be used, but ONNX Runtime fell back to the CPU (driver, CUDA or cuDNN missing or of "
-                "another version); use --provider cpu; `pocket-diffusion doctor` tells more"
+                f"ONNX Runtime does not start CUDA, though driver, GPU and libraries were found; it needs CUDA {CUDA} "
+                f'and cuDNN {CUDNN} as `pip install "pocket-diffusion[cuda]"` brings them into a fresh environment; or '
+                "use --provider cpu"
             )
         for kind, found, specs in (
             ("inputs", self._session.get_inputs(), component.inputs),
@@ -310,11 +331,12 @@ def _open(
     values = [ort.OrtValue.ortvalue_from_numpy(array) for array in replaced.values()]
     if values:
         options.add_external_initializers(list(replaced), values)
-    if provider == "cuda" and hasattr(ort, "preload_dlls"):
-        ort.preload_dlls()  # finds CUDA and cuDNN where pip put them
+    if provider == "cuda":
+        require_cuda()  # which loads NVIDIA's libraries; ONNX Runtime's own way prints what it misses
     providers = [_CUDA, _CPU] if provider == "cuda" else [_CPU]
     try:
-        return ort.InferenceSession(os.fspath(graph), options, providers=providers)
+        # Without its fallback, which would say so on standard output, and compute on the CPU after a failure on CUDA.
+        return ort.InferenceSession(os.fspath(graph), options, providers=providers, enable_fallback=0)
     except Exception as error:  # as above
         for pattern, what in _LACKING.items():
             if lacking := re.search(pattern, str(error)):
