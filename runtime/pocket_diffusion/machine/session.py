@@ -25,7 +25,7 @@ from pocket_diffusion.errors import (
 from pocket_diffusion.files import read_regular
 from pocket_diffusion.graph import LARGEST_GRAPH, graph_fault
 from pocket_diffusion.machine import allocator
-from pocket_diffusion.machine.cuda import CUDA, CUDNN, Cuda, find_cuda
+from pocket_diffusion.machine.cuda import CUDA, CUDNN, Cuda, find_cuda, open_library
 from pocket_diffusion.machine.turns import Turns
 
 Provider = Literal["cpu", "cuda"]
@@ -47,6 +47,9 @@ _LACKING = {
     r"Unsupported model IR version: (\d+)": "ONNX file format {}",
 }
 
+_CUDA_FAILURE = r"\bCU(DA|DNN|BLAS) failure \d+: [^;]*[^; ]"
+"""What it says when it begins with CUDA and something of NVIDIA's fails."""
+
 
 def onnxruntime() -> ModuleType:
     """Import ONNX Runtime, or say how to get it.
@@ -67,7 +70,7 @@ def onnxruntime() -> ModuleType:
         raise RuntimeUnavailableError(
             f'{why}; run `pip install "pocket-diffusion[cpu]"`, or `[cuda]` on a machine with an NVIDIA GPU'
         ) from None
-    onnxruntime.set_default_logger_severity(3)  # warnings of ONNX Runtime are for whoever builds graphs
+    onnxruntime.set_default_logger_severity(4)  # as for sessions: a failure is reported once, by the exception
     module: ModuleType = onnxruntime
     return module
 
@@ -125,6 +128,7 @@ def choose_provider(asked: str, target: Target) -> Provider:
     if asked == "cuda":
         require_cuda()
         return "cuda"
+    onnxruntime()  # where it is missing, this is told now and not at the first picture
     return "cuda" if target == "cuda" and usable_cuda().obstacle is None else "cpu"
 
 
@@ -190,6 +194,7 @@ class GraphSession:
             ProviderUnavailableError: CUDA was asked for and cannot be used.
 
         """
+        component = component.on(provider)
         self.name = name
         self._spec = component
         self._expanded = expand_weights
@@ -203,9 +208,7 @@ class GraphSession:
         self._session: Any = _open(folder / component.graph, provider, options, replaced or {}, oldest_onnxruntime)
         if provider == "cuda" and _CUDA not in self._session.get_providers():
             raise ProviderUnavailableError(
-                f"ONNX Runtime does not start CUDA, though driver, GPU and libraries were found; it needs CUDA {CUDA} "
-                f'and cuDNN {CUDNN} as `pip install "pocket-diffusion[cuda]"` brings them into a fresh environment; or '
-                "use --provider cpu"
+                _does_not_start(f"{_provider_fault()}; it needs CUDA {CUDA} and cuDNN {CUDNN}")
             )
         for kind, found, specs in (
             ("inputs", self._session.get_inputs(), component.inputs),
@@ -345,10 +348,28 @@ def _open(
                     f"needs version {oldest_onnxruntime or 'of its export'} or newer: update {' or '.join(FLAVOURS)}, "
                     "or export the bundle again"
                 ) from None
+        if failure := re.search(_CUDA_FAILURE, str(error)):
+            raise ProviderUnavailableError(_does_not_start(failure[0])) from None
         raise BundleDamagedError(
             f"ONNX Runtime {ort.__version__} cannot load {graph}: {_first_line(error)}; "
             "`pocket-diffusion verify` tells whether the bundle is damaged"
         ) from None
+
+
+def _provider_fault() -> str:
+    """Return why ONNX Runtime's library for CUDA, which it left out, does not load."""
+    try:
+        open_library(str(Path(str(onnxruntime().__file__)).parent / "capi" / "libonnxruntime_providers_cuda.so"))
+    except OSError as error:
+        return str(error)
+    return "it does not say why"
+
+
+def _does_not_start(why: str) -> str:
+    return (
+        f"ONNX Runtime does not start CUDA, though driver, GPU and libraries were found ({why}); install "
+        '"pocket-diffusion[cuda]" into a fresh environment, or use --provider cpu'
+    )
 
 
 def _check_inputs(name: str, specs: tuple[TensorSpec, ...], inputs: dict[str, NDArray[Any]]) -> None:
