@@ -15,7 +15,7 @@ int cuInit(unsigned flags) { return 0; }
 int cuDeviceGetCount(int *count) { *count = 1; return 0; }
 int cuDeviceGet(int *device, int ordinal) { *device = 7; return 0; }
 int cuDeviceGetName(char *name, int length, int device) { strncpy(name, "Stub 7", length); return device != 7; }
-int cuDeviceGetAttribute(int *value, int attribute, int device) { *value = attribute == 75 ? 9 : 0; return device != 7; }
+int cuDeviceGetAttribute(int *value, int a, int device) { *value = a == 75 ? 9 : 0; return device != 7; }
 int cuGetErrorString(int status, const char **text) { *text = "an error"; return 0; }
 """
 """A driver of CUDA 13.2 with a GPU of compute capability 9.0, in C (cuda.h)."""

@@ -102,8 +102,7 @@ class Pipeline(Stages):
         if chosen != target:
             why = ""
             if target == "cuda" and provider == "auto":
-                found = usable_cuda()
-                why = f" since CUDA cannot be used: {found.obstacle}; {found.remedy}; or"
+                why = f" since {usable_cuda().refusal}; or"
             warnings.warn(
                 f"{bundle.root} was exported for {target} and runs slower on {chosen}{why or ';'} "
                 f"export it with --target {chosen} for this machine",

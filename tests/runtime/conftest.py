@@ -80,7 +80,7 @@ def pipeline() -> Pipeline:
 
 @pytest.fixture
 def driver(monkeypatch: pytest.MonkeyPatch) -> StubDriver:
-    """NVIDIA's driver and libraries, and ONNX Runtime with the CUDA provider compiled in; what is found is to be changed."""
+    """A machine on which ONNX Runtime can use CUDA; what is there is to be changed."""
     stub = StubDriver()
     names = ["CUDAExecutionProvider", "CPUExecutionProvider"]
     monkeypatch.setattr(cuda, "open_library", stub.open_library)

@@ -52,6 +52,11 @@ class Cuda:
     gpu: str | None = None
     """The name of the first GPU, which is the one that computes."""
 
+    @property
+    def refusal(self) -> str:
+        """The obstacle and the remedy, in words for whoever wanted to use it."""
+        return f"CUDA cannot be used: {self.obstacle}; {self.remedy}"
+
     def __str__(self) -> str:
         """Return what was found, for a report."""
         return self.obstacle or f"{self.gpu}, a driver for CUDA {self.driver}, cuDNN {CUDNN}"

@@ -110,7 +110,7 @@ def require_cuda() -> None:
     """
     found = usable_cuda()
     if found.obstacle is not None:
-        raise ProviderUnavailableError(f"CUDA cannot be used: {found.obstacle}; {found.remedy}; or use --provider cpu")
+        raise ProviderUnavailableError(f"{found.refusal}; or use --provider cpu")
 
 
 def choose_provider(asked: str, target: Target) -> Provider:
