@@ -36,7 +36,7 @@ _NO_DEVICE = 100
 _LONGEST_NAME = 256
 
 _INSTALL = '`pip install "pocket-diffusion[cuda]"`'
-_INTO_CONTAINERS = "a container sees the driver with `--gpus all`"
+_INTO_CONTAINERS = "run a container with `--gpus all`"
 
 
 @dataclass(frozen=True)
@@ -106,8 +106,8 @@ def _open_driver() -> Any:  # noqa: ANN401 - as above
         return open_library(DRIVER)
     except OSError as error:
         raise _ObstacleError(
-            f"there is no driver of NVIDIA's ({error})",
-            f"install release {DRIVER_RELEASE} or newer; {_INTO_CONTAINERS}",
+            f"no NVIDIA driver is found ({error})",
+            f"install its release {DRIVER_RELEASE} or newer; {_INTO_CONTAINERS}",
         ) from None
 
 

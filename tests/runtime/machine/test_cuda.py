@@ -24,8 +24,8 @@ def test_all_is_there(driver: StubDriver) -> None:
     [
         (
             {"is_there": False},
-            "there is no driver of NVIDIA's (libcuda.so.1: cannot open",
-            "install release 580 or newer",
+            "no NVIDIA driver is found (libcuda.so.1: cannot open",
+            "install its release 580 or newer",
         ),
         ({"version": 12080}, "NVIDIA's driver is for CUDA 12.8, and ONNX Runtime needs 13", "release 580 or newer"),
         ({"start": 100}, "finds no GPU (as the driver says, CUDA error 100)", "CUDA_VISIBLE_DEVICES"),

@@ -354,7 +354,7 @@ def test_auto_draws_a_bundle_for_cuda_on_the_cpu_and_says_why(
     outcome = run_cli("generate", "a lake", "-m", bundle, *small, "--quiet", "-o", "lake.png")
     assert outcome.code == 0
     (warning,) = outcome.err.splitlines()
-    assert "runs slower on cpu since CUDA cannot be used: there is no driver of NVIDIA's" in warning
+    assert "runs slower on cpu since CUDA cannot be used: no NVIDIA driver is found" in warning
 
 
 def test_the_portable_graph_is_what_a_cpu_computes(bundle: Path, edit_manifest: Callable[..., None]) -> None:
