@@ -108,9 +108,9 @@ class Server(uvicorn.Server):
         if self._fault is None:
             self._on_stopping()
         self._trial_cancellation.cancel()
+        await self._app.state.queue.close()  # a drawing may have the turn that the trial waits for
         if self._trial is not None:
             await self._trial
-        await self._app.state.queue.close()
         # uvicorn would cancel the tasks that still answer, with a traceback for each.
         patience = asyncio.get_running_loop().call_later(_LAST_SECONDS, self._hang_up)
         await super().shutdown(sockets)
