@@ -154,6 +154,9 @@ class Component(Strict, frozen=True, omit_defaults=True):
     """Inputs that may be left out."""
     layers: str | None = None
     """The file that holds its `LayerTable`. None in bundles of format 2."""
+    portable: GraphName | None = None
+    """The file of a second graph, which computes the same with operators that every machine has. None where `graph` is
+    one of these."""
     is_small: bool = False
     """Whether its weights are so few that ONNX Runtime may hold them in whatever form it computes fastest with."""
     shallow: "Component | None" = None
@@ -165,6 +168,12 @@ class Component(Strict, frozen=True, omit_defaults=True):
     def outputs_on_request(self) -> tuple[TensorSpec, ...]:
         """What the graph computes anyway and returns to those who ask for it."""
         return () if self.shallow is None else tuple(spec for spec in self.shallow.inputs if spec.name == DEEP)
+
+    def on(self, machine: Target) -> "Component":
+        """Return it with the graph that can be computed there."""
+        if machine == "cuda" or self.portable is None:
+            return self
+        return msgspec.structs.replace(self, graph=self.portable)
 
     def needs(self, name: str) -> bool:
         """Tell whether there is such an input that must be given."""
@@ -178,11 +187,12 @@ class Component(Strict, frozen=True, omit_defaults=True):
     def files(self) -> tuple[str, ...]:
         """The names of all files that belong to the component, each once."""
         layers = () if self.layers is None else (self.layers,)
+        portable = () if self.portable is None else (self.portable,)
         int8 = () if self.int8 is None else (self.int8.graph, self.int8.certificate)
         scales = () if self.int8 is None or self.int8.scales is None else (self.int8.scales,)
         shallow = [one.shallow for one in (self, self.int8) if one is not None and one.shallow is not None]
-        names = (self.graph, self.weights, *layers, *int8, *scales, *(file for one in shallow for file in one.files))
-        return tuple(dict.fromkeys(names))
+        own = (self.graph, *portable, self.weights, *layers, *int8, *scales)
+        return tuple(dict.fromkeys((*own, *(file for one in shallow for file in one.files))))
 
 
 class TokenizerSpec(Strict, frozen=True):
@@ -331,7 +341,7 @@ class Manifest(Strict, frozen=True, omit_defaults=True):
         """Return the manifest that has, for these components, their 8-bit graphs in place of the exact ones."""
         changed = {
             name: msgspec.structs.replace(
-                self.component(name), graph=int8.graph, memory=int8.memory, shallow=int8.shallow
+                self.component(name), graph=int8.graph, portable=None, memory=int8.memory, shallow=int8.shallow
             )
             for name, int8 in self.int8_graphs.items()
             if name in names

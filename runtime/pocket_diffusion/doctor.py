@@ -13,6 +13,7 @@ from pocket_diffusion.machine.session import (
     choose_provider,
     installed_flavours,
     onnxruntime,
+    usable_cuda,
 )
 from pocket_diffusion.model.arithmetic import choose_arithmetic
 from pocket_diffusion.model.budget import AUTO
@@ -54,29 +55,28 @@ def _examine_onnxruntime(report: Report, provider: str) -> None:
         report.faults.append(str(error))
         return
     report.facts.append(("providers", ", ".join(available_providers())))
-    if "onnxruntime-gpu" in flavours and "CUDAExecutionProvider" not in available_providers():
-        report.faults.append("onnxruntime-gpu is installed but has no CUDA provider; install it again")
     if ort.__version__ not in flavours.values() and flavours:
         report.faults.append(
             f"the onnxruntime that Python imports is {ort.__version__} at {Path(str(ort.__file__)).parent}, "
             "not the one that pip installed"
         )
-    if provider == "cuda" and "onnxruntime-gpu" not in flavours:
-        report.faults.append(
-            'CUDA needs the other flavour: `pip uninstall onnxruntime; pip install "pocket-diffusion[cuda]"`'
-        )
+    if provider == "cuda" or (provider == "auto" and "onnxruntime-gpu" in flavours):
+        cuda = usable_cuda()
+        report.facts.append(("cuda", str(cuda)))
+        if cuda.obstacle is not None:
+            report.faults.append(f"{cuda.refusal}; or use --provider cpu")
 
 
 def _examine_release(report: Report, *, in_half_precision: bool = False) -> None:
     """Tell what is known to be wrong with this ONNX Runtime: as a hint where only a hostile file brings it about."""
     version = onnxruntime().__version__
-    flavour = next(iter(installed_flavours()), "onnxruntime")
+    if "onnxruntime-gpu" in installed_flavours():
+        wanted = 'the release that `pip install --upgrade "pocket-diffusion[cuda]"` brings'
+    else:
+        wanted = f'{RECOMMENDED} or newer: `pip install "onnxruntime>={RECOMMENDED}"`'
     for fault in known_faults(version, cpu_flags(), in_half_precision=in_half_precision):
         told = report.hints if fault.is_dangerous else report.faults
-        told.append(
-            f"ONNX Runtime {version} {fault.what} ({fault.source}); take {RECOMMENDED} or newer: "
-            f'`pip install "{flavour}>={RECOMMENDED}"`'
-        )
+        told.append(f"ONNX Runtime {version} {fault.what} ({fault.source}); take {wanted}")
 
 
 def _examine_products(report: Report) -> None:

@@ -16,7 +16,7 @@ from pocket_diffusion.drawing.images import to_pictures
 from pocket_diffusion.drawing.picture_file import Picture
 from pocket_diffusion.drawing.resolve import Drawing, resolve, resolve_all
 from pocket_diffusion.machine.cpu import cores
-from pocket_diffusion.machine.session import check_threads, choose_provider
+from pocket_diffusion.machine.session import check_threads, choose_provider, usable_cuda
 from pocket_diffusion.machine.turns import Cancellation
 from pocket_diffusion.model.arithmetic import choose_arithmetic
 from pocket_diffusion.model.budget import AUTO, MemoryBudget
@@ -83,7 +83,7 @@ class Pipeline(Stages):
                 sense, 8-bit arithmetic where bundle or machine cannot have it, a tiny VAE where there is none, or a
                 LoRA or embedding that does not fit.
             CheckpointError: a LoRA or an embedding is not there, or cannot be read.
-            ProviderUnavailableError: CUDA was asked for and is not there.
+            ProviderUnavailableError: CUDA was asked for and cannot be used.
             RuntimeUnavailableError: ONNX Runtime is not installed.
 
         """
@@ -100,8 +100,11 @@ class Pipeline(Stages):
         target = bundle.manifest.target
         chosen = choose_provider(provider, target)
         if chosen != target:
+            why = ""
+            if target == "cuda" and provider == "auto":
+                why = f" since {usable_cuda().refusal}; or"
             warnings.warn(
-                f"{bundle.root} was exported for {target} and runs slower on {chosen}; "
+                f"{bundle.root} was exported for {target} and runs slower on {chosen}{why or ';'} "
                 f"export it with --target {chosen} for this machine",
                 OtherTargetWarning,
                 stacklevel=2,

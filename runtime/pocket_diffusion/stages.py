@@ -149,6 +149,19 @@ class Stages:
         with self.components.turns.turn():
             return self.vae.decode(latents)
 
+    def try_out(self, cancellation: Cancellation | None = None) -> None:
+        """Decode a picture of 64x64 pixels, which shows that networks load and compute here. None stays loaded.
+
+        Raises:
+            PocketDiffusionError: they do not; or it was cancelled: the reason.
+
+        """
+        with self.components.turns.turn(cancellation):
+            try:
+                self.vae.decode(np.zeros((1, self.bundle.manifest.latents.channels, 8, 8), np.float32))
+            finally:
+                self.components.close()
+
     def prepare_previews(self, cancellation: Cancellation | None = None) -> None:
         """Load and learn what previews need, where that is not done yet.
 

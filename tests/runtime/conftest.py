@@ -15,8 +15,9 @@ import pytest
 from pocket_diffusion import Pipeline
 from pocket_diffusion.bundle import COMPONENTS, Manifest, read_manifest
 from pocket_diffusion.cli import main
-from pocket_diffusion.machine import cpu
+from pocket_diffusion.machine import cpu, cuda, session
 from pocket_diffusion.pipeline import DEFAULT_BUNDLE
+from stub_driver import StubDriver
 
 EditManifest = Callable[[Callable[[dict[str, Any]], object]], None]
 Certify = Callable[..., None]
@@ -75,6 +76,17 @@ def manifest() -> Manifest:
 def pipeline() -> Pipeline:
     """The embedded bundle on the CPU."""
     return Pipeline.load(provider="cpu", arithmetic="exact")  # the same on every CPU
+
+
+@pytest.fixture
+def driver(monkeypatch: pytest.MonkeyPatch) -> StubDriver:
+    """A machine on which ONNX Runtime can use CUDA; what is there is to be changed."""
+    stub = StubDriver()
+    names = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(cuda, "open_library", stub.open_library)
+    monkeypatch.setattr(session, "available_providers", lambda: names)
+    monkeypatch.setattr(session.onnxruntime(), "cuda_version", "13.0")
+    return stub
 
 
 @pytest.fixture

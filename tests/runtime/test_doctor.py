@@ -12,6 +12,7 @@ from pocket_diffusion.doctor import examine
 from pocket_diffusion.errors import OperatorUnavailableError, RuntimeUnavailableError
 from pocket_diffusion.machine import session
 from pocket_diffusion.pipeline import DEFAULT_BUNDLE
+from stub_driver import StubDriver
 
 RunCli = Callable[..., SimpleNamespace]
 
@@ -44,18 +45,35 @@ def test_cuda_without_the_flavour_is_a_fault(flavours: dict[str, str], run_cli: 
     assert list(flavours) == ["onnxruntime"]
     outcome = run_cli("doctor", "--provider", "cuda")
     assert outcome.code == 1
-    assert "CUDA needs the other flavour" in outcome.err
+    assert "fault: CUDA cannot be used: this ONNX Runtime has no CUDA provider; `pip uninstall" in outcome.err
 
 
-def test_cuda_that_falls_back_silently_is_a_fault(flavours: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("provider", "code"), [("auto", 1), ("cuda", 1), ("cpu", 0)])
+def test_cuda_that_was_installed_and_cannot_be_used_is_a_fault(
+    flavours: dict[str, str], driver: StubDriver, run_cli: RunCli, provider: str, code: int
+) -> None:
     flavours["onnxruntime-gpu"] = flavours.pop("onnxruntime")
-    names = ["CUDAExecutionProvider", "CPUExecutionProvider"]
-    monkeypatch.setattr(doctor, "available_providers", lambda: names)
-    monkeypatch.setattr(session, "available_providers", lambda: names)
-    fallen = SimpleNamespace(get_providers=lambda: names[1:])
-    monkeypatch.setattr(session, "_open", lambda *_: fallen)
-    (fault,) = examine(DEFAULT_BUNDLE, "cuda").faults
-    assert "fell back to the CPU" in fault
+    driver.missing.add("libcublas.so.13")
+    outcome = run_cli("doctor", "--provider", provider)
+    assert outcome.code == code
+    assert ("these do not load: libcublas.so.13" in outcome.err) == bool(code)
+    assert ('`pip install "pocket-diffusion[cuda]"`; or use --provider cpu' in outcome.err) == bool(code)
+
+
+@pytest.mark.usefixtures("driver")
+def test_cuda_that_can_be_used_is_a_fact(flavours: dict[str, str], run_cli: RunCli) -> None:
+    flavours["onnxruntime-gpu"] = flavours.pop("onnxruntime")
+    outcome = run_cli("doctor")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "Stub, a driver for CUDA 13.0, cuDNN 9" in outcome.out
+
+
+@pytest.mark.usefixtures("driver")
+def test_cuda_that_falls_back_silently_is_a_fault(flavours: dict[str, str]) -> None:
+    flavours["onnxruntime-gpu"] = flavours.pop("onnxruntime")
+    with pytest.warns(UserWarning, match="CUDAExecutionProvider"):  # of the ONNX Runtime that has none, here
+        (fault,) = examine(DEFAULT_BUNDLE, "cuda").faults
+    assert "ONNX Runtime does not start CUDA" in fault
 
 
 def test_another_onnxruntime_than_the_installed_one_is_a_fault(flavours: dict[str, str]) -> None:
@@ -159,3 +177,15 @@ def test_a_release_that_is_known_to_be_bad_is_a_fault(
     assert "fault: ONNX Runtime 1.29.0 does not load some graphs in float16 (https://github.com/" in outcome.err
     assert '`pip install "onnxruntime>=1.' in outcome.err
     assert "hint: ONNX Runtime 1.29.0 reads outside of its memory when it opens a graph" in outcome.out
+
+
+def test_the_advice_about_a_bad_release_is_for_the_flavour_that_is_installed(
+    flavours: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is no onnxruntime-gpu of each release."""
+    del flavours["onnxruntime"]
+    flavours["onnxruntime-gpu"] = "1.30.0"
+    bad = SimpleNamespace(__version__="1.30.0", __file__=doctor.onnxruntime().__file__)
+    monkeypatch.setattr(doctor, "onnxruntime", lambda: bad)
+    (hint,) = examine(DEFAULT_BUNDLE, "cpu").hints
+    assert 'take the release that `pip install --upgrade "pocket-diffusion[cuda]"` brings' in hint

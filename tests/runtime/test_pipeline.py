@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from PIL import Image
 from pocket_diffusion import Cancelled, Pipeline, PocketDiffusionError, Result
 from pocket_diffusion.bundle import Manifest
 from pocket_diffusion.drawing.prompt import PromptTruncatedWarning
-from pocket_diffusion.errors import InvalidRequestError
+from pocket_diffusion.errors import InferenceError, InvalidRequestError
 from pocket_diffusion.pipeline import DEFAULT_BUNDLE, OtherTargetWarning
 
 SMALL = {"width": 64, "height": 64, "steps": 2, "guidance_scale": 4.0, "seed": 7, "sampler": "ddpm"}
@@ -333,3 +334,17 @@ def test_graphs_are_loaded_when_they_are_needed() -> None:
     assert fresh.components._loaded == {}
     fresh.encode_prompt("a lake")
     assert list(fresh.components._loaded) == ["text_encoder"]
+
+
+def test_a_machine_is_tried_out_by_what_it_computes_and_nothing_stays_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    fresh = Pipeline.load(DEFAULT_BUNDLE, provider="cpu", memory="fast")
+    opened, open_network = [], fresh.components._open
+    monkeypatch.setattr(fresh.components, "_open", lambda role: opened.append(role) or open_network(role))
+    fresh.try_out()
+    assert opened == ["vae_decoder"]
+    assert not fresh.is_loaded
+    failing = SimpleNamespace(run=Mock(side_effect=InferenceError("no kernel image")), close=Mock())
+    monkeypatch.setattr(fresh.components, "_open", lambda _: failing)
+    with pytest.raises(InferenceError, match="no kernel image"):
+        fresh.try_out()
+    failing.close.assert_called_once_with()

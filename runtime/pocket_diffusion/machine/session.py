@@ -25,6 +25,7 @@ from pocket_diffusion.errors import (
 from pocket_diffusion.files import read_regular
 from pocket_diffusion.graph import LARGEST_GRAPH, graph_fault
 from pocket_diffusion.machine import allocator
+from pocket_diffusion.machine.cuda import CUDA, CUDNN, Cuda, find_cuda, open_library
 from pocket_diffusion.machine.turns import Turns
 
 Provider = Literal["cpu", "cuda"]
@@ -46,6 +47,9 @@ _LACKING = {
     r"Unsupported model IR version: (\d+)": "ONNX file format {}",
 }
 
+_CUDA_FAILURE = r"\bCU(DA|DNN|BLAS) failure \d+: [^;]*[^; ]"
+"""What it says when it begins with CUDA and something of NVIDIA's fails."""
+
 
 def onnxruntime() -> ModuleType:
     """Import ONNX Runtime, or say how to get it.
@@ -66,7 +70,7 @@ def onnxruntime() -> ModuleType:
         raise RuntimeUnavailableError(
             f'{why}; run `pip install "pocket-diffusion[cpu]"`, or `[cuda]` on a machine with an NVIDIA GPU'
         ) from None
-    onnxruntime.set_default_logger_severity(3)  # warnings of ONNX Runtime are for whoever builds graphs
+    onnxruntime.set_default_logger_severity(4)  # as for sessions: a failure is reported once, by the exception
     module: ModuleType = onnxruntime
     return module
 
@@ -87,25 +91,45 @@ def available_providers() -> list[str]:
     return list(onnxruntime().get_available_providers())
 
 
+def usable_cuda() -> Cuda:
+    """Find out whether ONNX Runtime can compute with CUDA here; see `find_cuda`."""
+    if _CUDA not in available_providers():
+        return Cuda(
+            "this ONNX Runtime has no CUDA provider",
+            f'`pip uninstall {" ".join(installed_flavours())}`, then `pip install "pocket-diffusion[cuda]"`',
+        )
+    return find_cuda(onnxruntime().cuda_version)
+
+
+def require_cuda() -> None:
+    """Refuse to go on where CUDA cannot be used.
+
+    Raises:
+        ProviderUnavailableError: it cannot; says why, and what to do.
+
+    """
+    found = usable_cuda()
+    if found.obstacle is not None:
+        raise ProviderUnavailableError(f"{found.refusal}; or use --provider cpu")
+
+
 def choose_provider(asked: str, target: Target) -> Provider:
-    """Settle `auto`: CUDA where this machine has it and the bundle was made for it, else the CPU.
+    """Settle `auto`: CUDA where this machine can use it and the bundle was made for it, else the CPU.
 
     Raises:
         InvalidRequestError: not one of `PROVIDERS`.
-        ProviderUnavailableError: CUDA was asked for and this ONNX Runtime has none.
+        ProviderUnavailableError: CUDA was asked for and cannot be used.
 
     """
     if asked not in PROVIDERS:
         raise InvalidRequestError(f"provider {reprlib.repr(asked)} is not known; choose one of {', '.join(PROVIDERS)}")
     if asked == "cpu":
         return "cpu"
-    has_cuda = _CUDA in available_providers()
-    if asked == "cuda" and not has_cuda:
-        raise ProviderUnavailableError(
-            "this ONNX Runtime has no CUDA provider; `pip uninstall onnxruntime`, then "
-            '`pip install "pocket-diffusion[cuda]"`, or use --provider cpu; `pocket-diffusion doctor` tells more'
-        )
-    return "cuda" if has_cuda and (asked == "cuda" or target == "cuda") else "cpu"
+    if asked == "cuda":
+        require_cuda()
+        return "cuda"
+    onnxruntime()  # where it is missing, this is told now and not at the first picture
+    return "cuda" if target == "cuda" and usable_cuda().obstacle is None else "cpu"
 
 
 def renew_shared_arena() -> None:
@@ -167,9 +191,10 @@ class GraphSession:
                 it is none that the exporter would write; see `graph_fault`.
             OperatorUnavailableError: the graph has an operator that this ONNX Runtime lacks; names it, and
                 `oldest_onnxruntime`, the first version to have it.
-            ProviderUnavailableError: CUDA was asked for and the session fell back to the CPU.
+            ProviderUnavailableError: CUDA was asked for and cannot be used.
 
         """
+        component = component.on(provider)
         self.name = name
         self._spec = component
         self._expanded = expand_weights
@@ -183,8 +208,7 @@ class GraphSession:
         self._session: Any = _open(folder / component.graph, provider, options, replaced or {}, oldest_onnxruntime)
         if provider == "cuda" and _CUDA not in self._session.get_providers():
             raise ProviderUnavailableError(
-                "CUDA was to be used, but ONNX Runtime fell back to the CPU (driver, CUDA or cuDNN missing or of "
-                "another version); use --provider cpu; `pocket-diffusion doctor` tells more"
+                _does_not_start(f"{_provider_fault()}; it needs CUDA {CUDA} and cuDNN {CUDNN}")
             )
         for kind, found, specs in (
             ("inputs", self._session.get_inputs(), component.inputs),
@@ -310,11 +334,12 @@ def _open(
     values = [ort.OrtValue.ortvalue_from_numpy(array) for array in replaced.values()]
     if values:
         options.add_external_initializers(list(replaced), values)
-    if provider == "cuda" and hasattr(ort, "preload_dlls"):
-        ort.preload_dlls()  # finds CUDA and cuDNN where pip put them
+    if provider == "cuda":
+        require_cuda()  # which loads NVIDIA's libraries; ONNX Runtime's own way prints what it misses
     providers = [_CUDA, _CPU] if provider == "cuda" else [_CPU]
     try:
-        return ort.InferenceSession(os.fspath(graph), options, providers=providers)
+        # Without its fallback, which would say so on standard output, and compute on the CPU after a failure on CUDA.
+        return ort.InferenceSession(os.fspath(graph), options, providers=providers, enable_fallback=0)
     except Exception as error:  # as above
         for pattern, what in _LACKING.items():
             if lacking := re.search(pattern, str(error)):
@@ -323,10 +348,28 @@ def _open(
                     f"needs version {oldest_onnxruntime or 'of its export'} or newer: update {' or '.join(FLAVOURS)}, "
                     "or export the bundle again"
                 ) from None
+        if failure := re.search(_CUDA_FAILURE, str(error)):
+            raise ProviderUnavailableError(_does_not_start(failure[0])) from None
         raise BundleDamagedError(
             f"ONNX Runtime {ort.__version__} cannot load {graph}: {_first_line(error)}; "
             "`pocket-diffusion verify` tells whether the bundle is damaged"
         ) from None
+
+
+def _provider_fault() -> str:
+    """Return why ONNX Runtime's library for CUDA, which it left out, does not load."""
+    try:
+        open_library(str(Path(str(onnxruntime().__file__)).parent / "capi" / "libonnxruntime_providers_cuda.so"))
+    except OSError as error:
+        return str(error)
+    return "it does not say why"
+
+
+def _does_not_start(why: str) -> str:
+    return (
+        f"ONNX Runtime does not start CUDA, though driver, GPU and libraries were found ({why}); install "
+        '"pocket-diffusion[cuda]" into a fresh environment, or use --provider cpu'
+    )
 
 
 def _check_inputs(name: str, specs: tuple[TensorSpec, ...], inputs: dict[str, NDArray[Any]]) -> None:

@@ -201,7 +201,7 @@ class Components:
     def open_session(self, role: str) -> GraphSession:
         """Load a network anew, as the memory mode has it."""
         manifest = self.bundle.manifest
-        component = manifest.component(role)
+        component = manifest.component(role).on(self.provider)
         self.bundle.check_files(component.graph, component.weights)
         self._prepare_arena()
         # Where networks stay loaded, one that a cancelled drawing began to load is there for the next drawing.

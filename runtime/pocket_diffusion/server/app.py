@@ -127,6 +127,7 @@ def create_app(
     app.state.queue = queue
     app.state.uploads = Uploads(limits)
     app.state.comfyui = comfyui.ComfyState(queue, limits)
+    app.state.is_starting = False  # but where a server tries the model first
     app.state.unread = 0
     app.state.checking = asyncio.Lock()
     app.state.decoding = asyncio.Lock()  # of large bodies, each of which takes several times its size meanwhile

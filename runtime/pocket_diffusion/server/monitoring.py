@@ -56,7 +56,9 @@ class Metrics:
 
 
 async def healthz(request: Request) -> Response:
-    """Answer that the server is alive, and whether it can keep what it draws; the log says why it cannot."""
+    """Answer that the server can draw, and whether it can keep what it draws; the log says why it cannot."""
+    if request.app.state.is_starting:
+        return JSONResponse({"status": "starting", "version": __version__}, 503)
     queue = request.app.state.queue
     fault = queue.pictures.fault()
     if fault is None:

@@ -1,4 +1,4 @@
-"""Serving the application with uvicorn: the socket, patience with slow clients, and a clean end."""
+"""Serving the application with uvicorn: the socket, a first try, patience with slow clients, and a clean end."""
 
 import asyncio
 import ipaddress
@@ -13,6 +13,7 @@ from starlette.applications import Starlette
 
 from pocket_diffusion.errors import InvalidRequestError
 from pocket_diffusion.machine.allocator import give_large_back
+from pocket_diffusion.machine.turns import Cancellation
 from pocket_diffusion.server.connections import Listener, PunctualProtocol
 from pocket_diffusion.server.guard import ANY_ADDRESS
 
@@ -27,12 +28,18 @@ _LAST_SECONDS = 10
 
 
 class Server(uvicorn.Server):
-    """uvicorn's, which ends the drawings before it waits for those who wait for them."""
+    """uvicorn's, which tries its model before it says that it draws, and ends by itself where that fails.
+
+    At the end, it ends the drawings before it waits for those who wait for them.
+    """
 
     def __init__(
         self, app: Starlette, listener: Listener, on_started: Callable[[], None], on_stopping: Callable[[], None]
     ) -> None:
-        """Serve an application of `create_app`'s: `run()` answers until SIGINT or SIGTERM."""
+        """Serve an application of `create_app`'s: `run()` answers until SIGINT or SIGTERM.
+
+        `on_started` is called once the default model has computed something, and `on_stopping` when a signal came.
+        """
         config = uvicorn.Config(
             app,
             http=partial(PunctualProtocol, places=listener.places),  # type: ignore[arg-type] # is called, and no more
@@ -52,16 +59,38 @@ class Server(uvicorn.Server):
         self._listener = listener
         self._on_started = on_started
         self._on_stopping = on_stopping
+        self._trial: asyncio.Task[None] | None = None
+        self._trial_cancellation = Cancellation()
+        self._fault: Exception | None = None
+        """Why the default model cannot draw here."""
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
-        """Answer until a signal comes."""
+        """Answer until a signal comes.
+
+        Raises:
+            PocketDiffusionError: the default model cannot draw on this machine.
+
+        """
         super().run(sockets or [self._listener])
+        if self._fault is not None:
+            raise self._fault
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Say so when requests are answered."""
+        """Answer requests, and begin to try the default model."""
+        self._app.state.is_starting = True
         await super().startup(sockets)
         give_large_back()  # of bodies and pictures
         self._listener.listen(_BACKLOG)  # of which asyncio makes the number that it accepts together
+        self._trial = asyncio.create_task(self._try_out())
+
+    async def _try_out(self) -> None:
+        try:
+            await asyncio.to_thread(self._app.state.models.default.try_out, self._trial_cancellation)
+        except Exception as error:  # whatever it is, every drawing would fail of it
+            if not self.should_exit:
+                self._fault, self.should_exit = error, True
+            return
+        self._app.state.is_starting = False
         self._on_started()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -76,8 +105,12 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Cancel what is drawn, tell the clients who wait for it, and hang up on those who do not read that in time."""
-        self._on_stopping()
-        await self._app.state.queue.close()
+        if self._fault is None:
+            self._on_stopping()
+        self._trial_cancellation.cancel()
+        await self._app.state.queue.close()  # a drawing may have the turn that the trial waits for
+        if self._trial is not None:
+            await self._trial
         # uvicorn would cancel the tasks that still answer, with a traceback for each.
         patience = asyncio.get_running_loop().call_later(_LAST_SECONDS, self._hang_up)
         await super().shutdown(sockets)

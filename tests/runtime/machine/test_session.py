@@ -15,7 +15,7 @@ import pytest
 
 from pocket_diffusion import Pipeline, PocketDiffusionError
 from pocket_diffusion import graph as graph_module
-from pocket_diffusion.bundle import COMPONENTS, Manifest, read_manifest
+from pocket_diffusion.bundle import COMPONENTS, Manifest, Target, read_manifest
 from pocket_diffusion.errors import (
     BundleDamagedError,
     InferenceError,
@@ -24,7 +24,10 @@ from pocket_diffusion.errors import (
     RuntimeUnavailableError,
 )
 from pocket_diffusion.machine import session
+from pocket_diffusion.machine.cuda import Cuda
 from pocket_diffusion.machine.session import GraphSession, check_threads, choose_provider, renew_shared_arena
+from pocket_diffusion.pipeline import OtherTargetWarning
+from stub_driver import StubDriver
 
 
 def load_unet(bundle: Path) -> GraphSession:
@@ -305,21 +308,20 @@ def test_threads_are_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "has_cuda", "target", "chosen"),
+    ("asked", "found", "target", "chosen"),
     [
-        ("cpu", True, "cuda", "cpu"),
-        ("auto", False, "cpu", "cpu"),
-        ("auto", False, "cuda", "cpu"),
-        ("auto", True, "cpu", "cpu"),
-        ("auto", True, "cuda", "cuda"),
-        ("cuda", True, "cpu", "cuda"),
+        ("cpu", Cuda(), "cuda", "cpu"),
+        ("auto", Cuda("no driver"), "cpu", "cpu"),
+        ("auto", Cuda("no driver"), "cuda", "cpu"),
+        ("auto", Cuda(), "cpu", "cpu"),
+        ("auto", Cuda(), "cuda", "cuda"),
+        ("cuda", Cuda(), "cpu", "cuda"),
     ],
 )
 def test_auto_means_cuda_where_machine_and_bundle_agree(
-    monkeypatch: pytest.MonkeyPatch, asked: str, has_cuda: bool, target: object, chosen: str
+    monkeypatch: pytest.MonkeyPatch, asked: str, found: Cuda, target: Target, chosen: str
 ) -> None:
-    names = ["CPUExecutionProvider"] + ["CUDAExecutionProvider"] * has_cuda
-    monkeypatch.setattr(session, "available_providers", lambda: names)
+    monkeypatch.setattr(session, "usable_cuda", lambda: found)
     assert choose_provider(asked, target) == chosen
 
 
@@ -330,18 +332,99 @@ def test_an_unknown_provider_is_refused_with_those_allowed() -> None:
 
 def test_cuda_where_there_is_none_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session, "available_providers", lambda: ["CPUExecutionProvider"])
-    with pytest.raises(ProviderUnavailableError, match=r"pocket-diffusion\[cuda\]") as caught:
+    with pytest.raises(ProviderUnavailableError, match=r"no CUDA provider; .*pocket-diffusion\[cuda\]") as caught:
         Pipeline.load(provider="cuda")
     assert isinstance(caught.value, ValueError)
 
 
-def test_a_session_that_fell_back_silently_is_refused(
-    pipeline: Pipeline, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+def test_cuda_that_was_compiled_in_and_cannot_be_used_says_why(driver: StubDriver) -> None:
+    driver.version = 12080
+    with pytest.raises(
+        ProviderUnavailableError, match=r"for CUDA 12\.8, .* release 580 or newer; or use --provider cpu"
+    ):
+        Pipeline.load(provider="cuda")
+
+
+def test_auto_draws_a_bundle_for_cuda_on_the_cpu_and_says_why(
+    bundle: Path, edit_manifest: Callable[..., None], driver: StubDriver, run_cli: Callable[..., Any]
 ) -> None:
-    fallen = SimpleNamespace(get_providers=lambda: ["CPUExecutionProvider"])
-    monkeypatch.setattr(session, "_open", lambda *_: fallen)
-    with pytest.raises(ProviderUnavailableError, match="fell back to the CPU"):
+    driver.is_there = False
+    edit_manifest(lambda data: data.update(target="cuda"))
+    small = ("--width", 64, "--height", 64, "--steps", 1)
+    outcome = run_cli("generate", "a lake", "-m", bundle, *small, "--quiet", "-o", "lake.png")
+    assert outcome.code == 0
+    (warning,) = outcome.err.splitlines()
+    assert "runs slower on cpu since CUDA cannot be used: no NVIDIA driver is found" in warning
+
+
+def test_the_portable_graph_is_what_a_cpu_computes(bundle: Path, edit_manifest: Callable[..., None]) -> None:
+    def move(data: dict[str, Any]) -> None:
+        for role in COMPONENTS:
+            graph, portable = bundle / f"{role}.onnx", f"{role}.portable.onnx"
+            data["files"][portable] = data["files"][graph.name]
+            data[role]["portable"] = portable
+            graph.rename(bundle / portable)
+            graph.write_bytes(b"for CUDA alone")
+
+    edit_manifest(move)
+    edit_manifest(lambda data: data.update(target="cuda"))
+    with pytest.warns(OtherTargetWarning):
+        pipeline = Pipeline.load(bundle, provider="cpu", arithmetic="exact")
+    picture = pipeline.generate("a lake", width=64, height=64, steps=1, seed=7).images[0]
+    own = Pipeline.load(provider="cpu", arithmetic="exact").generate("a lake", width=64, height=64, steps=1, seed=7)
+    assert picture.tobytes() == own.images[0].tobytes()
+
+
+@pytest.fixture
+def opens(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[..., object]], None]:
+    """Have ONNX Runtime open sessions in another way, on a machine where CUDA can be used."""
+
+    def give(open_one: Callable[..., object]) -> None:
+        monkeypatch.setattr(session, "require_cuda", lambda: None)
+        monkeypatch.setattr(session.onnxruntime(), "InferenceSession", open_one)
+
+    return give
+
+
+def test_a_session_that_fell_back_silently_is_refused(
+    pipeline: Pipeline, manifest: Manifest, opens: Callable[..., None]
+) -> None:
+    opens(lambda *_, **__: SimpleNamespace(get_providers=lambda: ["CPUExecutionProvider"]))
+    with pytest.raises(
+        ProviderUnavailableError, match=r"does not start CUDA.*providers_cuda\.so: cannot open.*CUDA 13 and cuDNN 9"
+    ):
         GraphSession(pipeline.bundle.root, "unet", manifest.unet, "cuda")
+
+
+def test_a_failure_of_cuda_while_a_session_opens_is_no_fault_of_the_bundle(
+    pipeline: Pipeline, manifest: Manifest, opens: Callable[..., None]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError(
+            "cuda_call.cc:154 std::conditional_t<THRW, void, Status> [with ERRTYPE = cudaError] CUDA failure 36: API "
+            "call is not supported in the installed CUDA driver ; GPU=-1 ; hostname=vm ; expr=cudaSetDevice(0);"
+        )  # what 1.31.1 said over a stub of a driver
+
+    opens(fail)
+    with pytest.raises(
+        ProviderUnavailableError, match=r"\(CUDA failure 36: API call is not supported in the installed CUDA driver\)"
+    ):
+        GraphSession(pipeline.bundle.root, "unet", manifest.unet, "cuda")
+
+
+def test_onnxruntime_is_not_to_go_on_by_itself_on_the_cpu(
+    pipeline: Pipeline, manifest: Manifest, opens: Callable[..., None]
+) -> None:
+    """Where it is on, it prints, and computes on the CPU after any failure on the GPU."""
+    real, opened = session.onnxruntime().InferenceSession, []
+
+    def watched(*arguments: object, providers: object, **options: object) -> object:
+        opened.append(real(*arguments, providers=["CPUExecutionProvider"], **options))
+        return opened[0]
+
+    opens(watched)
+    GraphSession(pipeline.bundle.root, "vae_decoder", manifest.vae_decoder, "cpu")
+    assert opened[0]._enable_fallback is False
 
 
 def test_a_missing_onnxruntime_says_which_extra_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

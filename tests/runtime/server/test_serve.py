@@ -11,16 +11,21 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
 import pytest
 
-from pocket_diffusion import Pipeline
+from pocket_diffusion import Pipeline, ProviderUnavailableError
+from pocket_diffusion.machine import session
+from pocket_diffusion.machine.turns import Cancellation
 from pocket_diffusion.server import create_app, run
 from pocket_diffusion.server.connections import Places, WebSocketProtocol
 from serving import RunningServer
+from stub_driver import StubDriver
 
 RunCli = Callable[..., SimpleNamespace]
 LONG = {"prompt": "a lake", "width": 512, "height": 512, "steps": 150}
@@ -408,6 +413,79 @@ def test_a_strangers_domain_name_does_not_lead_here(start_server: Callable[..., 
     assert ask(server, "/healthz", Host="box.lan")["status"] == "ok"
     with pytest.raises(urllib.error.HTTPError, match="403"):
         ask(server, "/healthz", Host=host)
+
+
+@pytest.fixture
+def starting(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
+    """A server in this process whose model is being tried, until `result` is set, to None or to what is raised."""
+    monkeypatch.setattr("sse_starlette.sse.AppStatus.should_exit", False)
+    begun, result, started, stopping = threading.Event(), Future(), threading.Event(), threading.Event()
+
+    def try_out(cancellation: Cancellation) -> None:
+        begun.set()
+        cancellation.wait_for(result)
+        result.result()
+
+    pipeline = Pipeline.load(provider="cpu", arithmetic="exact")
+    monkeypatch.setattr(pipeline, "try_out", try_out)
+    with run.listen("127.0.0.1", 0) as listener, ThreadPoolExecutor(1) as pool:
+        server = run.Server(create_app(pipeline), listener, started.set, stopping.set)
+        running = pool.submit(server.run)
+        assert begun.wait(60)
+        yield SimpleNamespace(
+            url=f"http://127.0.0.1:{listener.getsockname()[1]}", server=server, running=running, result=result,
+            started=started, stopping=stopping,
+        )  # fmt: skip
+        server.should_exit = True
+
+
+def health(server: SimpleNamespace) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(f"{server.url}/healthz", timeout=60) as answer:
+            return answer.status, json.load(answer)["status"]
+    except urllib.error.HTTPError as refusal:
+        return refusal.code, json.load(refusal)["status"]
+
+
+def test_it_is_healthy_once_its_model_has_computed(starting: SimpleNamespace) -> None:
+    assert health(starting) == (503, "starting")
+    assert not starting.started.is_set()
+    starting.result.set_result(None)
+    assert starting.started.wait(60)
+    assert health(starting) == (200, "ok")
+
+
+def test_it_ends_where_its_model_cannot_compute(starting: SimpleNamespace) -> None:
+    starting.result.set_exception(ProviderUnavailableError("CUDA does not start"))
+    with pytest.raises(ProviderUnavailableError, match="CUDA does not start"):
+        starting.running.result(120)
+    assert not starting.started.is_set()
+    assert not starting.stopping.is_set()
+
+
+def test_a_signal_ends_it_before_its_model_was_tried(starting: SimpleNamespace) -> None:
+    starting.server.handle_exit(signal.SIGTERM, None)
+    starting.running.result(120)
+    assert not starting.started.is_set()
+    assert starting.stopping.is_set()
+
+
+def test_cuda_that_cannot_be_used_is_told_before_it_listens(driver: StubDriver, run_cli: RunCli) -> None:
+    driver.gpus = 0
+    outcome = run_cli("serve", "--port", "0", "--provider", "cuda")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.error.startswith("error: CUDA cannot be used: NVIDIA's driver finds no GPU")
+
+
+@pytest.mark.usefixtures("driver")
+def test_cuda_that_does_not_start_ends_it_with_one_line(
+    bundle: Path, edit_manifest: Callable[..., None], run_cli: RunCli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edit_manifest(lambda data: data.update(target="cuda"))
+    monkeypatch.setattr(session, "_open", lambda *_: SimpleNamespace(get_providers=lambda: ["CPUExecutionProvider"]))
+    outcome = run_cli("serve", "--port", "0", "--model", bundle)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.error.startswith("error: ONNX Runtime does not start CUDA")
 
 
 @pytest.mark.parametrize(
