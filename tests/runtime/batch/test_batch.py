@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -306,35 +305,33 @@ def test_strict_stops_at_the_first_row_that_fails(prompts: Path, tmp_path: Path,
     assert len(pictures(tmp_path / "out")) == 2
 
 
+WAITING = (
+    "import sys; from pocket_diffusion.batch.folder import BatchFolder\n"
+    "add = BatchFolder.add\n"
+    "def add_and_wait(folder, drawn):\n"
+    "    record = add(folder, drawn)\n"
+    "    if len(folder) == 2: print('two are drawn', flush=True); sys.stdin.read()\n"
+    "    return record\n"
+    f"BatchFolder.add = add_and_wait\n{COMMAND}"
+)
+"""Goes on after two pictures when its input ends."""
+
+
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
 def test_killed_or_interrupted_it_goes_on(tmp_path: Path, end: signal.Signals) -> None:
-    (tmp_path / "p.txt").write_text("\n".join(f"a lake {number}" for number in range(30)))
-    command = [
-        sys.executable,
-        "-c",
-        COMMAND,
-        "batch",
-        "p.txt",
-        "out",
-        "--width",
-        "64",
-        "--height",
-        "64",
-        "--steps",
-        "4",
-    ]
-
-    def begun(**options: object) -> "subprocess.Popen[bytes]":
-        return subprocess.Popen([*command, "--quiet"], cwd=tmp_path, start_new_session=True, **options)
-
-    process, deadline = begun(stderr=subprocess.DEVNULL), time.monotonic() + 120
-    while len(pictures(tmp_path / "out")) < 2:
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.01)
-    os.killpg(process.pid, end)
-    assert process.wait(60) == (130 if end is signal.SIGINT else -end)
-    assert begun().wait(120) == 0
-    assert len(results(tmp_path / "out")) == len(pictures(tmp_path / "out")) == 30
+    (tmp_path / "p.txt").write_text("\n".join(f"a lake {number}" for number in range(12)))
+    command = ["batch", "p.txt", "out", "--quiet", "--width", "64", "--height", "64", "--steps", "1"]
+    with subprocess.Popen(
+        [sys.executable, "-c", WAITING, *command],
+        cwd=tmp_path, start_new_session=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    ) as process:  # fmt: skip
+        assert process.stdout.readline() == "two are drawn\n"
+        os.killpg(process.pid, end)
+        process.stdin.close()
+        assert process.wait(120) == (130 if end is signal.SIGINT else -end)
+    assert 2 <= len(pictures(tmp_path / "out")) < 12
+    assert subprocess.run([sys.executable, "-c", COMMAND, *command], cwd=tmp_path, check=False).returncode == 0
+    assert len(results(tmp_path / "out")) == len(pictures(tmp_path / "out")) == 12
     assert {path.name for path in (tmp_path / "out").iterdir()} >= {"batch.json", "results.jsonl", "pictures"}
     assert not list((tmp_path / "out").glob(".*"))
