@@ -51,7 +51,7 @@ def test_a_second_thread_waits_and_one_that_has_the_turn_may_take_it_again() -> 
             assert turns.cancellation is mine
         thread.join(0.05)
         order.append("first")
-    thread.join(30)
+    thread.join(120)
     assert order == ["first", "second"]
 
 
