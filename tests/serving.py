@@ -16,6 +16,9 @@ from pocket_diffusion.server import Limits
 SMALL = {"width": 64, "height": 64, "steps": 1, "seed": 7}
 LIMITS = Limits(body_bytes=200_000, prompt_characters=500, pixels=256 * 256, steps=100, count=3, queue=4)
 
+ENDLESS = {"prompt": "dunes", "width": 512, "height": 512, "steps": 150, "count": 16}
+"""An order that a test will not see the end of."""
+
 COMMAND = (
     # Shells have background jobs ignore Ctrl-C, and a test may be part of one.
     "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
@@ -34,14 +37,13 @@ class RunningServer:
 
     def interrupt(self) -> int:
         self.process.send_signal(signal.SIGINT)
-        return self.process.wait(timeout=30)
+        return self.process.wait(timeout=120)
 
 
 @contextmanager
 def occupied(server: RunningServer) -> Iterator[None]:
     """Have a server draw what takes for ever, so that all other drawings wait; cancel it afterwards."""
-    endless = {"prompt": "dunes", "width": 1024, "height": 1024, "steps": 150, "count": 16}
-    with urlopen(Request(f"{server.url}/api/jobs", json.dumps(endless).encode())) as answer:
+    with urlopen(Request(f"{server.url}/api/jobs", json.dumps(ENDLESS).encode())) as answer:
         job = json.load(answer)["id"]
     try:
         yield

@@ -300,11 +300,11 @@ def test_previews_are_left_out_while_others_do_not_read() -> None:
     assert sent == ['{"type": "status", "data": {}}']
 
 
+@pytest.mark.usefixtures("standstill")
 def test_a_graph_is_interrupted_or_leaves_the_queue(client: TestClient, text_to_image: dict[str, Any]) -> None:
-    long = changed(text_to_image, "3", steps=100)
-    long = changed(long, "5", width=256, height=256)
+    asked = {"prompt": text_to_image, "client_id": "me"}
     with client.websocket_connect("/ws?clientId=me") as mine:
-        ids = [client.post("/prompt", json={"prompt": long, "client_id": "me"}).json()["prompt_id"] for _ in "12"]
+        ids = [client.post("/prompt", json=asked).json()["prompt_id"] for _ in "12"]
         while mine.receive_json()["type"] != "execution_start":
             pass
         rows = client.get("/queue").json()
@@ -410,7 +410,7 @@ class Websocket:
     """A client."""
 
     def __init__(self, port: int) -> None:
-        self._socket = socket.create_connection(("127.0.0.1", port), timeout=30)
+        self._socket = socket.create_connection(("127.0.0.1", port), timeout=120)
         self._protocol = wsproto.WSConnection(wsproto.ConnectionType.CLIENT)
         self.send(events.Request(host=f"127.0.0.1:{port}", target="/ws?clientId=me"))
 

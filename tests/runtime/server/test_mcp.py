@@ -22,7 +22,7 @@ from pocket_diffusion import Pipeline
 from pocket_diffusion.cli import cli
 from pocket_diffusion.errors import ServerUnavailableError
 from pocket_diffusion.server import create_app
-from serving import LIMITS, SMALL
+from serving import ENDLESS, LIMITS, SMALL
 
 pytest.importorskip("mcp", reason="the extra `mcp` is not installed")
 
@@ -175,10 +175,11 @@ def test_a_picture_waits_while_others_do_not_read_theirs(run: Run) -> None:
     assert "not read yet" in result.content[0].text
 
 
+@pytest.mark.usefixtures("standstill")
 @pytest.mark.parametrize("version", ["2025-06-18", "2026-07-28"])
 def test_a_drawing_ends_when_its_client_goes_away(version: str) -> None:
     """The protocol's two generations answer in ways of their own."""
-    options = {"prompt": "a", "width": 256, "height": 256, "steps": 100}
+    options = {"prompt": "a", **SMALL, "steps": 2}
     about = {
         "progressToken": 1,
         PROTOCOL_VERSION_META_KEY: version,
@@ -256,7 +257,6 @@ def test_an_assistant_starts_the_command_and_uses_files_of_the_machine(tmp_path:
 
 def test_the_command_ends_its_drawing_with_stdin_and_writes_messages_alone() -> None:
     client = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
-    options = {"prompt": "a", "width": 256, "height": 256, "steps": 100}
     with subprocess.Popen(
         [sys.executable, *STDIO], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
     ) as command:
@@ -266,7 +266,7 @@ def test_the_command_ends_its_drawing_with_stdin_and_writes_messages_alone() -> 
             {
                 "id": 2,
                 "method": "tools/call",
-                "params": {"name": "draw", "arguments": options, "_meta": {"progressToken": 1}},
+                "params": {"name": "draw", "arguments": {**ENDLESS, "count": 1}, "_meta": {"progressToken": 1}},
             },
         ):
             command.stdin.write(json.dumps({"jsonrpc": "2.0", **message}) + "\n")
@@ -277,7 +277,7 @@ def test_the_command_ends_its_drawing_with_stdin_and_writes_messages_alone() -> 
         messages += map(json.loads, command.stdout)
         assert command.wait() == 0
     assert all(message["jsonrpc"] == "2.0" for message in messages)
-    assert messages[-1].get("params", {}).get("progress") != 100  # it has not gone on to the end
+    assert messages[-1].get("params", {}).get("progress") != ENDLESS["steps"]  # it has not gone on to the end
 
 
 def test_a_file_of_the_server_is_nothing_to_a_stranger(run: Run, tmp_path: Path) -> None:

@@ -127,6 +127,7 @@ def test_as_many_partial_images_come_as_a_drawing_has_steps_for(client: TestClie
     assert kinds == ["partial_image"] * min(steps, partial) + ["completed"]
 
 
+@pytest.mark.usefixtures("standstill")
 def test_a_stream_tells_why_there_is_no_picture(pipeline: Pipeline) -> None:
     with TestClient(create_app(pipeline, limits=Limits(seconds=0.001))) as client:
         answer = client.post("/v1/images/generations", json={"prompt": "a lake", "stream": True})

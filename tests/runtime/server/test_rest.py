@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 import time
+from concurrent.futures import Future
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,9 @@ def png(colour: str = "red", size: tuple[int, int] = (64, 64)) -> str:
 def events(client: TestClient, job_id: str) -> list[tuple[str, dict[str, Any]]]:
     text = client.get(f"/api/jobs/{job_id}/events").text
     found = []
-    for block in filter(None, text.split("\n\n")):
+    for block in text.split("\n\n"):
+        if not block or block.startswith(":"):  # a sign of life, where a step takes long
+            continue
         name, data = (line.partition(": ")[2] for line in block.split("\n"))
         found.append((name, json.loads(data)))
     return found
@@ -83,8 +86,20 @@ def test_the_end_of_a_drawing_is_told_once_also_where_it_comes_while_a_preview_i
     assert seen == ["done"]
 
 
-def test_previews_are_shown_on_the_way(client: TestClient) -> None:
-    seen = events(client, create(client, steps=60, width=128, height=128)["id"])
+def test_previews_are_shown_on_the_way(
+    client: TestClient, standstill: Future[None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = client.app.state.queue
+    preview = queue.preview
+
+    async def preview_and_go_on(job: Job) -> bytes | None:
+        shown: bytes | None = await preview(job)
+        if shown is not None and not standstill.done():
+            standstill.set_result(None)
+        return shown
+
+    monkeypatch.setattr(queue, "preview", preview_and_go_on)
+    seen = events(client, create(client, steps=2, width=128, height=128)["id"])
     previews = [view["preview"] for name, view in seen if name == "running" and view["preview"]]
     assert previews
     scheme, _, data = previews[-1].partition(",")
@@ -120,13 +135,15 @@ def test_a_large_picture_waits_at_the_size_that_is_drawn(client: TestClient, pip
     np.testing.assert_array_equal(np.asarray(picture(client, last["pictures"][0]["url"])), np.asarray(expected))
 
 
+@pytest.mark.usefixtures("standstill")
 def test_cancelling_stops_between_steps(client: TestClient) -> None:
-    job = create(client, steps=100, width=256, height=256)
+    job = create(client, steps=2)
     assert client.delete(f"/api/jobs/{job['id']}").status_code == 202
     name, last = events(client, job["id"])[-1]
     assert (name, last["state"], last["pictures"]) == ("cancelled", "cancelled", [])
-    assert last["step"] < 100
+    assert last["step"] < 2
     assert last["error"] == "the drawing was cancelled"
+    assert client.delete(f"/api/jobs/{job['id']}").status_code == 200  # forgotten, since it is over
 
 
 def test_a_job_that_is_over_is_forgotten_with_its_pictures(client: TestClient) -> None:
@@ -139,10 +156,6 @@ def test_a_job_that_is_over_is_forgotten_with_its_pictures(client: TestClient) -
         assert client.get(path).status_code == 404
     assert client.delete(f"/api/jobs/{job['id']}").status_code == 404
     assert picture(client, others["pictures"][0]["url"]).size == (64, 64)  # which is another job's
-    cancelled = create(client, steps=100, width=256, height=256)
-    assert client.delete(f"/api/jobs/{cancelled['id']}").status_code == 202
-    assert events(client, cancelled["id"])[-1][0] == "cancelled"
-    assert client.delete(f"/api/jobs/{cancelled['id']}").status_code == 200
 
 
 @pytest.mark.filterwarnings("default::pocket_diffusion.drawing.prompt.PromptWarning")
@@ -261,17 +274,14 @@ def test_a_wrong_method_is_refused_as_json(client: TestClient) -> None:
     assert answer.json()["error"]["message"] == "Method Not Allowed"
 
 
+@pytest.mark.usefixtures("standstill")
 def test_a_full_queue_says_when_to_come_again(client: TestClient) -> None:
-    jobs = [create(client, steps=100, width=256, height=256) for _ in range(LIMITS.queue // 2)]
-    answers = [client.post("/api/jobs", json={"prompt": "a lake", **SMALL}) for _ in range(1000)]
-    statuses = [answer.status_code for answer in answers]
-    assert set(statuses) <= {202, 429}
-    assert statuses.count(202) <= 5  # as many as were finished meanwhile
-    assert len(client.app.state.queue) <= LIMITS.queue + 1
-    assert answers[-1].headers["retry-after"] == "10"
-    assert "no more of yours can" in answers[-1].json()["error"]["message"]
-    for job in jobs:
-        client.delete(f"/api/jobs/{job['id']}")
+    for _ in range(1 + LIMITS.queue // 2):  # one is drawn, and half of the places are left to others
+        create(client)
+    answer = client.post("/api/jobs", json={"prompt": "a lake", **SMALL})
+    assert answer.status_code == 429
+    assert answer.headers["retry-after"] == "10"
+    assert "no more of yours can" in answer.json()["error"]["message"]
 
 
 def test_the_page_and_its_parts_are_served_and_fetch_nothing_from_elsewhere(client: TestClient) -> None:
@@ -337,7 +347,7 @@ def test_an_error_in_the_server_is_told_without_its_insides(
 
 def test_a_job_goes_on_where_nobody_asks(client: TestClient) -> None:
     job = create(client)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while client.get(f"/api/jobs/{job['id']}").json()["state"] != "done":
         assert time.monotonic() < deadline
         time.sleep(0.02)
