@@ -129,10 +129,9 @@ def test_openai_follows_an_edit(official: openai.OpenAI) -> None:
 
 
 def test_openai_leaves_a_stream_whose_drawing_then_ends(official: openai.OpenAI) -> None:
-    with official.images.generate(
-        prompt="a lake", size="64x64", stream=True, partial_images=3, extra_body={"steps": 150}
-    ) as stream:
-        next(stream)
+    endless = {"size": "512x512", "n": 16, "extra_body": {"steps": 150}}
+    with official.images.generate(prompt="a lake", stream=True, partial_images=3, **endless) as stream:
+        assert stream.response.is_success
     official.images.generate(prompt="a lake", size="64x64", extra_body={"steps": 1})  # its turn comes afterwards
     counts = official.with_options(base_url=str(official.base_url).removesuffix("v1/")).get("/metrics", cast_to=str)
     assert 'pocket_diffusion_drawing_seconds_count{state="cancelled"} 1.0' in counts

@@ -201,7 +201,7 @@ def pocket(*arguments: object, cwd: Path, stdout: int | BinaryIO = subprocess.PI
 
 def test_bytes_that_are_no_text_on_the_real_command_line(tmp_path: Path) -> None:
     process = pocket("generate", "a \udce9 lake", cwd=tmp_path)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=300)
     assert (process.returncode, out, len(err.splitlines())) == (2, b"", 1)
     assert b"not text" in err
 
@@ -223,9 +223,9 @@ def test_ctrl_c_ends_in_one_line_and_leaves_nothing(tmp_path: Path) -> None:
         "--steps",
         "1000",
         "--width",
-        "256",
+        "512",
         "--height",
-        "256",
+        "512",
         "--provider",
         "cpu",
     ]
@@ -237,7 +237,7 @@ def test_ctrl_c_ends_in_one_line_and_leaves_nothing(tmp_path: Path) -> None:
         assert process.stdout.readline() == "drawing\n"
         time.sleep(0.5)
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=300)
     assert process.returncode == 130
     # click ends the terminal's ^C with a line break of its own; before it stands the progress, if that was told already
     lines = [line for line in err.splitlines() if line and not line.startswith("drawing: ")]
@@ -281,7 +281,7 @@ def test_output_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
         pytest.skip("there is no /dev/full")
     with Path("/dev/full").open("wb") as full:
         process = pocket("samplers", cwd=tmp_path, stdout=full)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=300)
     assert process.returncode == 2
     assert err.startswith(b"error: the output cannot be written: No space left on device; make room")
     assert err.count(b"\n") == 1
