@@ -206,7 +206,7 @@ async def post_raw(
     async def receive() -> dict[str, object]:
         chunk = next(remaining, b"")
         if chunk is None:
-            await asyncio.sleep(60)
+            await asyncio.Event().wait()
         if sent is not None:
             sent.append(chunk)
         return {"type": "http.request", "body": chunk, "more_body": True}
@@ -225,6 +225,6 @@ async def post_raw(
             for name, value in raw.items()
         ],
     }  # fmt: skip
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):
         await client.app(scope, receive, send)
     return statuses[0]

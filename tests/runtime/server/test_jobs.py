@@ -56,7 +56,7 @@ class FakePipeline:
         try:
             for step in range(1, drawing.steps + 1):
                 with cancellation.interrupting(self.allowed.release):
-                    assert self.allowed.acquire(timeout=30)
+                    assert self.allowed.acquire(timeout=120)
                 cancellation.check()
                 if self.failure:
                     raise self.failure
@@ -96,7 +96,7 @@ class Bench:
         self.pipeline.allowed.release(steps)
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             while not condition():
                 await asyncio.sleep(0.005)
 
@@ -342,7 +342,7 @@ def test_a_preview_is_made_once_for_all_and_nobody_else_waits_for_it(run: Callab
 
         def look(latents: np.ndarray) -> Image.Image:
             looked.append(threading.current_thread())
-            assert looking.wait(10)  # which the event loop's thread sets below
+            assert looking.wait(120)  # which the event loop's thread sets below
             return Image.new("RGB", (8, 8))
 
         bench.pipeline.previewer.picture = look
@@ -503,9 +503,9 @@ def test_networks_are_unloaded_between_two_drawings(run: Callable[..., None]) ->
 def test_a_drawing_that_is_cancelled_while_networks_are_unloaded_is_not_drawn(run: Callable[..., None]) -> None:
     async def story(bench: Bench) -> None:
         begun, finish = threading.Event(), threading.Event()
-        bench.pipeline.close = lambda: begun.set() or finish.wait(30)
+        bench.pipeline.close = lambda: begun.set() or finish.wait(120)
         unloading = asyncio.create_task(bench.queue.unload())
-        await asyncio.to_thread(begun.wait, 30)
+        await asyncio.to_thread(begun.wait, 120)
         job = bench.submit()
         await asyncio.sleep(0)  # its turn would be now
         bench.queue.cancel(job)
