@@ -252,7 +252,7 @@ def attack(server: Server, over: Event, told: Connection) -> None:
             threads.append(threading.Thread(target=go_on, args=(one, visit, counts[name])))
     for thread in threads:
         thread.start()
-    while not all(counts[name] for name in HOLDING):
+    while not all(counts[name]["connections"] for name in HOLDING):
         time.sleep(_PAUSE)
     told.send(len(threads))
     for thread in threads:
@@ -319,7 +319,7 @@ class Siege:
     def watch(self, server: Server, seconds: float) -> None:
         """Look again and again whether a server answers, and how much memory it takes."""
         samples, end = [memory_of(server)], time.monotonic() + seconds
-        while time.monotonic() < end:
+        while not self.health or time.monotonic() < end:
             start = time.perf_counter()
             try:
                 status, _ = Visit(server, patience=_PATIENCE).ask("GET", "/healthz")

@@ -257,6 +257,7 @@ class Soak:
                     with running_server(self.workload) as server:
                         self.references = self.references or draw_references(server, self.workload)
                         self.server = server
+                        self.look(server)
                         progress(f"server {number} of {len(lengths)} lives for {length:.0f} s")
                         self.memory.append(watch_memory(server, length))
                         if number == len(lengths):
@@ -287,17 +288,19 @@ class Soak:
     def probe(self) -> None:
         """Look at `/healthz` again and again."""
         while not self.over.wait(_PROBE_SECONDS):
-            server = self.server
-            if server is None:
-                continue
-            start = time.perf_counter()
-            try:
-                status, _ = Visit(server).ask("GET", "/healthz")
-            except (OSError, http.client.HTTPException):
-                status = 0
-            if self.server is server:
-                self.health.append(time.perf_counter() - start)
-                self.counts["errors"] += status != 200
+            if (server := self.server) is not None:
+                self.look(server)
+
+    def look(self, server: Server) -> None:
+        """Look at `/healthz` once; what a kill interrupts does not count."""
+        start = time.perf_counter()
+        try:
+            status, _ = Visit(server).ask("GET", "/healthz")
+        except (OSError, http.client.HTTPException):
+            status = 0
+        if self.server is server:
+            self.health.append(time.perf_counter() - start)
+            self.counts["errors"] += status != 200
 
     def measurements(self) -> dict[str, Any]:
         """Return the figures."""

@@ -68,9 +68,9 @@ def tiny_folder_2(tiny_pipeline_2: "StableDiffusionPipeline", tmp_path_factory: 
 @pytest.fixture(scope="session")
 def tiny_bundle_2(tiny_folder_2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same, exported with float32 weights."""
-    from pocket_export.export import export
+    from exporting import export_unmeasured
 
-    return export(tiny_folder_2, tmp_path_factory.mktemp("tiny2") / "bundle", weights="fp32").root
+    return export_unmeasured(tiny_folder_2, tmp_path_factory.mktemp("tiny2") / "bundle", weights="fp32").root
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -52,8 +53,17 @@ def occupied(server: RunningServer) -> Iterator[None]:
 
 
 @contextmanager
+def reserved_port() -> Iterator[int]:
+    """Reserve a port for servers that follow one another: a socket that is bound, and never listens, holds it."""
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do, who can then listen
+        holder.bind(("127.0.0.1", 0))
+        yield holder.getsockname()[1]
+
+
+@contextmanager
 def running_server(*options: object, **environment: str) -> Iterator[RunningServer]:
-    """Start `pocket-diffusion serve` on a free port, wait until it answers, and end it afterwards."""
+    """Start `pocket-diffusion serve`, on a free port if none is given, wait until it answers, and end it afterwards."""
     process = subprocess.Popen(
         [sys.executable, "-c", COMMAND, "serve", "--port", "0", *map(str, options)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment},

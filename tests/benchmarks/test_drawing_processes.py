@@ -68,7 +68,7 @@ def test_cold_start_measures_every_mode(cold_start: tuple[str, dict[str, Any]]) 
         parts = [seconds for phase, seconds in phases.items() if not phase.startswith("first step")]
         assert all(seconds > 0 for seconds in parts)
         assert sum(parts) == pytest.approx(phases["first step begins"])
-        assert phases["first step begins"] < phases["first step ends"] < 30
+        assert phases["first step begins"] < phases["first step ends"] < 600
     assert [line.split()[1] for line in table.splitlines() if line.startswith("| ")][1:] == ["fast", "balanced", "low"]
 
 

@@ -52,7 +52,7 @@ def test_measures_every_stage_as_often_as_asked(figures: dict[str, Any]) -> None
 def test_sums_up_the_raw_times(figures: dict[str, Any]) -> None:
     for row in figures["measurements"].values():
         assert row["median"] == statistics.median(row["seconds"])
-        assert 0 < row["min"] <= row["lower_quartile"] <= row["median"] <= row["upper_quartile"] <= row["max"] < 60
+        assert 0 < row["min"] <= row["lower_quartile"] <= row["median"] <= row["upper_quartile"] <= row["max"] < 600
         assert {row["min"], row["max"]} <= set(row["seconds"])
 
 

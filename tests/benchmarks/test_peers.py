@@ -100,7 +100,7 @@ def test_says_what_each_computes_in(ran: tuple[subprocess.CompletedProcess[str],
 def test_measures_what_the_tables_tell(ran: tuple[Any, dict[str, Any]]) -> None:
     for measured in ran[1]["measurements"].values():
         medians = {figure: measured[figure]["median"] for figure in peers.FIGURES}
-        assert 0 < medians["first_step_begins"] < medians["first_step_ends"] < medians["picture"] < 60
+        assert 0 < medians["first_step_begins"] < medians["first_step_ends"] < medians["picture"] < 600
         assert 0 < medians["step"] < medians["picture"] > medians["decode"] > 0
         assert 10**7 < medians["peak_anonymous_bytes"] < medians["peak_rss_bytes"] < 10**9
     disk = {name: measured["bytes_on_disk"]["median"] for name, measured in ran[1]["measurements"].items()}

@@ -5,14 +5,17 @@ import shutil
 from collections.abc import Callable, Iterator
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
+from browsing import wait_until_ready
 from loras import random_lora, write_safetensors
 from pocket_diffusion.bundle import Bundle
 from pocket_diffusion.pipeline import DEFAULT_BUNDLE
 from serving import RunningServer, running_server
 
-expect.set_options(timeout=30_000)  # milliseconds, as for all that a page does: CI's machines have more to do
+PATIENCE = 120_000  # milliseconds for whatever a page, its server or the browser does: CI's machines have more to do
+
+expect.set_options(timeout=PATIENCE)
 
 FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
@@ -37,33 +40,49 @@ def browser() -> Iterator[Browser]:
             pytest.fail("there is no Chromium; install Debian's package `chromium`")
         pytest.skip("there is no Chromium; Debian's package `chromium` has it")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS, timeout=PATIENCE)
         yield browser
         browser.close()
 
 
 @pytest.fixture
-def open_page(browser: Browser, server: RunningServer) -> Iterator[Callable[..., Page]]:
+def new_context(browser: Browser) -> Iterator[Callable[..., BrowserContext]]:
+    """Return what opens a browser of its own, as it were, which waits as long as `expect` does."""
+    contexts = []
+
+    def new_context(**options: object) -> BrowserContext:
+        context = browser.new_context(**options)
+        context.set_default_timeout(PATIENCE)
+        contexts.append(context)
+        return context
+
+    yield new_context
+    for context in contexts:
+        context.close()
+
+
+@pytest.fixture
+def open_page(new_context: Callable[..., BrowserContext], server: RunningServer) -> Iterator[Callable[..., Page]]:
     """Open the page in a browser of its own; errors in it and requests elsewhere are failures."""
-    contexts, faults = [], []
+    pages, faults = [], []
 
     def check(url: str) -> None:
         if not url.startswith((server.url, "data:", "blob:")):
             faults.append(f"fetched {url}")
 
     def open_page(**options: object) -> Page:
-        context = browser.new_context(**{"service_workers": "block", **options})  # which few tests need
-        contexts.append(context)
-        page = context.new_page()
+        page = new_context(**{"service_workers": "block", **options}).new_page()  # which few tests need
+        pages.append(page)
         page.on("pageerror", lambda error: faults.append(str(error)))
         page.on("request", lambda request: check(request.url))
         page.goto(server.url)
+        wait_until_ready(page)
         expect(page.locator("#model")).to_have_text("landscapes, 128 × 128")
         return page
 
     yield open_page
-    for context in contexts:
-        context.close()
+    for page in pages:
+        page.close()
     assert faults == []
 
 

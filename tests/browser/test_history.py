@@ -4,14 +4,14 @@ import json
 
 from playwright.sync_api import Page, expect
 
-SECONDS = 60_000  # milliseconds that a picture may take on a slow or busy machine
+from browsing import reload
 
 
 def draw(page: Page, prompt: str) -> None:
-    with page.expect_response("**/api/jobs", timeout=SECONDS):
+    with page.expect_response("**/api/jobs"):
         page.get_by_label("Prompt", exact=True).fill(prompt)
         page.get_by_role("button", name="Draw").click()
-    expect(page.locator("#picture")).to_have_attribute("alt", f"{prompt}, seed 7", timeout=SECONDS)
+    expect(page.locator("#picture")).to_have_attribute("alt", f"{prompt}, seed 7")
 
 
 def test_earlier_prompts_are_taken_again_over_a_reload_and_forgotten(page: Page) -> None:
@@ -20,7 +20,7 @@ def test_earlier_prompts_are_taken_again_over_a_reload_and_forgotten(page: Page)
     draw(page, "a lake")
     draw(page, "a beach")
     draw(page, "a lake")
-    page.reload()
+    reload(page)
     page.get_by_text("Earlier prompts").click()
     prompts = page.locator("#prompts button")
     expect(prompts.nth(0)).to_have_text("a lake")

@@ -8,6 +8,8 @@ from axe_playwright_python.sync_playwright import Axe
 from PIL import Image, ImageDraw
 from playwright.sync_api import Page, expect
 
+from browsing import reload
+
 
 @pytest.fixture(autouse=True)
 def source(page: Page, tmp_path: Path) -> None:
@@ -90,12 +92,12 @@ def test_a_reload_keeps_the_picture_and_its_mask_until_it_is_removed(page: Page)
     paint(page, (0.25, 0.1), (0.25, 0.9))
     painted = covered(page)
     page.wait_for_function("() => sessionStorage.getItem('pocket-diffusion mask')")
-    page.reload()
+    reload(page)
     expect(page.get_by_alt_text("The picture to start from")).to_be_visible()
     expect(page.locator("#strength-value")).to_have_text("1.00")
     np.testing.assert_array_equal(covered(page), painted)
     page.get_by_role("button", name="Remove the picture").click()
-    page.reload()
+    reload(page)
     expect(page.locator("#model")).to_have_text("landscapes, 128 × 128")
     expect(page.get_by_alt_text("The picture to start from")).to_be_hidden()
 

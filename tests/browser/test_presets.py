@@ -6,6 +6,8 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Locator, Page, expect
 
+from browsing import reload
+
 KEY = "pocket-diffusion presets"
 
 
@@ -46,9 +48,8 @@ def test_words_and_settings_are_kept_in_the_browser_and_taken_but_for_the_seed(p
     expect(presets.locator("#preset-line")).to_have_text("Saved: Quick")
     presets.get_by_role("button", name="Back to defaults").click()
     fill(presets, prompt="dunes", negative_prompt="", seed=2, width=64)
-    presets.reload()
+    reload(presets)
     presets.get_by_text("Presets", exact=True).click()
-    expect(presets.locator("#model")).not_to_be_empty()  # whose samplers can be chosen
     preset(presets, "Quick").click()
     for name, value in (
         ("prompt", "a lake"), ("negative_prompt", "boats"), ("steps", "7"), ("guidance_scale", "3.5"), ("width", ""),
@@ -57,7 +58,7 @@ def test_words_and_settings_are_kept_in_the_browser_and_taken_but_for_the_seed(p
         expect(field(presets, name)).to_have_value(value)
     preset(presets, "Delete Quick").click()
     expect(presets.get_by_label("Save the form as")).to_be_focused()
-    presets.reload()
+    reload(presets)
     presets.get_by_text("Presets", exact=True).click()
     expect(preset(presets, "At sunset")).to_be_visible()
     expect(preset(presets, "Quick")).to_have_count(0)

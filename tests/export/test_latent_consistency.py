@@ -7,9 +7,9 @@ from diffusers import LatentConsistencyModelPipeline, LCMScheduler, StableDiffus
 
 import reference
 from against_diffusers import PIXEL_LEVELS, PROMPT
+from exporting import export_unmeasured
 from pocket_diffusion import Pipeline
 from pocket_diffusion.bundle import Bundle
-from pocket_export.export import export
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def theirs(tiny_pipeline: StableDiffusionPipeline) -> LatentConsistencyModelPipe
 def bundle(theirs: LatentConsistencyModelPipeline, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     place = tmp_path_factory.mktemp("lcm")
     theirs.save_pretrained(place / "folder")
-    return export(place / "folder", place / "bundle", weights="fp32")
+    return export_unmeasured(place / "folder", place / "bundle", weights="fp32")
 
 
 def test_its_family_is_recognised(bundle: Bundle) -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
+from exporting import export_unmeasured
 from pocket_diffusion import Pipeline
 from pocket_diffusion.bundle import COMPONENTS, Bundle
 from pocket_diffusion.errors import ParityError
@@ -197,7 +198,9 @@ def test_where_products_are_wrong_int8_comes_without_8_bit_graphs(
 ) -> None:
     monkeypatch.setattr(sys.modules["pocket_export.export"], "products_are_right", lambda: False)
     said: list[str] = []
-    bundle = export(tiny_folder, tmp_path / "out", weights="int8", on_progress=lambda what, _: said.append(what))
+    bundle = export_unmeasured(
+        tiny_folder, tmp_path / "out", weights="int8", on_progress=lambda what, _: said.append(what)
+    )
     assert said[0].startswith("no 8-bit graphs: this CPU's 8-bit products overflow; export on a CPU with VNNI")
     assert not bundle.manifest.int8_graphs
     assert {f"{name}.int8.json" for name in COMPONENTS} < set(bundle.manifest.files)
@@ -223,7 +226,7 @@ def test_all_convolutions_in_winograds_form_compute_the_same(
     how = RECIPES["cpu", "fp32"]
     forced = tuple(partial(winograd, choose_tile=lambda _: 4) if r is winograd else r for r in how.rewrites)
     monkeypatch.setitem(RECIPES, ("cpu", "fp32"), replace(how, rewrites=forced))
-    bundle = export(tiny_folder, tmp_path / "out", weights="fp32")
+    bundle = export_unmeasured(tiny_folder, tmp_path / "out", weights="fp32")
     for name in ("unet", "vae_encoder", "vae_decoder"):
         operators = [node.op_type for node in graph(bundle.root, name).graph.node]
         assert operators.count("ConvTranspose") >= 8

@@ -11,6 +11,7 @@ import pytest
 import torch
 from diffusers import AutoencoderTiny
 
+from exporting import export_unmeasured
 from pocket_diffusion import Pipeline
 from pocket_diffusion.addon import ADDON_NAME, TINY_VAE, Addon, read_addon, with_tiny_vae
 from pocket_diffusion.bundle import Bundle
@@ -20,7 +21,6 @@ from pocket_diffusion.importing.templates import SPEC_NAME, read_archive, specs_
 from pocket_diffusion.importing.tiny_vae import ARCHIVE
 from pocket_export import templates as writing
 from pocket_export.checkpoint import read_checkpoint
-from pocket_export.export import export
 from pocket_export.templates import pack, template_files
 from pocket_export.tiny_vae import export_tiny_vae, parts
 from pocket_export.tiny_vae_template import write_template
@@ -52,7 +52,7 @@ def taesd(theirs: AutoencoderTiny, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture(scope="session")
 def with_taesd(tiny_folder: Path, taesd: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """A tiny pipeline, exported with a tiny VAE."""
-    return export(tiny_folder, tmp_path_factory.mktemp("taesd") / "bundle", weights="fp32", tiny_vae=taesd)
+    return export_unmeasured(tiny_folder, tmp_path_factory.mktemp("taesd") / "bundle", weights="fp32", tiny_vae=taesd)
 
 
 def relative(ours: np.ndarray, theirs: torch.Tensor) -> float:

@@ -33,6 +33,7 @@ export class Form {
 
   /** Offer what a model takes, and nothing else. */
   introduce(model, choices, isDefault) {
+    const isFirst = !this.model;
     Object.assign(this, { model, choices, isDefault });
     const { fields } = this;
     for (const name of ["width", "height", "steps", "guidance_scale"]) fields[name].placeholder = model[name];
@@ -48,6 +49,7 @@ export class Form {
     at("strength-row").hidden = fields.strength.disabled = isInstructed;
     for (const element of document.querySelectorAll("[data-of-mask]")) element.hidden = isInstructed;
     offer(fields.sampler, [["the model's own", ""], ...choices.samplers.map(({ name, label }) => [label, name])]);
+    if (isFirst) this.restore(); // what goes by the model, too, before a change keeps the form without it
     this.tell();
   }
 

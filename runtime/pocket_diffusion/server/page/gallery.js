@@ -12,6 +12,7 @@ export class Gallery {
   constructor({ section, list, note, onChoose }) {
     Object.assign(this, { section, list, note, onChoose });
     this.pictures = []; // the newest first
+    this.keeping = Promise.resolve(); // of their files, one after another
   }
 
   /** Show what earlier visits left: on the server, if that keeps pictures, or else in the browser. */
@@ -29,28 +30,33 @@ export class Gallery {
   }
 
   /** Put pictures in front, and keep their files: the server forgets them in time. */
-  async add(pictures) {
+  add(pictures) {
     this.pictures = [...pictures, ...this.pictures];
     this.show();
     for (const picture of [...pictures].reverse()) {
-      if (picture.kept) continue;
-      if (!this.store) {
-        this.note.textContent = NOT_KEPT;
-        continue;
-      }
-      try {
-        const { url, seed, settings } = picture;
-        picture.file ??= await readPicture(url);
-        picture.id = await this.store.add({ file: picture.file, seed, settings });
-        if (!picture.id) this.note.textContent ||= FULL; // read out once
-      } catch {
-        // It is shown for as long as the server has it.
-      }
+      picture.keeping = this.keeping = this.keeping.then(() => this.keep(picture));
+    }
+  }
+
+  async keep(picture) {
+    if (picture.kept) return;
+    if (!this.store) {
+      this.note.textContent = NOT_KEPT;
+      return;
+    }
+    try {
+      const { url, seed, settings } = picture;
+      picture.file ??= await readPicture(url);
+      picture.id = await this.store.add({ file: picture.file, seed, settings });
+      if (!picture.id) this.note.textContent ||= FULL; // read out once
+    } catch {
+      // It is shown for as long as the server has it.
     }
   }
 
   /** Delete a picture, and return the one beside it, if there is one. */
   async remove(picture) {
+    await picture.keeping; // or it would return
     if (picture.kept) await deleteKept(picture.url);
     else if (picture.id) await this.store.remove(picture.id);
     this.note.textContent = "";

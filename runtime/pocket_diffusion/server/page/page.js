@@ -328,12 +328,11 @@ form.restore();
 try {
   await Promise.all([insist(() => models.load(), { onGap }), insist(() => gallery.load(), { onGap })]);
   stage.say("");
-  form.restore(); // what goes by the model, too
   await source.restore();
   form.tell();
   isReady = true;
   const found = queue.restore();
-  if (gallery.pictures.length) stage.look(gallery.pictures[0]);
+  if (gallery.pictures.length && !stage.looking) stage.look(gallery.pictures[0]);
   found.forEach(finish);
   if (isEager) draw();
   else if (isChanged) sketchChange();
