@@ -167,7 +167,7 @@ def test_a_graph_does_not_depend_on_the_weights(tmp_path: Path, dtype: torch.dty
 def test_tracing_leaves_the_weights_as_they_were() -> None:
     module = Small()
     before = {name: (weight, weight.clone()) for name, weight in module.named_parameters()}
-    trace(part_of(module), torch.float32)
+    trace(part_of(module))
     for name, weight in module.named_parameters():
         assert weight is before[name][0]
         assert torch.equal(weight, before[name][1])
@@ -191,7 +191,7 @@ class Folded(nn.Module):
 )
 def test_weights_that_a_table_cannot_describe_are_refused(*, together: bool, why: str) -> None:
     with pytest.raises(ExportError, match=f"unet: the trace.*{why}"):
-        trace(part_of(Folded(together=together)), torch.float32)
+        trace(part_of(Folded(together=together)))
 
 
 def test_a_weight_that_is_no_number_is_what_is_blamed() -> None:
@@ -199,12 +199,12 @@ def test_a_weight_that_is_no_number_is_what_is_blamed() -> None:
     module = Gated().requires_grad_(requires_grad=False)
     module.gate.weight[3, 5] = torch.nan
     with pytest.raises(ExportError, match=r"unet: gate\.weight holds NaN or infinity; fetch the checkpoint again"):
-        trace(part_of(module), torch.float32)
+        trace(part_of(module))
 
 
 def test_a_layout_says_what_the_rewrites_have_made_of_a_weight(tmp_path: Path) -> None:
     """A gated layer's halves, turned by the tracer; a convolution for Winograd's form; a norm's shape."""
-    model = trace(part_of(Gated()), torch.float32)
+    model = trace(part_of(Gated()))
     for rewrite in (split_geglu, lambda model: winograd(model, lambda _: 2), fold_reshapes, store_float16):
         model = rewrite(model)
     write_graph(model, tmp_path / "unet.onnx", "unet.weights")
