@@ -14,7 +14,7 @@ from pocket_export.rewrite.nodes import Nodes
 LIMIT = 30_000.0
 """The largest magnitude that is left to float16: less than half of 65,504, since other prompts and sizes reach further
 than those that were measured."""
-FLOAT32_OPERANDS: Mapping[str, tuple[int, ...]] = {"Resize": (1, 2)}
+FLOAT32_OPERANDS: Mapping[str, tuple[int, ...]] = {"GroupNorm": (1, 2), "Resize": (1, 2), "SkipGroupNorm": (1, 2)}
 """Inputs that operators want in float32 whatever they compute in, by their positions."""
 _ANGLES = ("Sin", "Cos")
 """Angles reach a thousand, where float16's numbers lie half a radian apart."""
@@ -68,7 +68,7 @@ def measurable(model: ir.Model) -> Iterator[ir.Value]:
     """Yield the float32 values whose magnitudes are not known before the graph runs: all but weights and constants."""
     yield from (value for value in model.graph.inputs if is_float32(value))
     for node in operators(model):
-        yield from node.outputs
+        yield from (value for value in node.outputs if value.name)  # an output that is left out has no name
 
 
 def is_float32(value: ir.Value | None) -> bool:
@@ -78,9 +78,10 @@ def is_float32(value: ir.Value | None) -> bool:
 
 def element_type(value: ir.Value) -> ir.DataType:
     """Return what numbers a value holds: said, or concluded from the operator that makes it."""
-    if value.dtype is None:
-        value.dtype = _concluded_type(value)
-    return value.dtype
+    dtype = value.dtype
+    if dtype is None:
+        dtype = value.dtype = _concluded_type(value)
+    return dtype
 
 
 def _concluded_type(value: ir.Value) -> ir.DataType:
@@ -101,9 +102,9 @@ def _concluded_type(value: ir.Value) -> ir.DataType:
 
 def _peak(value: ir.Value | None, peaks: Mapping[str, float]) -> float:
     """Return the largest magnitude of a value; of a weight that is stored in float16, none is too large."""
-    if value is None or not is_float32(value):
+    if value is None or not value.name or not is_float32(value):
         return 0.0
-    producer, name = value.producer(), value.name or ""
+    producer, name = value.producer(), value.name
     if name in peaks:
         return peaks[name]
     if producer is not None and _restores_weight(producer):

@@ -26,7 +26,7 @@ def simulate_float16(model: ir.Model) -> ir.Model:
             node.replace_input_with(i, full)
     restored.insert_in_front()
     for node in halves:
-        for value in node.outputs:
+        for value in (value for value in node.outputs if value.name):
             nodes = Nodes(model)
             uses = list(value.uses())
             rounded = value if node.op_type == "Cast" else nodes.add("Cast", value, to=ir.DataType.FLOAT16)
