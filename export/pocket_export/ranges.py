@@ -53,7 +53,7 @@ class Ranges:
         component = self._components[role]
         model = ir.load(self._folder / component.graph)
         watched = msgspec.structs.replace(
-            component, graph=f"{role}.peaks.onnx", outputs=(*component.outputs, *tell_peaks(model))
+            component, graph=f"{role}.peaks.onnx", portable=None, outputs=(*component.outputs, *tell_peaks(model))
         )
         path = self._folder / watched.graph
         write_graph(model, path)
@@ -89,8 +89,8 @@ class Ranges:
         names = {graph: f"simulated.{graph}" for graph in _graphs(component)}
         shallow = component.shallow
         if shallow is not None:
-            shallow = msgspec.structs.replace(shallow, graph=names[shallow.graph])
-        simulated = msgspec.structs.replace(component, graph=names[component.graph], shallow=shallow)
+            shallow = msgspec.structs.replace(shallow, graph=names[shallow.graph], portable=None)
+        simulated = msgspec.structs.replace(component, graph=names[component.graph], portable=None, shallow=shallow)
         try:
             for graph, name in names.items():
                 write_graph(simulate_float16(ir.load(self._folder / graph)), self._folder / name)
