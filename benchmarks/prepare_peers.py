@@ -72,8 +72,8 @@ _NETWORKS: dict[str, Callable[[StableDiffusionPipeline], nn.Module]] = {
 
 def _examples(theirs: StableDiffusionPipeline) -> dict[str, dict[str, Tensor]]:
     """Return inputs to trace each network with, by the names that a bundle's graphs have."""
-    latents = torch.randn(2, theirs.unet.config.in_channels, 16, 24)
-    context = torch.randn(2, 77, theirs.unet.config.cross_attention_dim)
+    latents = torch.randn(2, theirs.unet.config.in_channels, 16, 24, dtype=theirs.dtype)
+    context = torch.randn(2, 77, theirs.unet.config.cross_attention_dim, dtype=theirs.dtype)
     return {
         "text_encoder": {"ids": torch.zeros(2, 77, dtype=torch.int64)},
         "unet": {"latents": latents, "timestep": torch.ones(2), "context": context},
@@ -87,7 +87,7 @@ def write_diffusers(theirs: StableDiffusionPipeline, folder: Path) -> None:
 
 
 def write_onnx(theirs: StableDiffusionPipeline, folder: Path) -> None:
-    """Write what `torch.onnx.export` makes of each network: float32, attention as MatMul, Softmax, MatMul."""
+    """Write what `torch.onnx.export` makes of each network, in its precision: attention as MatMul, Softmax, MatMul."""
     dynamic = torch.export.Dim.DYNAMIC
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     for name, example in _examples(theirs).items():

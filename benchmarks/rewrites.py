@@ -38,7 +38,7 @@ Run = Callable[[], NDArray[np.float32]]
 
 def write_variant(part: Part, left_out: str, folder: Path) -> Component:
     """Trace a part and write its graph, with all rewrites but one."""
-    model = trace(part, RECIPE.compute, fuse_attention=left_out != ATTENTION)
+    model = trace(part, fuse_attention=left_out != ATTENTION)
     for rewrite in RECIPE.rewrites:
         if rewrite.__name__ != left_out:
             model = rewrite(model)

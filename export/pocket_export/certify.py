@@ -97,7 +97,7 @@ class Certifier:
         """
         begin = partial(self._progress.begin, part.name)
         begin("retrace", f"tracing {part.name} for 8-bit arithmetic")
-        model = trace(part, torch.float32)
+        model = trace(part)
         for rewrite in PREPARED:
             model = rewrite(model)
         storage_errors = model.meta["int8_errors"] = measure_int8_errors(part)

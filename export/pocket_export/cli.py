@@ -20,7 +20,7 @@ from pocket_diffusion.errors import ExportToolsMissingError
     "--calibration",
     type=click.Path(path_type=Path, exists=True),
     metavar="DATASET",
-    help="Captions to measure int8 on: Flickr30K's folder, or a file of prompts.  [default: prompts of our own]",
+    help="Captions to measure int8 or float16 on: Flickr30K's folder or a file of prompts.  [default: our own]",
 )
 @checkpoint_options
 def export(source: str, output: Path, *, quiet: bool, **options: object) -> None:

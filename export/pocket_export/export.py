@@ -1,4 +1,4 @@
-"""The story on one page: read → build → trace → rewrite → write → check → (certify) → publish."""
+"""The story on one page: read → build → trace → rewrite → write → check → (certify, or to float16) → publish."""
 
 import datetime
 import gc
@@ -44,6 +44,7 @@ from pocket_export.memory import measure_memory
 from pocket_export.parity import measure_parity
 from pocket_export.parts import PARTS, Part, check_tensors, part_sizes
 from pocket_export.progress import Progress, plan
+from pocket_export.ranges import Ranges
 from pocket_export.sensitivity import measure_int8_errors
 from pocket_export.shallow import give_deep, with_shallow_memory, write_shallow
 from pocket_export.targets import OLDEST_ONNXRUNTIME, Recipe, recipe
@@ -80,7 +81,8 @@ def export(
         vae: a file or folder that has a VAE, in place of the source's.
         tiny_vae: a file or folder of a tiny VAE that is to lie with the bundle.
         prediction: what the model predicts, in place of what the source says.
-        calibration: a file of prompts, or the folder of Flickr30K, whose captions 8-bit arithmetic is measured on.
+        calibration: a file of prompts, or the folder of Flickr30K, whose captions 8-bit arithmetic, or the range of
+            float16, is measured on.
         loras: what is added to the weights for good; each is `FILE`, `FILE:SCALE` or a `LoraSpec`.
         force: replace a bundle that is there; its tiny VAE stays, unless another is given.
         on_progress: is told what is being done, and the share of the work that is done.
@@ -96,8 +98,10 @@ def export(
     report = on_progress or (lambda _what, _done: None)
     how = recipe(target, weights)
     prompts = PROMPTS if calibration is None else captions_to_draw(Path(calibration))
-    if calibration is not None and not how.in_8_bits:
-        raise InvalidRequestError("calibration is for 8-bit graphs; add --weights int8, or leave it out")
+    if calibration is not None and not (how.in_8_bits or how.in_float16):
+        raise InvalidRequestError(
+            "calibration is for arithmetic in 8 bits or float16; add --weights int8 or --target cuda, or leave it out"
+        )
     onnxruntime()  # needed for the check at the end; better missed now than then
     if how.in_8_bits and not products_are_right():
         report("no 8-bit graphs: this CPU's 8-bit products overflow; export on a CPU with VNNI to have them", 0.0)
@@ -115,7 +119,14 @@ def export(
         numbers = sum(size.parameters for size in sizes.values())
         writer.require_space(numbers * _BYTES[weights])
         progress = Progress(
-            report, plan(sizes, in_int8=weights == "int8", for_cpu=target == "cpu", in_8_bits=how.in_8_bits)
+            report,
+            plan(
+                sizes,
+                in_int8=weights == "int8",
+                for_cpu=target == "cpu",
+                in_8_bits=how.in_8_bits,
+                in_float16=how.in_float16,
+            ),
         )
         extent = f"{numbers / 1e6:.0f} M parameters, about {progress.seconds:.0f} s on two cores"
         for note in (*checkpoint.source.notes, extent):
@@ -151,6 +162,18 @@ def export(
                 del part
                 gc.collect()
 
+        if how.in_float16:
+            progress.begin("", "draw", f"drawing {len(prompts)} pictures to measure how far numbers reach")
+            ranges = Ranges(writer.folder, components)
+            drawn_with = Bundle(writer.folder, manifest(components, writer.records()))
+            calibrate(drawn_with, prompts, encode=True, open_network=ranges.open)
+            for make in PARTS:
+                part = make(checkpoint)
+                progress.begin(part.name, "float16", f"checking {part.name} in float16")
+                components[part.name] = ranges.to_float16(part, how.tolerance)
+                del part
+                gc.collect()
+
         progress.begin("", "finish", "hashing the files")
         writer.publish(manifest(components, writer.records()))
     report("done", 1.0)
@@ -171,7 +194,7 @@ def export_part(part: Part, how: Recipe, writer: BundleWriter, progress: Progres
     begin = partial(progress.begin, part.name)
     size = f"{part.name}, {part.parameters / 1e6:.1f} M parameters"
     begin("trace", f"tracing {size}")
-    model = trace(part, how.compute)
+    model = trace(part)
     if how.weights == "int8":
         begin("int8", f"measuring int8 on {size}")
         model.meta["int8_errors"] = measure_int8_errors(part)

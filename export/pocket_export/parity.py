@@ -1,6 +1,7 @@
 """PyTorch against ONNX Runtime: the same inputs, at sizes that were not traced."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,15 +31,20 @@ def measure_parity(part: Part, folder: Path, component: Component, tolerance: fl
 
     """
     session = GraphSession(folder, part.name, component, "cpu")
-    return tuple(_measure(part, session, sizes, tolerance, seed) for seed, sizes in enumerate(_SIZES))
+    return tuple(_measure(part, session, inputs, tolerance) for inputs in parity_inputs(part))
 
 
-def _measure(part: Part, session: GraphSession, sizes: dict[str, int], tolerance: float, seed: int) -> ParityFigure:
-    inputs = part.example(sizes, seed)
+def parity_inputs(part: Part) -> list[dict[str, NDArray[Any]]]:
+    """Return what a part is compared on: inputs by name, at each of the sizes."""
+    examples = [part.example(sizes, seed) for seed, sizes in enumerate(_SIZES)]
+    return [{spec.name: x.numpy() for spec, x in zip(part.inputs, one, strict=True)} for one in examples]
+
+
+def _measure(part: Part, session: GraphSession, named: dict[str, NDArray[Any]], tolerance: float) -> ParityFigure:
+    inputs = tuple(torch.from_numpy(named[spec.name]) for spec in part.inputs)
     with torch.inference_mode():
         results = part.module(*in_one_batch(inputs))
     theirs = [results] if isinstance(results, Tensor) else results
-    named = {spec.name: x.numpy() for spec, x in zip(part.inputs, inputs, strict=True)}
     ours = session.run(**named)
     errors = [_errors(ours[spec.name], x.numpy()) for spec, x in zip(part.outputs, theirs, strict=True)]
     relative, largest = np.max(errors, axis=0)  # NaN where any of them is

@@ -7,7 +7,18 @@ from typing import Literal
 from pocket_diffusion.writer import OnProgress
 
 Phase = Literal[
-    "trace", "int8", "write", "parity", "memory", "draw", "retrace", "layers", "whole", "certificate", "finish"
+    "trace",
+    "int8",
+    "write",
+    "parity",
+    "memory",
+    "draw",
+    "retrace",
+    "layers",
+    "whole",
+    "certificate",
+    "float16",
+    "finish",
 ]
 Phases = Mapping[tuple[str, Phase], float]
 """In their order, by part and kind: how many seconds they take on two cores."""
@@ -29,7 +40,14 @@ class PartSize:
         return self.parameters / 1e6
 
 
-def plan(parts: Mapping[str, PartSize], *, in_int8: bool, for_cpu: bool, in_8_bits: Collection[str]) -> Phases:
+def plan(
+    parts: Mapping[str, PartSize],
+    *,
+    in_int8: bool,
+    for_cpu: bool,
+    in_8_bits: Collection[str] = (),
+    in_float16: bool = False,
+) -> Phases:
     """Return the phases of an export, for parts in their order.
 
     The seconds are lines through what a tiny model and one of Stable Diffusion 1.5's size took on an AMD EPYC, in
@@ -45,15 +63,19 @@ def plan(parts: Mapping[str, PartSize], *, in_int8: bool, for_cpu: bool, in_8_bi
         phases[name, "parity"] = 0.5 + 0.0165 * work
         if for_cpu:
             phases[name, "memory"] = 0.7 if name == "text_encoder" else 3.5 + 0.045 * work
-    if in_8_bits:
-        drawing = 4 + 0.065 * parts["unet"].millions
+    drawing = 4 + 0.065 * parts["unet"].millions
+    if in_8_bits or in_float16:
         phases["", "draw"] = drawing
+    if in_8_bits:
         for name in (name for name in parts if name in in_8_bits):
             size, work = parts[name], parts[name].millions * _WORK[name]
             phases[name, "retrace"] = 2 + 0.06 * size.tensors + 0.015 * work
             phases[name, "layers"] = 0.1 * size.tensors + 0.04 * work
             phases[name, "whole"] = 2 + 0.03 * work
             phases[name, "certificate"] = 3 + 0.02 * work + (drawing if name == "unet" else 0)
+    if in_float16:
+        for name, size in parts.items():
+            phases[name, "float16"] = 1 + 0.04 * size.millions * _WORK[name]
     phases["", "finish"] = 0.3 + 0.007 * sum(size.millions for size in parts.values())
     return phases
 

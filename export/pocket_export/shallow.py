@@ -107,7 +107,7 @@ def write_shallow(model: ir.Model, folder: Path, component: Component, table: La
         options=tuple(spec for spec in component.options if spec.name in taken),
         layers=table_name,
     )
-    _compare(folder, msgspec.structs.replace(component, shallow=found), found)
+    compare_shallow(folder, msgspec.structs.replace(component, shallow=found), found)
     return found
 
 
@@ -163,8 +163,13 @@ def with_shallow_graphs(bundle: Bundle, output: Path) -> Bundle:
     return Bundle.open(output)
 
 
-def _compare(folder: Path, component: Component, shallow: Component) -> None:
-    """Make sure that a shallow graph makes of a whole one's features what that makes of them."""
+def compare_shallow(folder: Path, component: Component, shallow: Component) -> None:
+    """Make sure that a shallow graph makes of a whole one's features what that makes of them.
+
+    Raises:
+        ParityError: it does not.
+
+    """
     whole, rest = GraphSession(folder, "unet", component, "cpu"), GraphSession(folder, SHALLOW_UNET, shallow, "cpu")
     generator = np.random.default_rng(0)
     for contexts, (height, width) in enumerate(_SIDES, 1):

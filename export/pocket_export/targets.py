@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import onnx_ir as ir
-import torch
 
 from pocket_diffusion.bundle import Target, WeightStorage
 from pocket_diffusion.errors import InvalidRequestError
@@ -29,12 +28,13 @@ class Recipe:
 
     target: Target
     weights: WeightStorage
-    compute: torch.dtype
     rewrites: tuple[Rewrite, ...]
     tolerance: float
     """The relative error against PyTorch in float32 with the source's weights that is still accepted."""
     in_8_bits: tuple[str, ...] = ()
     """The parts that get a second graph, which multiplies in 8 bits."""
+    in_float16: bool = False
+    """Whether operators compute in float16, where their numbers fit it."""
 
 
 OLDEST_ONNXRUNTIME = "1.24"
@@ -52,11 +52,11 @@ _CUDA = (take_concepts, share_guidance)
 RECIPES = {
     (how.target, how.weights): how
     for how in (
-        Recipe("cpu", "fp32", torch.float32, (*_CPU, fold_reshapes), 1e-4),
-        Recipe("cpu", "fp16", torch.float32, (*_CPU, fold_reshapes, store_float16), 5e-3),
-        Recipe("cpu", "int8", torch.float32, (*_CPU, store_int8), 1e-1, ("unet", "vae_decoder", "vae_encoder")),
-        Recipe("cuda", "fp32", torch.float32, _CUDA, 1e-4),
-        Recipe("cuda", "fp16", torch.float16, _CUDA, 2e-2),
+        Recipe("cpu", "fp32", (*_CPU, fold_reshapes), 1e-4),
+        Recipe("cpu", "fp16", (*_CPU, fold_reshapes, store_float16), 5e-3),
+        Recipe("cpu", "int8", (*_CPU, store_int8), 1e-1, ("unet", "vae_decoder", "vae_encoder")),
+        Recipe("cuda", "fp32", _CUDA, 1e-4),
+        Recipe("cuda", "fp16", (*_CUDA, store_float16), 2e-2, in_float16=True),
     )
 }
 

@@ -80,7 +80,7 @@ def _write(part: Part, folder: Path) -> Component:
         ),
     )
     int8 = _int8(component)
-    exact = trace(part, torch.float32)
+    exact = trace(part)
     in_8_bits, watched = exact.clone(), exact.clone()
     write_graph(exact, folder / component.graph, component.weights)
     (folder / f"{name}.layers.json").write_bytes(msgspec.json.encode(layer_table(exact)))

@@ -15,9 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pocket_diffusion.bundle import GUIDANCE
 from pocket_diffusion.errors import ExportError
-from pocket_diffusion.layers import Form, Reshape, Step, Storage, Transpose
+from pocket_diffusion.layers import Form, Reshape, Step, Transpose
 from pocket_export.parts import Part
 from pocket_export.rewrite.initializers import Layout, lay_out, with_layouts
 from pocket_models.attention import AttentionProduct
@@ -26,10 +25,9 @@ OPSET = 20  # the first with Gelu
 _TRACED_SIZES = {"batch": 2, "contexts": 2, "height": 16, "width": 24, "tokens": 77}
 _TRACED_ALIKE = {"contexts": "batch"}  # one picture under several contexts is share_guidance's doing
 _SMALL = 2**14  # the tracer merges equal weights of up to 1024 numbers
-_STORAGE: dict[torch.dtype, Storage] = {torch.float32: "float32", torch.float16: "float16"}
 
 _skeletons: dict[tuple[Hashable, ...], ir.Model] = {}
-"""Traced graphs by all that they depend on: the network's name and config, the precision, and the form of attention."""
+"""Traced graphs by all that they depend on: the network's name and config, and the form of attention."""
 
 
 class FusedAttention(nn.Module):
@@ -55,8 +53,8 @@ class FusedAttention(nn.Module):
         )
 
 
-def trace(part: Part, dtype: torch.dtype, *, fuse_attention: bool = True) -> ir.Model:
-    """Return the graph of a network that computes in `dtype`.
+def trace(part: Part, *, fuse_attention: bool = True) -> ir.Model:
+    """Return the graph of a network, in float32.
 
     Every initializer that is made of a weight has its `Layout`, and refers to the part's own weights in float32; the
     graph does not depend on what these are, so that a process traces networks of one config once. The part's module is
@@ -72,9 +70,9 @@ def trace(part: Part, dtype: torch.dtype, *, fuse_attention: bool = True) -> ir.
     for name, numbers in published.items():  # NaN equals nothing, so that no steps would be found that lead to it
         if not (np.isfinite(numbers.min()) and np.isfinite(numbers.max())):  # a NaN anywhere becomes both
             raise ExportError(f"{part.name}: {name} holds NaN or infinity; fetch the checkpoint again")
-    kind = (part.name, part.config, dtype, fuse_attention)
+    kind = (part.name, part.config, fuse_attention)
     if part.config is None or kind not in _skeletons:
-        _skeletons[kind] = _trace_anew(part, dtype, fuse_attention=fuse_attention)
+        _skeletons[kind] = _trace_anew(part, fuse_attention=fuse_attention)
     model = _skeletons[kind].clone()
     for value, layout in with_layouts(model):
         lay_out(value, replace(layout, published=published[layout.name]))
@@ -82,17 +80,13 @@ def trace(part: Part, dtype: torch.dtype, *, fuse_attention: bool = True) -> ir.
     return model
 
 
-def _trace_anew(part: Part, dtype: torch.dtype, *, fuse_attention: bool) -> ir.Model:
+def _trace_anew(part: Part, *, fuse_attention: bool) -> ir.Model:
     """Return the graph with layouts of published weights that have no numbers."""
-    example = tuple(
-        x if x.dtype == torch.int64 or spec.name == GUIDANCE else x.to(dtype)  # it is embedded times a thousand
-        for spec, x in zip(part.inputs, part.example(_TRACED_SIZES), strict=True)
-    )
     attention = _fused_attention(part.module) if fuse_attention else contextlib.nullcontext()
-    with attention, _computing_in(part.module, dtype), _told_apart(part.module), _quiet():
+    with attention, _told_apart(part.module), _quiet():
         program = torch.onnx.export(
             part.module,
-            example,
+            part.example(_TRACED_SIZES),
             dynamo=True,
             opset_version=OPSET,
             input_names=[spec.name for spec in part.inputs],
@@ -102,11 +96,11 @@ def _trace_anew(part: Part, dtype: torch.dtype, *, fuse_attention: bool) -> ir.M
         )
         if program is None:  # only with an output file given
             raise AssertionError
-        _lay_out_weights(part, program.model, _STORAGE[dtype])
+        _lay_out_weights(part, program.model)
     return program.model
 
 
-def _lay_out_weights(part: Part, model: ir.Model, storage: Storage) -> None:
+def _lay_out_weights(part: Part, model: ir.Model) -> None:
     """Give every initializer that the tracer has made of a weight its layout, without the published one's numbers."""
     traced = {name: weight.detach().numpy() for name, weight in part.module.named_parameters()}
     missing = set(traced)
@@ -124,7 +118,7 @@ def _lay_out_weights(part: Part, model: ir.Model, storage: Storage) -> None:
                 "install the versions of PyTorch and onnxscript that constraints.txt has"
             )
         shape_alone = np.broadcast_to(np.float32(0), traced[name].shape)
-        lay_out(value, Layout(name, shape_alone, Form(steps=steps, storage=storage)))
+        lay_out(value, Layout(name, shape_alone, Form(steps=steps)))
         missing.discard(name)
     if missing:
         raise ExportError(f"{part.name}: the traced graph does without {', '.join(sorted(missing)[:3])}")
@@ -180,20 +174,6 @@ def _fused_attention(module: nn.Module) -> Iterator[None]:
     finally:
         for parent, name, child in places:
             setattr(parent, name, child)
-
-
-@contextlib.contextmanager
-def _computing_in(module: nn.Module, dtype: torch.dtype) -> Iterator[None]:
-    """Give the module weights in another precision for a while."""
-    if dtype == torch.float32:
-        yield
-        return
-    weights = dict(module.state_dict())
-    module.to(dtype)
-    try:
-        yield
-    finally:
-        module.load_state_dict(weights, assign=True)
 
 
 @contextlib.contextmanager

@@ -124,6 +124,21 @@ class ComponentMemory(Strict, frozen=True):
     """However small the picture: weights on their way through Casts."""
 
 
+class FloatRange(Strict, frozen=True):
+    """How far the numbers of a network that computes in float16 reach; measured in float32 by the exporter."""
+
+    peak: Annotated[float, msgspec.Meta(ge=0)]
+    """The largest magnitude that an operator wrote while pictures were drawn. Float16 ends at 65,504."""
+    where: str
+    """Which operator wrote it, and the published weight nearest before that."""
+    limit: Annotated[float, msgspec.Meta(gt=0)]
+    """Operators that read or write larger magnitudes compute in float32."""
+    in_float32: Annotated[int, msgspec.Meta(ge=0)]
+    """How many operators compute in float32: these, and those of the timestep's angles."""
+    operators: Positive
+    """How many there are."""
+
+
 class Int8Graph(Strict, frozen=True, omit_defaults=True):
     """A second graph of a component that multiplies in 8 bits. Its inputs, outputs and weights file are the same."""
 
@@ -157,6 +172,8 @@ class Component(Strict, frozen=True, omit_defaults=True):
     portable: GraphName | None = None
     """The file of a second graph, which computes the same with operators that every machine has. None where `graph` is
     one of these."""
+    range: FloatRange | None = None
+    """None where the network computes in float32, and in bundles of older versions."""
     is_small: bool = False
     """Whether its weights are so few that ONNX Runtime may hold them in whatever form it computes fastest with."""
     shallow: "Component | None" = None

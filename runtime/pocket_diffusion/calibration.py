@@ -15,7 +15,7 @@ from pocket_diffusion.bundle import Bundle, Component, Defaults, FileRecord, Man
 from pocket_diffusion.drawing.images import to_pictures
 from pocket_diffusion.machine.session import GraphSession
 from pocket_diffusion.model.budget import AUTO, MemoryBudget
-from pocket_diffusion.model.components import Arrays, Components, Network
+from pocket_diffusion.model.components import Arrays, Components, Network, OpenNetwork
 from pocket_diffusion.pipeline import Pipeline
 from pocket_diffusion.text import one_line
 
@@ -100,12 +100,16 @@ def calibrate(
     guidance_scale: float | None = None,
     memory: str = AUTO,
     encode: bool = False,
+    open_network: OpenNetwork | None = None,
 ) -> Calibration:
-    """Draw with a bundle's defaults, but for what is given; and encode the pictures again where that is asked for."""
+    """Draw with a bundle's defaults, but for what is given; and encode the pictures again where that is asked for.
+
+    `open_network` loads a network in place of the bundle's own.
+    """
     calibration = Calibration(bundle, prompts, steps, guidance_scale, memory)
 
     def watched(role: str) -> Network:
-        return _Watched(components.open_session(role), calibration.evaluations.setdefault(role, []))
+        return _Watched((open_network or components.open_session)(role), calibration.evaluations.setdefault(role, []))
 
     budget = MemoryBudget.parse(memory)
     components = Components(bundle, provider="cpu", threads=None, budget=budget, open_network=watched)

@@ -241,7 +241,7 @@ TO_KEYS = "mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight"
 
 @pytest.fixture(scope="module")
 def traced(part_of: Callable[[str], Part]) -> ir.Model:
-    return trace(part_of("unet"), torch.float32)
+    return trace(part_of("unet"))
 
 
 @pytest.fixture

@@ -41,6 +41,11 @@ def test_the_estimate_for_stable_diffusion_is_minutes(
     assert least < Progress(print, phases).seconds < most
 
 
+def test_float16_takes_a_drawing_and_a_check_of_each_part_more() -> None:
+    plain, more = (plan(SD15, in_int8=False, for_cpu=False, in_float16=one) for one in (False, True))
+    assert [kind for kind in more if kind not in plain] == [("", "draw"), *((name, "float16") for name in SD15)]
+
+
 def test_the_share_is_that_of_the_phases_behind() -> None:
     said: list[tuple[str, float]] = []
     progress = Progress(

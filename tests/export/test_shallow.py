@@ -135,7 +135,7 @@ def test_a_shallow_graph_has_the_last_layer_alone_over_the_same_weights(tiny_bun
 def test_an_8_bit_graph_for_large_pictures_is_cut_as_well(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(channels_last.__globals__, "LARGE_BYTES", 2e3)  # so that a small picture passes in bands
     part = unet(read_checkpoint(str(tiny_folder), None))
-    model = split_geglu(fuse_silu(trace(part, torch.float32)))
+    model = split_geglu(fuse_silu(trace(part)))
     convolutions = {name: weight for name, weight in part.module.named_parameters() if weight.ndim == 4}
     forms: dict[str, Form] = {name: "tensor" for name, weight in convolutions.items() if min(weight.shape[:2]) >= 16}
     model.meta["int8_errors"] = dict.fromkeys(forms, 0.0)

@@ -105,7 +105,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module")
 def exported(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     part = parts.unet(random_checkpoint(SPECS[kind]))
-    return Exported(part, trace(part, torch.float32), tmp_path_factory.mktemp("sibling"))
+    return Exported(part, trace(part), tmp_path_factory.mktemp("sibling"))
 
 
 def arrays(part: Part, sizes: dict[str, int], seed: int = 0) -> dict[str, NDArray[np.float32]]:

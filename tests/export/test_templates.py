@@ -114,7 +114,7 @@ def test_a_template_is_what_a_fresh_export_makes(
         monkeypatch.setattr(torch.nn.init, initialise, lambda tensor, *_, **__: tensor.detach().zero_())
     checkpoint = writing.random_checkpoint(writing.NETWORKS[place])
     for role in template_of(files, place, "fp32").components:
-        check_template(files, place, role, trace(getattr(parts, role)(checkpoint), torch.float32))
+        check_template(files, place, role, trace(getattr(parts, role)(checkpoint)))
 
 
 def check_template(files: dict[str, bytes], place: str, role: str, traced: ir.Model) -> None:

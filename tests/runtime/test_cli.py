@@ -368,6 +368,17 @@ def test_inspect_shows_what_is_in_a_bundle(run_cli: RunCli, manifest: Manifest, 
     assert f"{worst:.1e} relative" in outcome.out
 
 
+def test_inspect_tells_how_far_float16_reaches(
+    run_cli: RunCli, bundle: Path, edit_manifest: Callable[..., None]
+) -> None:
+    assert "operators in float32" not in run_cli("inspect", bundle).out
+    found = {"peak": 162499.0, "where": "Add at a.bias", "limit": 30000.0, "in_float32": 12, "operators": 206}
+    edit_manifest(lambda data: data["vae_decoder"].update(range=found))
+    told = run_cli("inspect", bundle).out
+    assert "vae_decoder    numbers up to 162,499 (Add at a.bias); 12 of 206 operators in float32\n" in told
+    assert told.count("operators in float32") == 1
+
+
 def test_inspect_tells_whether_weights_can_be_changed(run_cli: RunCli, bundle_of_format_2: Path) -> None:
     assert "can be given     LoRA, embeddings\n" in run_cli("inspect", DEFAULT_BUNDLE).out
     assert "neither LoRA nor embeddings; export the bundle again" in run_cli("inspect", bundle_of_format_2).out

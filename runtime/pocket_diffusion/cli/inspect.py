@@ -8,7 +8,7 @@ import click
 import msgspec
 
 from pocket_diffusion.addon import ROLES, TINY_VAE, Addon, read_addon, with_tiny_vae
-from pocket_diffusion.bundle import COMPONENTS, CONCEPTS, Bundle, Component, Manifest
+from pocket_diffusion.bundle import COMPONENTS, CONCEPTS, Bundle, Component, FloatRange, Manifest
 from pocket_diffusion.certificate import Certificate, Computation
 from pocket_diffusion.cli.options import bundle_argument, command
 from pocket_diffusion.text import one_line
@@ -70,6 +70,9 @@ def inspect(bundle: Path, *, as_json: bool) -> None:
         size = sum(manifest.files[file].size for file in component.files)
         parameters = f"{component.parameters / 1e6:>10.2f} M"
         click.echo(f"{name:<14} {parameters} {_megabytes(size):>10}   {_error(component)}")
+    for name in COMPONENTS:
+        if (found := manifest.component(name).range) is not None:
+            click.echo(f"{name:<14} {one_line(_range(found))}")
     for name, certificate in certificates.items():
         _show_certificate(name, certificate)
     if addon is not None:
@@ -101,6 +104,13 @@ def _error(component: Component) -> str:
     """Return how far a component was from PyTorch at most."""
     worst = max(component.parity, key=lambda figure: figure.relative_error, default=None)
     return f"{worst.relative_error:.1e} relative ({worst.tolerance:.0e})" if worst else "not measured"
+
+
+def _range(found: FloatRange) -> str:
+    """Return how far a float16 network's numbers reach, and how much of it computes in float32."""
+    return (
+        f"numbers up to {found.peak:,.0f} ({found.where}); {found.in_float32} of {found.operators} operators in float32"
+    )
 
 
 def _adapters(manifest: Manifest) -> list[str]:

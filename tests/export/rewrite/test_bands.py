@@ -40,7 +40,7 @@ def traced() -> ir.Model:
     inputs, outputs = (
         (TensorSpec(name=name, dtype="float32", shape=shape),) for name, shape in (("x", PICTURE), ("y", ()))
     )
-    return fuse_silu(trace(Part("blocks", blocks(), inputs, outputs, USUAL, 1), torch.float32))
+    return fuse_silu(trace(Part("blocks", blocks(), inputs, outputs, USUAL, 1)))
 
 
 @pytest.fixture

@@ -107,7 +107,7 @@ def traced(name: str) -> ir.Model:
         VAE_CONFIG.downscale,
         pixels_per_size=pixels_per_size(name),
     )
-    return fuse_silu(trace(part, torch.float32))
+    return fuse_silu(trace(part))
 
 
 def rewritten(name: str, converts: Callable[[str], bool]) -> ir.Model:

@@ -68,8 +68,8 @@ def run(model: ir.Model, feeds: dict[str, NDArray[np.float32]], every: int | Non
 
 
 def test_nothing_changes_unless_it_is_asked_for(part: Part, inputs: dict[str, NDArray[np.float32]]) -> None:
-    plain = run(trace(part, torch.float32), inputs)
-    model = downsample_tokens(trace(part, torch.float32))
+    plain = run(trace(part), inputs)
+    model = downsample_tokens(trace(part))
     assert np.array_equal(run(model, inputs), plain)
     assert np.array_equal(run(model, inputs, 1), plain)
 
@@ -77,7 +77,7 @@ def test_nothing_changes_unless_it_is_asked_for(part: Part, inputs: dict[str, ND
 def test_the_finest_level_alone_looks_at_every_second_token_of_every_second_row(
     part: Part, inputs: dict[str, NDArray[np.float32]]
 ) -> None:
-    model = downsample_tokens(trace(part, torch.float32))
+    model = downsample_tokens(trace(part))
     theirs = Network().eval()
     theirs.load_state_dict(part.module.state_dict())
     theirs.fine.transformer_blocks[0].attn1.__class__ = Thinned
@@ -88,7 +88,7 @@ def test_the_finest_level_alone_looks_at_every_second_token_of_every_second_row(
 
 
 def test_in_8_bits_tokens_are_rounded_once_and_then_taken(part: Part) -> None:
-    model = int8_products(downsample_tokens(trace(part, torch.float32)), lambda _name: "tensor")
+    model = int8_products(downsample_tokens(trace(part)), lambda _name: "tensor")
     gathers = [node for node in model.graph if node.op_type == "Gather" and node.inputs[0].dtype != ir.DataType.INT64]  # type: ignore[union-attr]
     (gather,) = [node for node in gathers if len(node.inputs[1].shape or ()) != 0 or node.inputs[1].producer()]  # type: ignore[union-attr]
     source = gather.inputs[0].producer()  # type: ignore[union-attr]
@@ -103,5 +103,5 @@ def test_a_network_without_latents_is_left_alone() -> None:
         (TensorSpec(name="x", dtype="float32", shape=("batch", 4)),),
         (TensorSpec(name="y", dtype="float32", shape=("batch", 4)),), SIZES, 8,
     )  # fmt: skip
-    model = downsample_tokens(trace(part, torch.float32))
+    model = downsample_tokens(trace(part))
     assert [value.name for value in model.graph.inputs] == ["x"]
