@@ -9,9 +9,10 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Event
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -161,22 +162,18 @@ def test_a_process_that_no_node_has_room_for_is_refused(tmp_path: Path, cluster:
 
 def test_a_node_that_a_growing_cluster_begins_is_waited_for(tmp_path: Path, cluster: "Cluster") -> None:
     (tmp_path / "p.txt").write_text("a lake\n")
-    with ThreadPoolExecutor(1) as thread, ExitStack() as later:
-        begun: list[Future[object]] = []
-
-        def begin(message: str) -> None:
-            assert "a node of the Ray cluster that has 1 CPU, 1,500 MB" in message
-            node = further_nodes(cluster, 1, memory=2 * 10**9)
-            begun.append(thread.submit(later.enter_context, node))
-
-        log, asked = logging.getLogger("pocket_diffusion.batch.room"), Told(begin)
-        log.addHandler(asked)
-        later.callback(log.removeHandler, asked)
-        try:
-            pictures = drawn(tmp_path / "p.txt", tmp_path / "out", memory="1500MB", ray=cluster.address, ray_wait=120.0)
-        finally:
-            begun[0].result()  # skips the test where the node came too late
-    assert pictures == drawn(tmp_path / "p.txt", tmp_path / "one", memory="1500MB", processes=1)
+    told, waits = list[str](), Event()
+    log = Told(lambda message: (told.append(message), waits.set()))
+    logging.getLogger("pocket_diffusion.batch.room").addHandler(log)
+    with ThreadPoolExecutor(1) as thread:  # Ray begins nodes from the main thread alone
+        usual = {"memory": "1500MB", "ray": cluster.address, "ray_wait": 120.0}
+        pictures = thread.submit(drawn, tmp_path / "p.txt", tmp_path / "out", **usual)
+        pictures.add_done_callback(lambda _: waits.set())
+        waits.wait()
+        with further_nodes(cluster, 1, memory=2 * 10**9):
+            assert pictures.result() == drawn(tmp_path / "p.txt", tmp_path / "one", memory="1500MB", processes=1)
+    logging.getLogger("pocket_diffusion.batch.room").removeHandler(log)
+    assert "a node of the Ray cluster that has 1 CPU, 1,500 MB" in told[0]
 
 
 class Told(logging.Handler):
