@@ -15,7 +15,7 @@ SUITES := test-export test-light test-benchmarks test-rest test-floor
 
 PACKAGES := $(shell find runtime export models -type f -not -name '*.pyc')
 
-.PHONY: demo test $(SUITES) lint emulate fuzz clean
+.PHONY: demo test $(SUITES) test-fleet lint emulate fuzz clean
 
 demo: $(LIGHT)/installed
 	$(LIGHT)/bin/pocket-diffusion generate "a lake under snowy mountains at sunset" --seed 1 -o demo.png
@@ -47,6 +47,11 @@ test-floor: $(FLOOR)/installed
 	    $(addprefix tests/runtime/server/,test_serve.py test_openai.py) \
 	    tests/runtime/server/test_comfyui.py::test_a_server_speaks_websockets_and_leaves_them_when_it_stops \
 	    --deselect tests/runtime/machine/test_known_releases.py::test_the_release_that_is_recommended_has_none_and_is_what_the_tests_run_with
+
+# A batch on Ray clusters of up to four nodes on this machine; not part of `make test`: Ray is large, and nodes take their time.
+test-fleet: $(DEV)/installed
+	$(DEV)/bin/pip install -q $(PIP_FLAGS) -c constraints.txt -e ".[ray]"
+	$(DEV)/bin/python -m pytest -q tests/runtime/batch/test_fleet.py
 
 lint: $(DEV)/installed
 	$(DEV)/bin/ruff check .

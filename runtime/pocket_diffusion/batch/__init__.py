@@ -55,6 +55,7 @@ class Batch:
         memory: str = AUTO,
         ray: str | None = None,
         ray_copy: bool = False,
+        ray_wait: float = 0.0,
         **machine: Any,  # noqa: ANN401 - as `Pipeline.load` takes them
     ) -> None:
         """Read the file once, and open the bundle.
@@ -74,6 +75,7 @@ class Batch:
                 Ray cluster that of each.
             ray: the address of a Ray cluster whose machines draw, or `auto` for that of this machine; see `Fleet`.
             ray_copy: whether the bundle is sent to them; else they have it at its path.
+            ray_wait: for how many seconds one is waited for that has room, where the cluster grows on demand.
             machine: further options of `Pipeline.load`.
 
         Raises:
@@ -81,8 +83,8 @@ class Batch:
             PocketDiffusionError: what `Pipeline.load` raises.
 
         """
-        if ray_copy and ray is None:
-            raise InvalidRequestError("a bundle is sent to the machines of a Ray cluster alone; give --ray, too")
+        if (ray_copy or ray_wait) and ray is None:
+            raise InvalidRequestError("--ray-copy and --ray-wait are for a Ray cluster; give --ray, too")
         self._prompts = Path(prompts)
         self._column = column
         self.rows = sum(1 for _ in self._read())
@@ -100,7 +102,9 @@ class Batch:
         self._share = fair_share(pipeline, usual, budget, 1 if ray is not None else processes, threads)
         machine = {**machine, "threads": self._share.threads, "memory": self._share.memory}
         self._studio = Studio(bundle, usual, seed, self._prompts.parent, machine)
-        self._fleet = None if ray is None else Fleet.of(pipeline, ray, self._studio, processes, copy=ray_copy)
+        self._fleet = (
+            None if ray is None else Fleet.of(pipeline, ray, self._studio, processes, copy=ray_copy, patience=ray_wait)
+        )
         self._folder = BatchFolder(Path(output), self._identity(pipeline))
 
     def __enter__(self) -> "Batch":

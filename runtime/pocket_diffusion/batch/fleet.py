@@ -5,6 +5,7 @@ that is shared. Ray schedules, tries again what a lost node was drawing, and hol
 """
 
 import logging
+import math
 import os
 import pickle
 import socket
@@ -20,13 +21,13 @@ import msgspec
 from pocket_diffusion.batch.artist import Artist, Drawn, Studio
 from pocket_diffusion.batch.bundle_copy import StoredFile, put_bundle, unpacked
 from pocket_diffusion.batch.prompts import RowsLeft
+from pocket_diffusion.batch.room import Need, find_room
 from pocket_diffusion.batch.row import Row
 from pocket_diffusion.bundle import MANIFEST_NAME, sha256_of
+from pocket_diffusion.drawing.resolve import Drawing, resolve
 from pocket_diffusion.errors import InferenceError, InvalidRequestError, PocketDiffusionError
 from pocket_diffusion.extras import need
-from pocket_diffusion.model.budget import MemoryBudget
 from pocket_diffusion.model.lora import LoraSpec
-from pocket_diffusion.model.memory import MODES, Demand, needed_memory
 from pocket_diffusion.order import Order
 from pocket_diffusion.pipeline import Pipeline
 from pocket_diffusion.version import __version__
@@ -38,8 +39,8 @@ _SETTINGS = bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 """An empty frame of that type, by RFC 9113, section 6.5."""
 _TRIES = 3
 """How often Ray draws a row again whose process or node was lost."""
-_PROCESS = 250 * 2**20
-"""Bytes that Python and its libraries take, beside what a picture needs."""
+_TASK = 1e13
+"""The work of one task, about a second of a core. Ray takes several milliseconds for each, whatever is in it."""
 _DIED = "the process that drew it ended each time; is there too little memory? Ray's logs tell more"
 
 
@@ -53,8 +54,10 @@ class Fleet:
     """How many draw at most; None is as many as there is room for."""
     copied: Path | None
     """The bundle that is sent to the nodes; None where they have it."""
-    resources: Mapping[str, float]
-    """Of each process, as Ray names them."""
+    patience: float
+    """Seconds that it waits for a node with room for a process."""
+    need: Need
+    """Of each process."""
     model: str
     """The SHA-256 of the bundle's manifest."""
     arithmetic: str
@@ -62,15 +65,23 @@ class Fleet:
     """Of this program."""
 
     @classmethod
-    def of(cls, pipeline: Pipeline, address: str, studio: Studio, processes: int | None, *, copy: bool) -> "Fleet":
+    def of(
+        cls,
+        pipeline: Pipeline,
+        address: str,
+        studio: Studio,
+        processes: int | None = None,
+        *,
+        copy: bool = False,
+        patience: float = 0.0,
+    ) -> "Fleet":
         """Have all processes be like this one."""
-        memory = _memory(pipeline, studio.usual, studio.machine["memory"])
-        asked = {"CPU": studio.machine["threads"], "GPU": int(pipeline.provider == "cuda"), "memory": memory}
         return cls(
             address=address,
             processes=processes,
             copied=studio.model if copy else None,
-            resources={name: amount for name, amount in asked.items() if amount},
+            patience=patience,
+            need=Need.of(pipeline, studio),
             model=sha256_of(pipeline.bundle.root / MANIFEST_NAME),
             arithmetic=pipeline.arithmetic,
         )
@@ -89,17 +100,20 @@ def draw_on_ray(fleet: Fleet, studio: Studio, rows: RowsLeft) -> Generator[Drawn
 
     """
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what goes wrong is told in one line
+    os.environ.setdefault("RAY_DATA_USAGE_DISABLED", "1")  # nothing is reported to Ray's makers, or collected for them
     ray = need("ray", "ray", "--ray draws on a cluster")
     need("ray.data", "ray", "--ray draws with Ray Data")
     is_ours = not ray.is_initialized()
     if is_ours:
         _connect(ray, fleet.address)
     try:
-        _check_room(ray, fleet)
+        most = find_room(ray, fleet.need, fleet.patience)
         files = None if fleet.copied is None else put_bundle(ray, fleet.copied)
         studio, rows, done = _from_anywhere(studio), replace(rows, path=rows.path.absolute()), set[int]()
-        for in_flight in (2, 1):  # a second one waits where the first is drawn; in the end, none is lost with another
-            with closing(_drawings(ray, fleet, studio, rows, files, in_flight)) as drawings:
+        # A second task waits where the first is drawn; in the end, no row is lost with another.
+        for in_flight, work in ((2, _TASK), (1, 0.0)):
+            tasks = _Tasks(studio, rows, fleet.need, most, work)
+            with closing(_drawings(ray, fleet, tasks, files, in_flight)) as drawings:
                 for drawn in drawings:
                     if drawn.row.number not in done:  # else what Ray lost, and drew again, had come already
                         done.add(drawn.row.number)
@@ -114,30 +128,63 @@ def draw_on_ray(fleet: Fleet, studio: Studio, rows: RowsLeft) -> Generator[Drawn
             ray.shutdown()
 
 
+@dataclass(frozen=True)
+class _Tasks:
+    """What rows ask for, cut into what is drawn at a time; made on the first machine."""
+
+    studio: Studio
+    rows: RowsLeft
+    need: Need
+    most: float
+    """The bytes of memory of the node that has most."""
+    work: float
+    """Of a task, at least, but for the last one; in units of `_work`."""
+
+    def made(self, _: object) -> Iterator[dict[str, list[bytes]]]:
+        """Yield them, with the pictures that rows name."""
+        task: list[tuple[Row, Order | str]] = []
+        work = 0.0
+        for row in self.rows:
+            asked: Order | str
+            try:
+                asked = self.studio.order(row)
+                drawing = resolve(asked, self.need.manifest)
+                self.need.check(drawing, self.most)
+                work += _work(drawing)
+            except InvalidRequestError as error:
+                asked, work = str(error), math.inf  # it is told of at once
+            task.append((msgspec.structs.replace(row, fields={}), asked))
+            if work >= self.work:
+                yield {"task": [pickle.dumps(task)]}
+                task, work = [], 0.0
+        if task:
+            yield {"task": [pickle.dumps(task)]}
+
+
+def _work(drawing: Drawing) -> float:
+    """Return how much there is to draw, in units that mean about the same for all models and sizes."""
+    return drawing.work * drawing.width * drawing.height * drawing.manifest.unet.parameters
+
+
 def _drawings(
-    ray: ModuleType,
-    fleet: Fleet,
-    studio: Studio,
-    rows: RowsLeft,
-    files: Mapping[str, StoredFile] | None,
-    in_flight: int,
+    ray: ModuleType, fleet: Fleet, tasks: _Tasks, files: Mapping[str, StoredFile] | None, in_flight: int
 ) -> Generator[Drawn, None, None]:
     """Draw rows, but for those whose processes are lost more often than Ray tries again."""
     here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
-    asked = dict(fleet.resources)
+    asked = fleet.need.resources
     context = ray.data.DataContext.get_current().copy()
     context.enable_progress_bars = context.print_on_execution_start = False
-    context.target_max_block_size = 1  # a row a block: each is told of at once, and one alone is lost with a process
+    context.target_max_block_size = 1  # a task a block, which is told of at once
     context.max_errored_blocks = -1
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     with ray.data.DataContext.current(context), warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of `max_task_retries`, which goes with Ray 2.64
         drawings = (
             ray.data.from_items([None])
-            .map_batches(_asked, fn_args=(studio, rows), num_cpus=0, label_selector=here)
+            .map_batches(tasks.made, num_cpus=0, label_selector=here)
             .map(
                 _Drawer,
-                fn_constructor_args=(studio, fleet, files),
+                fn_constructor_args=(tasks.studio, fleet, files),
                 compute=ray.data.ActorPoolStrategy(
                     min_size=1, max_size=fleet.processes, max_tasks_in_flight_per_actor=in_flight
                 ),
@@ -148,21 +195,10 @@ def _drawings(
             )
         )
     for answer in drawings.iter_rows():
-        drawn = pickle.loads(answer["drawn"])  # noqa: S301 - of our own cluster
-        if isinstance(drawn, PocketDiffusionError):
-            raise drawn
-        yield drawn
-
-
-def _asked(_: object, studio: Studio, rows: RowsLeft) -> Iterator[dict[str, list[bytes]]]:
-    """Yield what rows ask for, with the pictures that they name; on the first machine."""
-    for row in rows:
-        asked: Order | str
-        try:
-            asked = studio.order(row)
-        except InvalidRequestError as error:
-            asked = str(error)
-        yield {"asked": [pickle.dumps((msgspec.structs.replace(row, fields={}), asked))]}
+        for drawn in pickle.loads(answer["drawn"]):  # noqa: S301 - of our own cluster
+            if isinstance(drawn, PocketDiffusionError):
+                raise drawn
+            yield drawn
 
 
 class _Drawer:
@@ -177,8 +213,9 @@ class _Drawer:
             self._fault = InferenceError(f"on node {ray.util.get_node_ip_address()}: {error}")
 
     def __call__(self, given: dict[str, bytes]) -> dict[str, bytes]:
-        """Draw a row."""
-        return {"drawn": pickle.dumps(self._drawn(*pickle.loads(given["asked"])))}  # noqa: S301 - our own
+        """Draw the rows of a task."""
+        task = pickle.loads(given["task"])  # noqa: S301 - our own
+        return {"drawn": pickle.dumps([self._drawn(row, asked) for row, asked in task])}
 
     def _drawn(self, row: Row, asked: Order | str) -> Drawn | PocketDiffusionError:
         if self._artist is None:
@@ -251,40 +288,6 @@ def _answers(host: str, port: int) -> bool:
             return os.environ.get("RAY_USE_TLS") == "1" or connection.recv(len(_SETTINGS))[3:4] == _SETTINGS[3:4]
     except (OSError, OverflowError):
         return False
-
-
-def _check_room(ray: ModuleType, fleet: Fleet) -> None:
-    """Refuse to wait for a node that is larger than any.
-
-    Raises:
-        InvalidRequestError: none has room for a process.
-
-    """
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    if any(all(node.get(name, 0) >= amount for name, amount in fleet.resources.items()) for node in nodes):
-        return
-    asked = ", ".join(_shown(name, amount) for name, amount in fleet.resources.items())
-    most = ", ".join(_shown(name, max(node.get(name, 0) for node in nodes)) for name in fleet.resources)
-    raise InvalidRequestError(
-        f"each process asks for {asked}, and no node of the cluster has that: the most is {most}; give fewer --threads "
-        "or --memory low, or start a larger node"
-    )
-
-
-def _shown(name: str, amount: float) -> str:
-    return f"{amount / 1e6:,.0f} MB" if name == "memory" else f"{amount:g} {name}"
-
-
-def _memory(pipeline: Pipeline, usual: Order, memory: str) -> int | None:
-    """Return the bytes that a process takes with pictures of the batch's size; None where that is not known."""
-    manifest = pipeline.bundle.manifest
-    limit = MemoryBudget.parse(memory).limit
-    if limit is not None:
-        return limit
-    demand = Demand.usual(manifest)
-    demand = replace(demand, width=usual.width or demand.width, height=usual.height or demand.height)
-    needed = None if pipeline.provider == "cuda" else needed_memory(manifest, MODES[memory], demand)
-    return None if needed is None else needed + _PROCESS
 
 
 def _from_anywhere(studio: Studio) -> Studio:

@@ -56,6 +56,13 @@ _LINE_SECONDS = 60
     help="Draw on the machines of a Ray cluster: HOST:PORT, or auto for that of this machine.",
 )
 @click.option("--ray-copy", is_flag=True, help="Send the bundle to these machines; else they have it at its path.")
+@click.option(
+    "--ray-wait",
+    type=click.FloatRange(0, 86400),
+    default=0.0,
+    metavar="SECONDS",
+    help="Wait for a machine with room, where the cluster grows on demand.",
+)
 @order_options
 @adapter_options
 @folder_options
@@ -72,6 +79,7 @@ def batch(
     processes: int | None,
     ray: str | None,
     ray_copy: bool,
+    ray_wait: float,
     provider: str,
     threads: int | None,
     vae: str | None,
@@ -100,6 +108,7 @@ def batch(
         processes=processes,
         ray=ray,
         ray_copy=ray_copy,
+        ray_wait=ray_wait,
         provider=provider,
         threads=threads,
         vae=vae,
