@@ -31,6 +31,7 @@ from pocket_export.rewrite.compute_float16 import (
     measurable,
     operators,
 )
+from pocket_export.rewrite.cuda import portable
 from pocket_export.rewrite.nodes import Nodes
 from pocket_export.rewrite.simulate_float16 import simulate_float16
 from pocket_export.shallow import compare_shallow
@@ -56,7 +57,7 @@ class Ranges:
             component, graph=f"{role}.peaks.onnx", portable=None, outputs=(*component.outputs, *tell_peaks(model))
         )
         path = self._folder / watched.graph
-        write_graph(model, path)
+        write_graph(portable(model), path)
         try:
             session = GraphSession(self._folder, role, watched, "cpu")
         finally:
@@ -93,7 +94,7 @@ class Ranges:
         simulated = msgspec.structs.replace(component, graph=names[component.graph], portable=None, shallow=shallow)
         try:
             for graph, name in names.items():
-                write_graph(simulate_float16(ir.load(self._folder / graph)), self._folder / name)
+                write_graph(portable(simulate_float16(ir.load(self._folder / graph))), self._folder / name)
             if shallow is not None:
                 compare_shallow(self._folder, simulated, shallow)
             return measure_parity(part, self._folder, simulated, tolerance)

@@ -5,7 +5,7 @@ import onnx_ir as ir
 from pocket_export.rewrite.nodes import Nodes
 
 # Of the operators that join values with the context's, these want equal batches; the others broadcast.
-_WANTS_EQUAL_BATCHES = ("Concat", "MultiHeadAttention")
+_WANTS_EQUAL_BATCHES = ("Concat", "MultiHeadAttention", "SkipGroupNorm", "SkipLayerNormalization")
 
 
 def share_guidance(model: ir.Model) -> ir.Model:
