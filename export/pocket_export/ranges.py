@@ -30,6 +30,7 @@ from pocket_export.rewrite.compute_float16 import (
     leading_to_angles,
     measurable,
     operators,
+    results,
 )
 from pocket_export.rewrite.cuda import portable
 from pocket_export.rewrite.nodes import Nodes
@@ -147,7 +148,7 @@ def tell_peaks(model: ir.Model) -> tuple[TensorSpec, ...]:
 def _range(model: ir.Model, peaks: Peaks, published: Mapping[str, str]) -> FloatRange:
     """Say how far a float32 graph's numbers reach, and how much of it stays in float32."""
     angles = leading_to_angles(model)
-    written = {str(x.name): node for node in operators(model) if node not in angles for x in node.outputs}
+    written = {str(x.name): node for node in operators(model) if node not in angles for x in results(node)}
     name = max(written, key=lambda name: (math.isnan(peaks[name]), peaks[name]))
     where = f"{written[name].op_type} at {_nearest_weight(written[name], published)}"
     if not math.isfinite(peaks[name]):

@@ -100,9 +100,8 @@ class _Conversion:
     def _channels_last(self, value: ir.Value) -> ir.Value:
         known = self._known(value)
         if known is None:
-            sizes = list(_given(value.shape))
-            if sizes[2:] == [1, 1]:  # a number a channel lies in memory as it did
-                known = self._nodes.add("Reshape", value, [-1, 1, 1, int(sizes[1])])
+            if _sizes(value)[2:] == [1, 1]:  # a number a channel lies in memory as it did
+                known = self._nodes.add("Reshape", value, [-1, 1, 1, _channels(value)])
             else:
                 known = self._nodes.add("Transpose", value, perm=_LAST)
             self._views[value] = _shaped_last(known, value)
@@ -136,6 +135,7 @@ class _Conversion:
             product = self._nodes.add(
                 "MatMul", features, derive(self._model, weights, *as_product(fixed_shape(weights)))
             )
+            _shaped_last(product, node.outputs[0])
             if not bias:
                 return product
             out = self._nodes.add("Add", product, bias[0])
@@ -172,7 +172,7 @@ class _Conversion:
 
     @staticmethod
     def _is_by_channel(features: ir.Value) -> bool:
-        return list(_given(features.shape))[1:3] == [1, 1]
+        return _sizes(features)[1:3] == [1, 1]
 
     def _apply(self, node: ir.Node) -> ir.Value | None:
         """Convert a function of each number alone."""
@@ -214,33 +214,41 @@ class _Conversion:
     def _reshape(self, node: ir.Node) -> ir.Value | None:
         """Follow `[N, C, H, W]` to `[N, C, H·W]`, and `[N, C, P]` of tokens to `[N, C, H, W]`."""
         value, out = _given(node.inputs[0]), node.outputs[0]
-        if value.shape is None or out.shape is None or value.shape[1] != out.shape[1]:
+        if (value not in self._maps and value not in self._tokens) or _sizes(value)[1] != _sizes(out)[1]:
             return None
-        if value in self._maps and len(out.shape) == 3:
+        if value in self._maps and len(_sizes(out)) == 3:
             self._flat[out] = self._maps[value]
-        elif value in self._tokens and len(out.shape) == 4:
+        elif value in self._tokens and len(_sizes(out)) == 4:
             size = self._nodes.add("Slice", _given(node.inputs[1]), 2, 4)
-            shape = self._nodes.add("Concat", [0], size, [int(_given(out.shape[1]))], axis=0)
+            shape = self._nodes.add("Concat", [0], size, [_channels(out)], axis=0)
             return self._nodes.add("Reshape", self._tokens[value], shape)
         return None
 
     def _transpose(self, node: ir.Node) -> None:
         value, out = _given(node.inputs[0]), node.outputs[0]
-        if list(node.attributes["perm"].as_ints()) != [0, 2, 1]:
+        perm = node.attributes.get("perm")
+        if perm is None or list(perm.as_ints()) != [0, 2, 1]:
             return
         if value not in self._flat:
             self._tokens[out] = value
             return
-        tokens = self._nodes.add("Reshape", self._flat[value], [0, -1, int(_given(_given(value.shape)[1]))])
+        tokens = self._nodes.add("Reshape", self._flat[value], [0, -1, _channels(value)])
         tokens.shape, tokens.type = out.shape, out.type
         ir.convenience.replace_all_uses_with(out, tokens, replace_graph_outputs=True)
 
 
 def _shaped_last(features: ir.Value, like: ir.Value) -> ir.Value:
     """Give a feature map the shape that another has with channels first: later rewrites look for batches."""
-    sizes = list(_given(like.shape))
-    features.shape, features.type = ir.Shape([sizes[axis] for axis in _LAST]), like.type
+    features.shape, features.type = ir.Shape([_sizes(like)[axis] for axis in _LAST]), like.type
     return features
+
+
+def _sizes(value: ir.Value) -> list[int | ir.SymbolicDim]:
+    return list(_given(value.shape))
+
+
+def _channels(value: ir.Value) -> int:
+    return int(_sizes(value)[1])  # type: ignore[arg-type] # channels are fixed
 
 
 def _given(thing: _Thing | None) -> _Thing:

@@ -37,7 +37,12 @@ def _convolve(_model: ir.Model, nodes: Nodes, node: ir.Node) -> list[ir.Value]:
 
 
 def _normalise(model: ir.Model, nodes: Nodes, node: ir.Node) -> list[ir.Value]:
-    x, gamma, beta = node.inputs[:3]
+    return [_group_norm(model, nodes, node, node.inputs[0])]
+
+
+def _group_norm(model: ir.Model, nodes: Nodes, node: ir.Node, x: ir.Value | None) -> ir.Value:
+    """Normalise a feature map as a node says."""
+    _, gamma, beta, *_ = node.inputs
     if not node.attributes.get_int("channels_last", 1):
         x = nodes.add("Transpose", x, perm=_LAST)
     groups, channels = node.attributes["groups"].as_int(), fixed_shape(_given(gamma))[0]
@@ -53,17 +58,15 @@ def _normalise(model: ir.Model, nodes: Nodes, node: ir.Node) -> list[ir.Value]:
         out = nodes.add("QuickGelu", out, domain=DOMAIN, alpha=1.0)
     if not node.attributes.get_int("channels_last", 1):
         out = nodes.add("Transpose", out, perm=_FIRST)
-    return [out]
+    return out
 
 
 def _sum_and_normalise(model: ir.Model, nodes: Nodes, node: ir.Node) -> list[ir.Value]:
-    x, gamma, beta, skip, *bias = node.inputs
+    x, _, _, skip, *bias = node.inputs
     total = nodes.add("Add", x, skip)
     if bias:
         total = nodes.add("Add", total, bias[0])
-    norm = ir.node("GroupNorm", [total, gamma, beta], domain=DOMAIN)
-    norm.attributes.update(node.attributes)
-    return [*_normalise(model, nodes, norm), total]
+    return [_group_norm(model, nodes, node, total), total]
 
 
 def _split_gelu(_model: ir.Model, nodes: Nodes, node: ir.Node) -> list[ir.Value]:
