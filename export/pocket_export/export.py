@@ -45,6 +45,7 @@ from pocket_export.parity import measure_parity
 from pocket_export.parts import PARTS, Part, check_tensors, part_sizes
 from pocket_export.progress import Progress, plan
 from pocket_export.ranges import Ranges
+from pocket_export.rewrite.cuda import portable
 from pocket_export.sensitivity import measure_int8_errors
 from pocket_export.shallow import give_deep, with_shallow_memory, write_shallow
 from pocket_export.targets import OLDEST_ONNXRUNTIME, Recipe, recipe
@@ -212,10 +213,13 @@ def export_part(part: Part, how: Recipe, writer: BundleWriter, progress: Progres
         parity=(),
         options=_options(model),
         layers=f"{part.name}.layers.json",
+        portable=f"{part.name}.portable.onnx" if how.target == "cuda" else None,
     )
     if part.name == "unet":
         give_deep(model)
     write_graph(model, writer.folder / component.graph, component.weights)
+    if component.portable is not None:
+        write_graph(portable(model.clone()), writer.folder / component.portable)
     table = layer_table(model)
     writer.write(f"{part.name}.layers.json", msgspec.json.encode(table))
     if part.name == "unet":

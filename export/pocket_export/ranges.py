@@ -30,7 +30,9 @@ from pocket_export.rewrite.compute_float16 import (
     leading_to_angles,
     measurable,
     operators,
+    results,
 )
+from pocket_export.rewrite.cuda import portable
 from pocket_export.rewrite.nodes import Nodes
 from pocket_export.rewrite.simulate_float16 import simulate_float16
 from pocket_export.shallow import compare_shallow
@@ -56,7 +58,7 @@ class Ranges:
             component, graph=f"{role}.peaks.onnx", portable=None, outputs=(*component.outputs, *tell_peaks(model))
         )
         path = self._folder / watched.graph
-        write_graph(model, path)
+        write_graph(portable(model), path)
         try:
             session = GraphSession(self._folder, role, watched, "cpu")
         finally:
@@ -93,7 +95,7 @@ class Ranges:
         simulated = msgspec.structs.replace(component, graph=names[component.graph], portable=None, shallow=shallow)
         try:
             for graph, name in names.items():
-                write_graph(simulate_float16(ir.load(self._folder / graph)), self._folder / name)
+                write_graph(portable(simulate_float16(ir.load(self._folder / graph))), self._folder / name)
             if shallow is not None:
                 compare_shallow(self._folder, simulated, shallow)
             return measure_parity(part, self._folder, simulated, tolerance)
@@ -146,7 +148,7 @@ def tell_peaks(model: ir.Model) -> tuple[TensorSpec, ...]:
 def _range(model: ir.Model, peaks: Peaks, published: Mapping[str, str]) -> FloatRange:
     """Say how far a float32 graph's numbers reach, and how much of it stays in float32."""
     angles = leading_to_angles(model)
-    written = {str(x.name): node for node in operators(model) if node not in angles for x in node.outputs}
+    written = {str(x.name): node for node in operators(model) if node not in angles for x in results(node)}
     name = max(written, key=lambda name: (math.isnan(peaks[name]), peaks[name]))
     where = f"{written[name].op_type} at {_nearest_weight(written[name], published)}"
     if not math.isfinite(peaks[name]):

@@ -36,6 +36,7 @@ from pocket_diffusion.machine.session import GraphSession
 from pocket_diffusion.text import one_line
 from pocket_diffusion.writer import BundleWriter, copy_tiny_vae
 from pocket_export.graph_file import write_graph
+from pocket_export.rewrite.cuda import portable
 
 Thing = TypeVar("Thing")
 
@@ -55,8 +56,13 @@ def give_deep(model: ir.Model) -> None:
         for name, value in model.graph.initializers.items()
         if value.shape is not None and name.startswith(_last_layer(model) + ".conv_shortcut.bias")
     )
-    is_plain = join.attributes["axis"].as_int() == 1
-    deep.shape = ir.Shape(["contexts", channels, "height", "width"] if is_plain else ["contexts", "pixels", channels])
+    deep.shape = ir.Shape(
+        {
+            1: ["contexts", channels, "height", "width"],
+            2: ["contexts", "pixels", channels],
+            3: ["contexts", "height", "width", channels],
+        }[join.attributes["axis"].as_int()]
+    )
     deep.dtype = deep.dtype or ir.DataType.FLOAT
     deep.name = DEEP
     model.graph.outputs.append(deep)
@@ -89,6 +95,9 @@ def write_shallow(model: ir.Model, folder: Path, component: Component, table: La
     shallow = shallow_graph(model)
     stem = Path(component.graph).stem
     write_graph(shallow, folder / f"{stem}.shallow.onnx")
+    portable_name = None if component.portable is None else f"{stem}.shallow.portable.onnx"
+    if portable_name is not None:
+        write_graph(portable(shallow.clone()), folder / portable_name)
     names = shallow.graph.initializers
     layers = {
         name: layer for name, layer in table.layers.items() if any(one.initializer in names for one in layer.stored)
@@ -106,6 +115,7 @@ def write_shallow(model: ir.Model, folder: Path, component: Component, table: La
         parity=(),
         options=tuple(spec for spec in component.options if spec.name in taken),
         layers=table_name,
+        portable=portable_name,
     )
     compare_shallow(folder, msgspec.structs.replace(component, shallow=found), found)
     return found

@@ -18,6 +18,7 @@ from pocket_export.rewrite import (
     take_concepts,
     winograd,
 )
+from pocket_export.rewrite.cuda import fuse_bias_split_gelu, fuse_group_norm, fuse_skip_layer_norm, nhwc
 
 Rewrite = Callable[[ir.Model], ir.Model]
 
@@ -43,7 +44,11 @@ OLDEST_ONNXRUNTIME = "1.24"
 PREPARED = (split_geglu, fuse_silu, downsample_tokens, take_concepts)
 """What exact and 8-bit graphs for a CPU begin with."""
 _CPU = (*PREPARED, winograd, share_guidance)
-_CUDA = (take_concepts, share_guidance)
+_CUDA = (
+    *(fuse_silu, take_concepts),
+    *(fuse_group_norm, fuse_skip_layer_norm, fuse_bias_split_gelu, nhwc),
+    share_guidance,
+)
 
 # int8 weights keep their shape, whose first axis has the scales, and are reshaped in the graph.
 #

@@ -24,6 +24,8 @@ OPERATORS = frozenset(
         *("Where",),
         *("com.microsoft:MatMulIntegerToFloat", "com.microsoft:MultiHeadAttention", "com.microsoft:QLinearAdd"),
         *("com.microsoft:QLinearConv", "com.microsoft:QuickGelu"),
+        *("com.microsoft:BiasSplitGelu", "com.microsoft:GroupNorm", "com.microsoft:NhwcConv"),  # on CUDA alone
+        *("com.microsoft:SkipGroupNorm", "com.microsoft:SkipLayerNormalization"),
     }
 )
 """All that the exporter writes, and Softmax, for attention that benchmarks leave unfused.

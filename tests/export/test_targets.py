@@ -148,11 +148,31 @@ def test_a_cuda_graph_computes_in_float16(tiny_bundle_cuda: Path) -> None:
         assert {t.data_type for t in large} <= {onnx.TensorProto.FLOAT16, onnx.TensorProto.INT64, onnx.TensorProto.BOOL}
         kinds = {v.name: v.type.tensor_type.elem_type for v in (*proto.value_info, *proto.output)}
         # What the heavy operators make; the angles of the timestep are float32, its cosines need it.
-        heavy = [node for node in proto.node if node.op_type in ("Conv", "MatMul", "Gemm", "MultiHeadAttention")]
+        heavy = [node for node in proto.node if node.op_type in ("NhwcConv", "MatMul", "Gemm", "MultiHeadAttention")]
         assert heavy
         assert {kinds[node.output[0]] for node in heavy} == {onnx.TensorProto.FLOAT16}
         float32 = {node.op_type for node in proto.node if kinds[node.output[0]] == onnx.TensorProto.FLOAT}
         assert float32 == {"Cast"} | ({"Cos", "Mul", "Sin", "Unsqueeze"} if name == "unet" else set())
+
+
+def test_a_cuda_bundle_has_its_twins_over_the_same_weights(tiny_bundle_cuda: Path) -> None:
+    """The graph has operators that CUDA alone has; the twin has none, computes in float32 and has no other weights."""
+    manifest = Bundle.open(tiny_bundle_cuda).manifest
+    assert manifest.unet.shallow is not None
+    for component in (*map(manifest.component, COMPONENTS), manifest.unet.shallow):
+        assert component.portable is not None
+        fused, twin = (
+            onnx.load(tiny_bundle_cuda / name, load_external_data=False).graph
+            for name in (component.graph, component.portable)
+        )
+        on_cuda_alone = {"BiasSplitGelu", "GroupNorm", "NhwcConv", "SkipGroupNorm"}
+        assert (component.graph.startswith("text")) or on_cuda_alone & {node.op_type for node in fused.node}
+        assert not on_cuda_alone & {node.op_type for node in twin.node}
+        places = [
+            {t.name: [(e.key, e.value) for e in t.external_data] for t in one.initializer if t.external_data}
+            for one in (fused, twin)
+        ]
+        assert places[0] == places[1]
 
 
 @on_the_cpu

@@ -19,7 +19,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from pocket_export.rewrite.initializers import derive, layout_of
 from pocket_export.rewrite.int8_weights import as_product
-from pocket_export.rewrite.nodes import Nodes, constant
+from pocket_export.rewrite.nodes import Nodes, constant, only_user
 from pocket_export.rewrite.scans import Body, share_out
 from pocket_export.rewrite.sizes import fixed_shape, usual_shape
 
@@ -232,9 +232,9 @@ class _Conversion:
 
     def _normalise(self, node: ir.Node) -> None:
         """Convert the tracer's group normalisation: InstanceNormalization of groups, Mul and Add of channels."""
-        grouped, restored = _given(node.inputs[0]).producer(), _only_user(node)
-        scaled = _only_user(restored)
-        shifted = _only_user(scaled)
+        grouped, restored = _given(node.inputs[0]).producer(), only_user(node)
+        scaled = only_user(restored)
+        shifted = only_user(scaled)
         chain = [n.op_type if n else "" for n in (grouped, restored, scaled, shifted)]
         if chain != ["Reshape", "Reshape", "Mul", "Add"]:
             return
@@ -419,12 +419,6 @@ def _channels(value: ir.Value) -> int:
 def _given(value: ir.Value | None) -> ir.Value:
     assert value is not None  # noqa: S101 - the operator wants it
     return value
-
-
-def _only_user(node: ir.Node | None) -> ir.Node | None:
-    """Return the node that alone uses a node's output, or None where there is none such."""
-    users = [] if node is None else [use.node for use in node.outputs[0].uses()]
-    return users[0] if len(users) == 1 else None
 
 
 def _numbers(node: ir.Node, name: str, default: list[int]) -> list[int]:

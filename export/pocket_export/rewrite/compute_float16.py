@@ -35,7 +35,7 @@ def float32_operators(model: ir.Model, peaks: Mapping[str, float]) -> list[ir.No
     return [
         node
         for node in operators(model)
-        if node in angles or any(_peak(value, peaks) > LIMIT for value in (*node.inputs, *node.outputs))
+        if node in angles or any(_peak(value, peaks) > LIMIT for value in (*node.inputs, *results(node)))
     ]
 
 
@@ -47,7 +47,7 @@ def compute_float16(model: ir.Model, in_float32: Collection[ir.Node]) -> ir.Mode
     """
     kept = set(in_float32)
     found = list(operators(model))
-    precision = _Precision(model, {value for node in found if node not in kept for value in node.outputs})
+    precision = _Precision(model, {value for node in found if node not in kept for value in results(node)})
     for node in found:
         wants_float32 = range(len(node.inputs)) if node in kept else FLOAT32_OPERANDS.get(node.op_type, ())
         for i, value in enumerate(node.inputs):
@@ -64,11 +64,16 @@ def operators(model: ir.Model) -> Iterator[ir.Node]:
             yield node
 
 
+def results(node: ir.Node) -> list[ir.Value]:
+    """Return a node's outputs without those that are left out, which have no name."""
+    return [value for value in node.outputs if value.name]
+
+
 def measurable(model: ir.Model) -> Iterator[ir.Value]:
     """Yield the float32 values whose magnitudes are not known before the graph runs: all but weights and constants."""
     yield from (value for value in model.graph.inputs if is_float32(value))
     for node in operators(model):
-        yield from (value for value in node.outputs if value.name)  # an output that is left out has no name
+        yield from results(node)
 
 
 def is_float32(value: ir.Value | None) -> bool:

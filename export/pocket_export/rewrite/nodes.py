@@ -94,3 +94,14 @@ def replace_initializer(model: ir.Model, value: ir.Value, nodes: Nodes, output: 
     ir.convenience.replace_all_uses_with(value, output)
     del model.graph.initializers[value.name or ""]
     nodes.insert_in_front()
+
+
+def only_user(node: ir.Node | None) -> ir.Node | None:
+    """Return the node that alone uses a node's output, or None where there is none such."""
+    users = [] if node is None else [use.node for use in node.outputs[0].uses()]
+    return users[0] if len(users) == 1 else None
+
+
+def is_row(value: ir.Value | None) -> bool:
+    """Tell whether a value is an initializer of one axis, as biases are."""
+    return value is not None and value.const_value is not None and len(value.const_value.shape) == 1

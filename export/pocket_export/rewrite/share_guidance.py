@@ -5,7 +5,7 @@ import onnx_ir as ir
 from pocket_export.rewrite.nodes import Nodes
 
 # Of the operators that join values with the context's, these want equal batches; the others broadcast.
-_WANTS_EQUAL_BATCHES = ("Concat", "MultiHeadAttention")
+_WANTS_EQUAL_BATCHES = ("Concat", "MultiHeadAttention", "SkipGroupNorm", "SkipLayerNormalization")
 
 
 def share_guidance(model: ir.Model) -> ir.Model:
@@ -29,10 +29,11 @@ def share_guidance(model: ir.Model) -> ir.Model:
         dependent.update(node.outputs)
         if node.op_type in _WANTS_EQUAL_BATCHES:
             for i, value in enumerate(node.inputs):
-                if value is not None and value.shape is not None and value not in dependent:
-                    ones = [1] * (len(value.shape) - 1)
-                    repeats = nodes.add("Concat", contexts, ones, axis=0)
-                    node.replace_input_with(i, nodes.add("Expand", value, repeats))
+                if value is None or value.shape is None or value.is_initializer() or value in dependent:
+                    continue
+                ones = [1] * (len(value.shape) - 1)
+                repeats = nodes.add("Concat", contexts, ones, axis=0)
+                node.replace_input_with(i, nodes.add("Expand", value, repeats))
             if len(nodes):
                 nodes.insert_before(node)
     batch = context.shape[0]

@@ -6,7 +6,7 @@ there.
 
 import onnx_ir as ir
 
-from pocket_export.rewrite.compute_float16 import element_type
+from pocket_export.rewrite.compute_float16 import element_type, results
 from pocket_export.rewrite.nodes import Nodes
 
 
@@ -26,7 +26,7 @@ def simulate_float16(model: ir.Model) -> ir.Model:
             node.replace_input_with(i, full)
     restored.insert_in_front()
     for node in halves:
-        for value in (value for value in node.outputs if value.name):
+        for value in results(node):
             nodes = Nodes(model)
             uses = list(value.uses())
             rounded = value if node.op_type == "Cast" else nodes.add("Cast", value, to=ir.DataType.FLOAT16)
