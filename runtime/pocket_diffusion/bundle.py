@@ -349,6 +349,11 @@ class Manifest(Strict, frozen=True, omit_defaults=True):
         return component
 
     @property
+    def computes_in_float16(self) -> bool:
+        """Whether the networks compute in float16 on a GPU, and do not only store their weights in it."""
+        return self.target == "cuda" and self.weights == "fp16"
+
+    @property
     def int8_graphs(self) -> dict[str, Int8Graph]:
         """The 8-bit graphs by the names of their components; the components that have none are left out."""
         graphs = {name: self.component(name).int8 for name in COMPONENTS}

@@ -15,6 +15,8 @@ PocketDiffusionError
 ├── OperatorUnavailableError (ValueError)          this ONNX Runtime lacks an operator that a bundle uses
 ├── ProviderUnavailableError (ValueError)          the execution provider asked for cannot be used here
 ├── InferenceError                                 ONNX Runtime failed while computing
+│   ├── OutOfMemoryError (MemoryError)             memory, also a graphics card's, did not suffice
+│   └── NotFiniteError (ArithmeticError)           a network computed what is no number
 ├── OutputError (OSError)                          a result cannot be written
 ├── Cancelled                                      raised by a caller's `on_step` to stop a run
 └── ExportError                                    an export went wrong (pocket_export)
@@ -116,6 +118,14 @@ class ProviderUnavailableError(PocketDiffusionError, ValueError):
 
 class InferenceError(PocketDiffusionError):
     """ONNX Runtime failed while computing."""
+
+
+class OutOfMemoryError(InferenceError, MemoryError):
+    """Memory did not suffice: this machine's, or its graphics card's."""
+
+
+class NotFiniteError(InferenceError, ArithmeticError):
+    """A network computed what is no number, such as an infinity in float16, whose largest number is 65,504."""
 
 
 class OutputError(PocketDiffusionError, OSError):

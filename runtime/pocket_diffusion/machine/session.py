@@ -19,6 +19,7 @@ from pocket_diffusion.errors import (
     InferenceError,
     InvalidRequestError,
     OperatorUnavailableError,
+    OutOfMemoryError,
     ProviderUnavailableError,
     RuntimeUnavailableError,
 )
@@ -26,6 +27,7 @@ from pocket_diffusion.files import read_regular
 from pocket_diffusion.graph import LARGEST_GRAPH, graph_fault
 from pocket_diffusion.machine import allocator
 from pocket_diffusion.machine.cuda import CUDA, CUDNN, Cuda, find_cuda, open_library
+from pocket_diffusion.machine.cuda_session import CudaSession
 from pocket_diffusion.machine.turns import Turns
 
 Provider = Literal["cpu", "cuda"]
@@ -49,6 +51,13 @@ _LACKING = {
 
 _CUDA_FAILURE = r"\bCU(DA|DNN|BLAS) failure \d+: [^;]*[^; ]"
 """What it says when it begins with CUDA and something of NVIDIA's fails."""
+
+# What ONNX Runtime, CUDA and its libraries say where memory is short.
+_OUT_OF_MEMORY = re.compile(
+    r"Failed to allocate memory|out of memory|Available memory of \d+ is smaller than requested"
+    r"|CU(DNN|BLAS)_STATUS_ALLOC_FAILED|bad_alloc",
+    re.IGNORECASE,
+)
 
 
 def onnxruntime() -> ModuleType:
@@ -170,6 +179,8 @@ class GraphSession:
         *,
         expand_weights: bool = False,
         arena: Arena = "own",
+        runs_often: bool = False,
+        device_memory: int | None = None,
         replaced: Mapping[str, NDArray[Any]] | None = None,
         oldest_onnxruntime: str | None = None,
         turns: Turns | None = None,
@@ -181,12 +192,16 @@ class GraphSession:
         `renew_shared_arena`. Without an arena, what is freed while running goes back to the system at once: with glibc
         by a setting of the whole process, which stays.
 
+        On a GPU, a graph that `runs_often` is recorded and replayed; see `CudaSession`. It takes at most
+        `device_memory` bytes there, if given.
+
         Arrays in `replaced` stand in for the initializers of these names, which lie in the weights file with the same
         shapes and types.
 
         A run ends early when the cancellation of `turns`, if given, asks for it.
 
         Raises:
+            OutOfMemoryError: memory does not suffice for the weights.
             BundleDamagedError: ONNX Runtime cannot load the graph, it is not the one that the manifest describes, or
                 it is none that the exporter would write; see `graph_fault`.
             OperatorUnavailableError: the graph has an operator that this ONNX Runtime lacks; names it, and
@@ -202,26 +217,23 @@ class GraphSession:
         self._weights = folder / component.weights
         self._mapped = _state_of(self._weights)
         _check_graph(folder, component)
-        options = _options(provider, threads, expand_weights=expand_weights, arena=arena, is_small=component.is_small)
         if arena == "none" and provider == "cpu":
             allocator.give_back_at_once()
-        self._session: Any = _open(folder / component.graph, provider, options, replaced or {}, oldest_onnxruntime)
-        if provider == "cuda" and _CUDA not in self._session.get_providers():
-            raise ProviderUnavailableError(
-                _does_not_start(f"{_provider_fault()}; it needs CUDA {CUDA} and cuDNN {CUDNN}")
-            )
-        for kind, found, specs in (
-            ("inputs", self._session.get_inputs(), component.inputs),
-            ("outputs", self._session.get_outputs(), (*component.outputs, *component.outputs_on_request)),
-        ):
-            names = sorted(node.name for node in found)
-            if names != sorted(spec.name for spec in specs):
-                raise BundleDamagedError(
-                    f"{component.graph} has the {kind} {names}, not those of the manifest; export the bundle again"
-                )
+
+        def opened(cuda_options: Mapping[str, str]) -> Any:  # noqa: ANN401 - ONNX Runtime has no types
+            small = component.is_small
+            options = _options(provider, threads, expand_weights=expand_weights, arena=arena, is_small=small)
+            graph = folder / component.graph
+            session = _open(graph, provider, options, cuda_options, replaced or {}, oldest_onnxruntime)
+            _check_session(session, component, provider)
+            return session
+
+        self._session: Any = opened({}) if provider == "cpu" else CudaSession(opened, device_memory, records=runs_often)
 
     def close(self) -> None:
         """Give the memory back; the session cannot be run again."""
+        if isinstance(self._session, CudaSession):
+            self._session.close()
         self._session = None
         if self._expanded:
             allocator.give_back_now()  # which would keep much of the weights for later otherwise
@@ -233,7 +245,8 @@ class GraphSession:
 
         Raises:
             InvalidRequestError: an input is missing, unknown, of the wrong kind or of a shape that does not fit.
-            InferenceError: ONNX Runtime failed, or the session was closed.
+            OutOfMemoryError: memory did not suffice.
+            InferenceError: ONNX Runtime failed in another way, or the session was closed.
             BundleDamagedError: something has written to the weights file since it was mapped. While ONNX Runtime
                 computes, a file that becomes shorter ends the process by a signal.
             PocketDiffusionError: the run was cancelled; the cancellation's reason.
@@ -252,10 +265,11 @@ class GraphSession:
                 outputs = self._session.run(names, feeds, options)
         except Exception as error:  # ONNX Runtime's exceptions share no base of their own
             cancellation.check()
-            raise InferenceError(
-                f"{self.name} failed at {_shapes(feeds)}: {_first_line(error)}; "
-                "if memory ran out, try a smaller size or count"
-            ) from None
+            failed = f"{self.name} failed at {_shapes(feeds)}: {_first_line(error)}"
+            if _OUT_OF_MEMORY.search(str(error)):
+                error.__traceback__ = None  # whose frames hold the session, and with it the memory
+                raise OutOfMemoryError(f"{failed}; use --memory low, or draw a smaller size or count") from None
+            raise InferenceError(f"{failed}; if memory ran out, try a smaller size or count") from None
         return {name: np.asarray(output, np.float32) for name, output in zip(names, outputs, strict=True)}
 
     def _check_weights(self) -> None:
@@ -301,9 +315,9 @@ def _options(provider: Provider, threads: int | None, *, expand_weights: bool, a
     options.log_severity_level = 4  # a failure is reported once, by the exception
     if threads is not None:
         options.intra_op_num_threads = threads
+    options.enable_mem_pattern = False  # halves the arena
     if provider == "cuda":
         return options
-    options.enable_mem_pattern = False  # halves the arena
     if is_small:
         options.add_session_config_entry("session.disable_quant_qdq", "1")  # as below; all else makes it faster
     elif expand_weights:
@@ -326,6 +340,7 @@ def _open(
     graph: Path,
     provider: Provider,
     options: Any,  # noqa: ANN401 - as above
+    cuda_options: Mapping[str, str],
     replaced: Mapping[str, NDArray[Any]],
     oldest_onnxruntime: str | None,
 ) -> Any:  # noqa: ANN401 - as above
@@ -336,7 +351,7 @@ def _open(
         options.add_external_initializers(list(replaced), values)
     if provider == "cuda":
         require_cuda()  # which loads NVIDIA's libraries; ONNX Runtime's own way prints what it misses
-    providers = [_CUDA, _CPU] if provider == "cuda" else [_CPU]
+    providers = [(_CUDA, cuda_options), _CPU] if provider == "cuda" else [_CPU]
     try:
         # Without its fallback, which would say so on standard output, and compute on the CPU after a failure on CUDA.
         return ort.InferenceSession(os.fspath(graph), options, providers=providers, enable_fallback=0)
@@ -348,12 +363,31 @@ def _open(
                     f"needs version {oldest_onnxruntime or 'of its export'} or newer: update {' or '.join(FLAVOURS)}, "
                     "or export the bundle again"
                 ) from None
+        if _OUT_OF_MEMORY.search(str(error)):
+            raise OutOfMemoryError(
+                f"memory does not suffice to load {graph.name}; use --memory low, or free some memory"
+            ) from None
         if failure := re.search(_CUDA_FAILURE, str(error)):
             raise ProviderUnavailableError(_does_not_start(failure[0])) from None
         raise BundleDamagedError(
             f"ONNX Runtime {ort.__version__} cannot load {graph}: {_first_line(error)}; "
             "`pocket-diffusion verify` tells whether the bundle is damaged"
         ) from None
+
+
+def _check_session(session: Any, component: Component, provider: Provider) -> None:  # noqa: ANN401 - as above
+    """Refuse a session that computes elsewhere, or another graph, than it should."""
+    if provider == "cuda" and _CUDA not in session.get_providers():
+        raise ProviderUnavailableError(_does_not_start(f"{_provider_fault()}; it needs CUDA {CUDA} and cuDNN {CUDNN}"))
+    for kind, found, specs in (
+        ("inputs", session.get_inputs(), component.inputs),
+        ("outputs", session.get_outputs(), (*component.outputs, *component.outputs_on_request)),
+    ):
+        names = sorted(node.name for node in found)
+        if names != sorted(spec.name for spec in specs):
+            raise BundleDamagedError(
+                f"{component.graph} has the {kind} {names}, not those of the manifest; export the bundle again"
+            )
 
 
 def _provider_fault() -> str:

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 from pocket_diffusion.bundle import Manifest
 from pocket_diffusion.errors import InvalidRequestError
+from pocket_diffusion.machine.device_memory import free_device_memory
 from pocket_diffusion.machine.free_memory import free_memory, own_anonymous_memory
 from pocket_diffusion.machine.session import Provider
-from pocket_diffusion.model.memory import MODES, Demand, MemoryMode, needed_memory
+from pocket_diffusion.model.memory import MODES, MODES_ON, Demand, MemoryMode, needed_memory
 
 AUTO = "auto"
 _RESERVE = 0.2
@@ -24,7 +25,7 @@ class MemoryBudget:
 
     asked: str = AUTO
     limit: int | None = None
-    """Bytes of anonymous memory that the process may have in all."""
+    """Bytes that the process may have in all: of anonymous memory, or of the graphics card's on CUDA."""
 
     @classmethod
     def parse(cls, text: "str | MemoryBudget") -> "MemoryBudget":
@@ -49,24 +50,23 @@ class MemoryBudget:
     def choose(self, manifest: Manifest, demand: Demand, provider: Provider) -> "MemoryChoice":
         """Return the mode that was asked for, else the fastest that fits; or the smallest, if none does.
 
-        Without figures, which a graphics card's memory never has, `auto` means `fast` there and `balanced` on a CPU.
+        Without figures, `auto` means `fast` on CUDA and `balanced` on a CPU.
         """
-        free = of_machine = free_memory()
-        own = own_anonymous_memory()
+        modes = MODES_ON[provider]
+        free = of_machine = free_device_memory() if provider == "cuda" else free_memory()
+        own = own_anonymous_memory() if provider == "cpu" else 0  # on a card, `needed_memory` counts it
         if self.limit is not None:
             left = max(self.limit - own, 0)
             free = left if of_machine is None else min(of_machine, left)
-        needs = {
-            name: None if provider == "cuda" else needed_memory(manifest, mode, demand) for name, mode in MODES.items()
-        }
+        needs = {name: needed_memory(manifest, mode, demand, provider) for name, mode in modes.items()}
         if self.asked != AUTO:
-            mode = MODES[self.asked]
+            mode = modes[self.asked]
         elif free is None or None in needs.values():
-            mode = MODES["fast" if provider == "cuda" else "balanced"]
+            mode = modes["fast" if provider == "cuda" else "balanced"]
         else:
             usable = free if of_machine is None else min(free, of_machine * (1 - _RESERVE))
-            mode = next((MODES[name] for name, need in needs.items() if (need or 0) <= usable), MODES["low"])
-        return MemoryChoice(self, manifest, demand, mode, needs, free, of_machine, own)
+            mode = next((modes[name] for name, need in needs.items() if (need or 0) <= usable), modes["low"])
+        return MemoryChoice(self, manifest, demand, provider, mode, needs, free, of_machine, own)
 
     def has_room(self, more: int) -> bool:
         """Tell whether so many bytes more can be had beside all that the process holds."""
@@ -83,6 +83,7 @@ class MemoryChoice:
     budget: MemoryBudget
     manifest: Manifest
     demand: Demand
+    provider: Provider
     mode: MemoryMode
     needs: dict[str, int | None]
     """By mode, in bytes; None where the bundle does not tell."""
@@ -97,7 +98,7 @@ class MemoryChoice:
     def is_comfortable(self) -> bool:
         """Whether the picture is known to fit in the fastest mode that may be taken."""
         need = self.needs[self.mode.name]
-        is_fastest = self.budget.asked != AUTO or self.mode is next(iter(MODES.values()))
+        is_fastest = self.budget.asked != AUTO or self.mode.name == next(iter(self.needs))
         return is_fastest and need is not None and self.free is not None and need <= self.free
 
     def check(self) -> None:
@@ -113,7 +114,7 @@ class MemoryChoice:
         advice = list(self._advice(need, self.free))
         advice = advice or [f"no size fits in mode {self.mode.name}; free some memory or use a smaller bundle"]
         raise InvalidRequestError(
-            f"{self._size(self.demand)} needs {_megabytes(need)} of memory in mode {self.mode.name}, "
+            f"{self._size(self.demand)} needs {_megabytes(need)} of {self._memory} in mode {self.mode.name}, "
             f"and {self._free()}; {', or '.join(advice)}"
         )
 
@@ -132,7 +133,7 @@ class MemoryChoice:
         if self.budget.limit is not None and (self.of_machine is None or need <= self.of_machine):
             yield f"a limit of {_megabytes(need + self.own)} would do"
         for smaller in self.demand.smaller(self.manifest.latents.downscale):
-            if (needed_memory(self.manifest, self.mode, smaller) or math.inf) <= free:
+            if (needed_memory(self.manifest, self.mode, smaller, self.provider) or math.inf) <= free:
                 yield f"the largest of such proportions that fits in mode {self.mode.name} is {self._size(smaller)}"
                 break
 
@@ -140,6 +141,10 @@ class MemoryChoice:
         if self.free is None:
             return "how much is free is not known here"
         return f"{self.free // 10**6} MB are {'free' if self.free == self.of_machine else 'left of the limit'}"
+
+    @property
+    def _memory(self) -> str:
+        return "the GPU's memory" if self.provider == "cuda" else "memory"
 
     @staticmethod
     def _size(demand: Demand) -> str:

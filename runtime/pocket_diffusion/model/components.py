@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -12,12 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocket_diffusion.bundle import SHALLOW_UNET, Bundle
+from pocket_diffusion.errors import BundleDamagedError, NotFiniteError, OperatorUnavailableError, OutOfMemoryError
 from pocket_diffusion.machine.session import GraphSession, Provider, renew_shared_arena
 from pocket_diffusion.machine.turns import Cancellation, Turns
 from pocket_diffusion.model.arithmetic import ArithmeticChoice
 from pocket_diffusion.model.budget import MemoryBudget
 from pocket_diffusion.model.lora import CHANGEABLE, Lora
-from pocket_diffusion.model.memory import Demand, MemoryMode, needed_memory
+from pocket_diffusion.model.memory import Demand, MemoryMode, needed_memory, runs_often
 from pocket_diffusion.model.weights import ChangedWeights, changed_arrays, changed_memory
 
 Arrays = dict[str, NDArray[np.float32]]
@@ -94,6 +95,8 @@ class Components:
         self._coming: dict[str, Future[Network]] = {}
         """Networks that are being loaded in a thread."""
         self._shares_arena = False
+        self._in_float32: dict[str, Network] = {}
+        """What computes in the place of networks that left float16's range in this drawing."""
 
     def run(self, role: str, *more: str, **inputs: NDArray[Any]) -> Arrays:
         """Run a network, loading it first where it is not loaded; arrays go in and come out by name.
@@ -102,16 +105,26 @@ class Components:
 
         Raises:
             InvalidRequestError: an input is missing, unknown, or of a shape that does not fit.
-            InferenceError: ONNX Runtime failed.
+            OutOfMemoryError: memory did not suffice; all networks were closed, which gives theirs back.
+            NotFiniteError: a network that computes in float16 left its range, and float32 does not help.
+            InferenceError: ONNX Runtime failed in another way.
             BundleDamagedError, OperatorUnavailableError, ProviderUnavailableError: see `GraphSession`.
             PocketDiffusionError: it was cancelled; the reason.
 
         """
         with self.turns.turn():
             self.turns.cancellation.check()
-            if role not in self._loaded:
-                self._load(role)
-            return self._loaded[role].run(*more, **inputs)
+            try:
+                if role not in self._loaded:
+                    self._load(role)
+                network = self._in_float32.get(role, self._loaded[role])
+                outputs = network.run(*more, **inputs)
+                if self.bundle.manifest.computes_in_float16 and not _are_finite(outputs):
+                    outputs = self._run_in_float32(role, *more, **inputs)
+            except OutOfMemoryError:
+                self.close()
+                raise
+            return outputs
 
     def expect(self, role: str) -> None:
         """Begin to load a network that will be needed soon, beside what is computed until then.
@@ -137,6 +150,8 @@ class Components:
         affected = frozenset(role for role in roles if _effects(loras, role) != _effects(self.loras, role))
         changed = self._changed | {role: changed_memory(self.bundle, role, loras) for role in affected}
         more = sum(one.size for one in changed.values()) - sum(one.size for one in self._changed.values())
+        if self.provider == "cuda":  # where they lie in the place of the bundle's own
+            more = 0
         for role in affected:
             self._give_up(role)
         if self._granted is not None:  # else the next picture is weighed with all its networks closed
@@ -144,6 +159,7 @@ class Components:
             self._granted = self._granted + more if more <= 0 or self._budget.has_room(more) else None
         for role in affected & self._loaded.keys():
             self._loaded.pop(role).close()
+        self._close_float32(affected)
         self.loras, self._changed = tuple(loras), changed
         return affected
 
@@ -183,11 +199,13 @@ class Components:
         finally:
             if not self.mode.keep_sessions:
                 self.close()
+            self._close_float32(self._in_float32)
 
     def close(self) -> None:
         """Give back the memory of all loaded networks; they are loaded again when they are needed."""
         with self.turns.turn():
             self._granted = None
+            self._close_float32(self._in_float32)
             for role in list(self._coming):
                 self._give_up(role)
             if not self._loaded:
@@ -198,10 +216,11 @@ class Components:
                 renew_shared_arena()  # which gives the last one back
                 self._shares_arena = False
 
-    def open_session(self, role: str) -> GraphSession:
-        """Load a network anew, as the memory mode has it."""
+    def open_session(self, role: str, provider: Provider | None = None) -> GraphSession:
+        """Load a network anew, as the memory mode has it; on another provider than that of the others, if given."""
         manifest = self.bundle.manifest
-        component = manifest.component(role).on(self.provider)
+        provider = provider or self.provider
+        component = manifest.component(role).on(provider)
         self.bundle.check_files(component.graph, component.weights)
         self._prepare_arena()
         # Where networks stay loaded, one that a cancelled drawing began to load is there for the next drawing.
@@ -210,14 +229,43 @@ class Components:
             self.bundle.root,
             role,
             component,
-            self.provider,
+            provider,
             self.threads,
             expand_weights=self.mode.expands(role),
             arena=self.mode.arena,
+            runs_often=runs_often(role),
+            device_memory=self._budget.limit,
             replaced=changed_arrays(self.bundle, role, self.loras, cancellation.check),
             oldest_onnxruntime=manifest.onnxruntime,
             turns=self.turns,
         )
+
+    def _run_in_float32(self, role: str, *more: str, **inputs: NDArray[Any]) -> Arrays:
+        """Run a network that left float16's range on the CPU, for which ONNX Runtime computes in float32.
+
+        Raises:
+            NotFiniteError: that does not help, or cannot be.
+
+        """
+        if self.provider != "cpu" and role not in self._in_float32:
+            try:
+                self._in_float32[role] = self.open_session(role, "cpu")
+            except (BundleDamagedError, OperatorUnavailableError) as error:  # as of nodes that are for GPUs alone
+                _log.warning("%s cannot be computed on the CPU: %s", role, error)
+            else:
+                _log.warning("%s left the range of float16: it is computed on the CPU until the drawing ends", role)
+                outputs = self._in_float32[role].run(*more, **inputs)
+                if _are_finite(outputs):
+                    return outputs
+        raise NotFiniteError(
+            f"{role} left the range of float16, whose largest number is 65,504, and there is no picture; "
+            "export the bundle again with --weights fp32, or draw with a lower guidance scale"
+        )
+
+    def _close_float32(self, roles: Iterable[str]) -> None:
+        for role in list(roles):
+            if role in self._in_float32:
+                self._in_float32.pop(role).close()
 
     def _load(self, role: str) -> None:
         if not self.mode.keep_sessions and any(_STAGES[other] != _STAGES[role] for other in self._loaded):
@@ -251,10 +299,12 @@ class Components:
             self._shares_arena = True
 
     def _need(self, demand: Demand) -> int:
-        """Return the bytes that are weighed: none of a graphics card's."""
-        if self.provider == "cuda":
-            return 0
-        return needed_memory(self.bundle.manifest, self.mode, demand) or 0
+        """Return the bytes that are weighed: none where the bundle has no figures."""
+        return needed_memory(self.bundle.manifest, self.mode, demand, self.provider) or 0
+
+
+def _are_finite(arrays: Arrays) -> bool:
+    return all(np.isfinite(array).all() for array in arrays.values())
 
 
 def _effects(loras: Sequence[Lora], role: str) -> list[tuple[str, float]]:

@@ -1,10 +1,11 @@
 """Memory as a choice: what each mode trades for it, and what a picture needs in each."""
 
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from pocket_diffusion.bundle import COMPONENTS, SHALLOW_UNET, SIDES, Manifest
-from pocket_diffusion.machine.session import Arena
+from pocket_diffusion.machine.session import Arena, Provider
 from pocket_diffusion.model.tiles import largest_run
 from pocket_diffusion.model.weights import ChangedWeights
 
@@ -15,6 +16,13 @@ _PICTURE_BYTES = 60
 """Per pixel: a decoded picture as float32 (12 bytes), a few times over while it is joined and rounded."""
 _FINISHED_BYTES = 4
 """Per pixel: a finished picture, whose red, green and blue Pillow pads to four bytes."""
+_CUDA_CONTEXT = 600 * 10**6
+"""What CUDA, cuBLAS and cuDNN take of a graphics card before any network does: an estimate, never measured."""
+
+
+def runs_often(component: str) -> bool:
+    """Tell whether a component runs at each step, and not only once or twice a picture."""
+    return component in ("unet", SHALLOW_UNET)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +30,8 @@ class MemoryMode:
     """A way to trade time for memory.
 
     Where the VAE takes a picture whole, it is the same in all modes but for rounding; where in tiles (in `low` beyond
-    288x288 pixels, else beyond 768x512), it is near to that: 28 to 34 dB for 512x512 in `low`, see `in_tiles`.
+    288x288 pixels, else beyond 768x512, and on a GPU in `fast` nowhere), it is near to that: 28 to 34 dB for 512x512 in
+    `low`, see `in_tiles`.
     """
 
     name: str
@@ -41,7 +50,7 @@ class MemoryMode:
 
     def expands(self, component: str) -> bool:
         """Tell whether a component's weights are expanded: those of the U-Net, which alone runs often."""
-        return self.expand_weights and component in ("unet", SHALLOW_UNET)
+        return self.expand_weights and runs_often(component)
 
     def vae_tile(self, height: int, width: int) -> int:
         """Return the longest side of a tile for a picture of `height` x `width` latents."""
@@ -65,6 +74,26 @@ MODES = {
         ),
     )
 }  # fmt: skip
+
+CUDA_MODES = {
+    mode.name: mode
+    for mode in (  # the fastest first: on a GPU, to load a network takes longer than a picture, and tiles do not
+        MemoryMode(
+            name="fast", expand_weights=False, keep_sessions=True, guide_together=True, arena="own",
+            whole=sys.maxsize, tile=72,
+        ),
+        MemoryMode(
+            name="balanced", expand_weights=False, keep_sessions=True, guide_together=True, arena="own",
+            whole=96 * 64, tile=72,
+        ),
+        MemoryMode(
+            name="low", expand_weights=False, keep_sessions=False, guide_together=False, arena="own",
+            whole=36 * 36, tile=36,
+        ),
+    )
+}  # fmt: skip
+MODES_ON: Mapping[Provider, Mapping[str, MemoryMode]] = {"cpu": MODES, "cuda": CUDA_MODES}
+"""The modes of each provider, by the same names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,24 +130,19 @@ class Demand:
 _UNCHANGED = ChangedWeights()
 
 
-def needed_memory(manifest: Manifest, mode: MemoryMode, demand: Demand) -> int | None:
-    """Return the bytes of anonymous memory that a picture takes at most, or None if the bundle has no figures.
+def needed_memory(manifest: Manifest, mode: MemoryMode, demand: Demand, provider: Provider = "cpu") -> int | None:
+    """Return the bytes that a picture takes at most, or None if the bundle has no figures.
+
+    They are of anonymous memory on a CPU, and of the graphics card's on CUDA.
 
     Each component's figures are the exporter's measurements (`ComponentMemory`). Components take turns. Where they stay
     loaded, expanded and changed weights stay too, and so does what of the arena that they share is of no use to the
     next.
     """
+    if provider == "cuda":
+        return _needed_on_cuda(manifest, mode, demand)
     pixels = demand.width * demand.height
-    height, width = (side // manifest.latents.downscale for side in (demand.height, demand.width))
-    vae_pixels = largest_run(height, width, mode.vae_tile(height, width)) * manifest.latents.downscale**2
-    unet_pixels = pixels * (2 if demand.guided and mode.guide_together else 1)
-    at_once = {
-        "text_encoder": pixels,
-        "unet": unet_pixels,
-        SHALLOW_UNET: unet_pixels,
-        "vae_encoder": vae_pixels,
-        "vae_decoder": vae_pixels,
-    }
+    at_once = _pixels_at_once(manifest, mode, demand)
     turns: list[int] = []
     weights = 0
     for name in (*COMPONENTS, SHALLOW_UNET) if demand.keeps_deep else COMPONENTS:
@@ -139,8 +163,44 @@ def needed_memory(manifest: Manifest, mode: MemoryMode, demand: Demand) -> int |
     pictures = (_PICTURE_BYTES + _FINISHED_BYTES * (demand.count - 1)) * pixels
     most = max(turns)
     kept = _UNSHARED * (sum(turns) - most) if mode.keep_sessions else 0
-    deep = _deep_bytes(manifest, demand, height * width) if demand.keeps_deep else 0
+    deep = _deep_bytes(manifest, demand, pixels // manifest.latents.downscale**2) if demand.keeps_deep else 0
     return int(weights + most + kept) + pictures + deep
+
+
+def _needed_on_cuda(manifest: Manifest, mode: MemoryMode, demand: Demand) -> int | None:
+    """Return the bytes of a graphics card's memory that a picture takes at most.
+
+    Weights, also changed ones, lie there as they are stored. Activations are those that were measured in float32, of
+    which float16 takes half. Networks that run once give them back; the others keep them, for the next step.
+    """
+    at_once = _pixels_at_once(manifest, mode, demand)
+    weights, kept, passing = [], [], []
+    for name in (*COMPONENTS, SHALLOW_UNET) if demand.keeps_deep else COMPONENTS:
+        component = manifest.component(name)
+        if component.memory is None:
+            return None
+        if name != "vae_encoder" or demand.from_picture:
+            activations = component.memory.per_pixel * at_once[name] // (2 if manifest.computes_in_float16 else 1)
+            weights.append(manifest.files[component.weights].size)
+            (kept if runs_often(name) else passing).append(activations)
+    if mode.keep_sessions:
+        return _CUDA_CONTEXT + sum(weights) + sum(kept) + max(passing)
+    return _CUDA_CONTEXT + max(weights) * max(1, len(kept)) + max(sum(kept), *passing)
+
+
+def _pixels_at_once(manifest: Manifest, mode: MemoryMode, demand: Demand) -> dict[str, int]:
+    """Return the pixels that each component takes in one run at most."""
+    pixels = demand.width * demand.height
+    height, width = (side // manifest.latents.downscale for side in (demand.height, demand.width))
+    vae_pixels = largest_run(height, width, mode.vae_tile(height, width)) * manifest.latents.downscale**2
+    unet_pixels = pixels * (2 if demand.guided and mode.guide_together else 1)
+    return {
+        "text_encoder": pixels,
+        "unet": unet_pixels,
+        SHALLOW_UNET: unet_pixels,
+        "vae_encoder": vae_pixels,
+        "vae_decoder": vae_pixels,
+    }
 
 
 def _deep_bytes(manifest: Manifest, demand: Demand, latents: int) -> int:

@@ -72,6 +72,8 @@ class TinyDecoder:
 
     def close(self) -> None:
         """Give the memory back; the network is loaded again when it is needed."""
+        if self._session is not None:
+            self._session.close()
         self._session = None
 
     def _open(self) -> GraphSession:

@@ -1,18 +1,21 @@
 """The autoencoder: pictures to scaled latents and back, in tiles where they are large."""
 
+import logging
 from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pocket_diffusion.bundle import LatentSpec
-from pocket_diffusion.errors import InvalidRequestError
+from pocket_diffusion.errors import InvalidRequestError, OutOfMemoryError
 from pocket_diffusion.model.components import Components
 from pocket_diffusion.model.tiles import blend, in_tiles
 
 Array = NDArray[np.float32]
 
 _LOG_VARIANCE_LIMITS = (-30.0, 20.0)  # as in the autoencoder's training; keeps exp() finite
+
+_log = logging.getLogger(__name__)
 
 
 class VAE:
@@ -77,15 +80,24 @@ class VAE:
             raise InvalidRequestError(f"{given} must be [n, channels, height, width], not {list(arrays.shape)}")
         arrays = arrays.astype(np.float32, copy=False)  # Pillow, which resizes for tiles, knows no float16
         sides = tuple(side // inward for side in arrays.shape[-2:])
-        tile = self._components.mode.vae_tile(*sides)
-        in_parts = in_tiles
-        if self._is_tiny and max(sides) > tile:
-            in_parts = partial(blend, channels=channels)
+        mode = self._components.mode
 
         def process(piece: Array) -> Array:
             return self._components.run(role, **{given: piece})[wanted]
 
-        # One by one: the VAE's activations are the largest of all, and a batch is no faster.
-        return np.concatenate(
-            [in_parts(process, one[None], tile=tile, inward=inward, outward=outward) for one in arrays]
-        )
+        def run(tile: int) -> Array:
+            blends = self._is_tiny and max(sides) > tile
+            in_parts = partial(blend, channels=channels) if blends else in_tiles
+            # One by one: the VAE's activations are the largest of all, and a batch is no faster.
+            return np.concatenate(
+                [in_parts(process, one[None], tile=tile, inward=inward, outward=outward) for one in arrays]
+            )
+
+        tile = mode.vae_tile(*sides)
+        try:
+            return run(tile)
+        except OutOfMemoryError as error:
+            if self._components.provider == "cpu" or tile <= mode.tile:
+                raise
+            _log.warning("%s: it is run in tiles instead, as --memory balanced has it at once", error)
+        return run(mode.tile)

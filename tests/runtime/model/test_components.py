@@ -3,14 +3,16 @@
 import threading
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
 from loras import random_lora, write_safetensors
 from pocket_diffusion import Pipeline
 from pocket_diffusion.bundle import Bundle
-from pocket_diffusion.errors import BundleDamagedError
+from pocket_diffusion.errors import BundleDamagedError, NotFiniteError, OperatorUnavailableError, OutOfMemoryError
 from pocket_diffusion.model import budget as budgets
 from pocket_diffusion.model import components as module
 from pocket_diffusion.model.budget import MemoryBudget
@@ -196,3 +198,111 @@ def test_networks_stay_loaded_where_changed_weights_fit_beside_them(
     assert open_now == ["vae_decoder"]  # the others have other weights now
     with components.room_for(demand):
         assert open_now == (["vae_decoder"] if stays else [])
+
+
+class InFloat16:
+    """A network as a GPU computes it that leaves float16's range: every number is multiplied by 1,000, twice."""
+
+    def __init__(self, output: str) -> None:
+        self.output = output
+        self.runs = 0
+
+    def run(self, *_: str, **inputs: np.ndarray) -> Arrays:
+        self.runs += 1
+        first = next(iter(inputs.values())).astype(np.float16)
+        with np.errstate(over="ignore"):
+            return {self.output: (first * np.float16(1000) * np.float16(1000)).astype(np.float32)}
+
+    def close(self) -> None:
+        pass
+
+
+def in_float16(provider: Any, open_network: OpenNetwork | None = None) -> Components:  # noqa: ANN401 - a literal
+    """The embedded bundle, as if it had been exported to compute in float16."""
+    bundle = Bundle.open(DEFAULT_BUNDLE)
+    manifest = msgspec.structs.replace(bundle.manifest, target="cuda", weights="fp16")
+    budget = MemoryBudget.parse("fast")
+    bundle = Bundle(bundle.root, manifest)
+    return Components(bundle, provider=provider, threads=None, budget=budget, open_network=open_network)
+
+
+LATENTS = np.full((1, 4, 8, 8), 2, np.float32)
+
+
+def test_what_leaves_the_range_of_float16_is_computed_in_float32(
+    pipeline: Pipeline, caplog: pytest.LogCaptureFixture
+) -> None:
+    decoder = InFloat16("picture")
+    components = in_float16("cuda", lambda _: decoder)
+    expected = pipeline.components.run("vae_decoder", latents=LATENTS)["picture"]
+    with components.room_for(Demand.usual(components.bundle.manifest)):
+        for _ in range(2):
+            found = components.run("vae_decoder", latents=LATENTS)["picture"]
+            np.testing.assert_allclose(found, expected, atol=1e-4)
+    assert decoder.runs == 1  # the second went to float32 at once
+    assert "vae_decoder left the range of float16" in caplog.text
+    with components.room_for(Demand.usual(components.bundle.manifest)):
+        components.run("vae_decoder", latents=np.zeros_like(LATENTS))  # which float16 can compute
+    assert decoder.runs == 2
+
+
+def test_what_float32_does_not_help_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = "vae_decoder left the range of float16, .* there is no picture; export the bundle again with --weights"
+    on_gpu = in_float16("cuda", lambda _: InFloat16("picture"))
+    with pytest.raises(NotFiniteError, match=refused):
+        on_gpu.run("vae_decoder", latents=np.full_like(LATENTS, np.nan))
+    with pytest.raises(NotFiniteError, match=refused):
+        in_float16("cpu").run("vae_decoder", latents=np.full_like(LATENTS, np.nan))
+
+    def fail(*_: object) -> None:
+        raise OperatorUnavailableError("NhwcConv is for GPUs")
+
+    monkeypatch.setattr(on_gpu, "open_session", fail)
+    on_gpu.close()
+    with pytest.raises(NotFiniteError, match=refused):
+        on_gpu.run("vae_decoder", latents=LATENTS)
+
+
+def test_no_picture_is_better_than_a_black_one() -> None:
+    components = in_float16("cpu", lambda role: InFloat16("picture") if role == "vae_decoder" else real(role))
+    real = components.open_session
+    with pytest.raises(NotFiniteError):
+        Pipeline(components).generate("a lake", **SMALL)
+
+
+def test_where_memory_runs_out_all_is_given_back_and_the_next_picture_is_drawn() -> None:
+    open_now: list[str] = []
+    failing = True
+
+    class Large(FakeNetwork):
+        def run(self, *more: str, **inputs: np.ndarray) -> Arrays:
+            if failing and self._role == "vae_decoder":
+                raise OutOfMemoryError("vae_decoder failed")
+            return super().run(*more, **inputs)
+
+    components = make("fast", lambda role: Large(role, open_now))
+    demand = Demand.usual(components.bundle.manifest)
+    with pytest.raises(OutOfMemoryError), components.room_for(demand):
+        for role in ("text_encoder", "unet", "vae_decoder"):
+            components.run(role)
+    assert open_now == []
+    failing = False
+    with components.room_for(demand):
+        for role in ("text_encoder", "unet", "vae_decoder"):
+            components.run(role)
+    assert open_now == ["text_encoder", "unet", "vae_decoder"]
+
+
+def test_where_memory_does_not_suffice_to_load_a_network_the_others_are_closed_too() -> None:
+    open_now: list[str] = []
+
+    def open_network(role: str) -> FakeNetwork:
+        if role == "vae_decoder":
+            raise OutOfMemoryError("memory does not suffice to load vae_decoder")
+        return FakeNetwork(role, open_now)
+
+    components = make("fast", open_network)
+    components.run("unet")
+    with pytest.raises(OutOfMemoryError):
+        components.run("vae_decoder")
+    assert open_now == []

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from pocket_diffusion import Cancelled, Pipeline, PocketDiffusionError
-from pocket_diffusion.bundle import ComponentMemory, Manifest
+from pocket_diffusion.bundle import COMPONENTS, ComponentMemory, Manifest
 from pocket_diffusion.errors import InvalidRequestError
 from pocket_diffusion.machine.free_memory import own_anonymous_memory
 from pocket_diffusion.model import budget as budgets
 from pocket_diffusion.model.budget import MemoryBudget
-from pocket_diffusion.model.memory import MODES, Demand, needed_memory
+from pocket_diffusion.model.memory import _CUDA_CONTEXT, CUDA_MODES, MODES, Demand, needed_memory
 from pocket_diffusion.pipeline import DEFAULT_BUNDLE
 
 MB = 10**6
@@ -110,11 +110,68 @@ def test_auto_takes_the_fastest_that_fits_with_some_reserve(
     assert MemoryBudget().choose(measured, drawing(), "cpu").mode.name == mode
 
 
-def test_auto_on_a_graphics_card_keeps_everything(measured: Manifest, set_free: Callable[..., None]) -> None:
+def test_auto_on_a_graphics_card_that_does_not_tell_keeps_everything(
+    measured: Manifest, set_free: Callable[..., None]
+) -> None:
     set_free(1)
     choice = MemoryBudget().choose(measured, drawing(), "cuda")
     choice.check()
     assert choice.mode.name == "fast"
+
+
+def on_cuda(manifest: Manifest, mode: str, of: Demand) -> int:
+    found = needed_memory(manifest, CUDA_MODES[mode], of, "cuda")
+    assert found is not None
+    return found - _CUDA_CONTEXT
+
+
+def test_a_graphics_card_holds_weights_as_they_are_stored_and_what_is_used_again(measured: Manifest) -> None:
+    weights = [measured.files[measured.component(name).weights].size for name in COMPONENTS]
+    without_encoder = sum(weights) - measured.files[measured.vae_encoder.weights].size
+    pixels = 1024 * 1024
+    large = drawing(1024, 1024)
+    assert (
+        on_cuda(measured, "fast", large) == without_encoder + (2 * 1000 + 3000) * pixels
+    )  # the decoder takes it whole
+    assert on_cuda(measured, "balanced", large) == without_encoder + 2 * 1000 * pixels + 3000 * (72 * 8) ** 2
+    assert on_cuda(measured, "low", large) == max(weights) + 1000 * pixels
+    from_picture = drawing(1024, 1024, from_picture=True)
+    assert on_cuda(measured, "fast", from_picture) - on_cuda(measured, "fast", large) == sum(weights) - without_encoder
+
+
+def test_activations_in_float16_take_half(measured: Manifest) -> None:
+    in_float16 = msgspec.structs.replace(measured, target="cuda", weights="fp16")
+    weights = 2 * on_cuda(in_float16, "low", drawing()) - on_cuda(measured, "low", drawing())
+    assert weights == measured.files[measured.unet.weights].size
+
+
+@pytest.mark.parametrize(("free", "mode"), [(100_000, "fast"), (8000, "balanced"), (3000, "low"), (None, "fast")])
+def test_auto_on_a_graphics_card_goes_by_what_it_has_free(
+    measured: Manifest,
+    set_free: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    free: int | None,
+    mode: str,
+) -> None:
+    set_free(1)  # of the machine, which counts for nothing here
+    monkeypatch.setattr(budgets, "free_device_memory", lambda: None if free is None else free * MB)
+    choice = MemoryBudget().choose(measured, drawing(1536, 1024), "cuda")
+    choice.check()
+    assert choice.mode is CUDA_MODES[mode]
+
+
+def test_what_a_graphics_card_has_no_room_for_is_refused(
+    measured: Manifest, set_free: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_free(100_000)
+    monkeypatch.setattr(budgets, "free_device_memory", lambda: 24_000 * MB)
+    choice = MemoryBudget.parse("1GB").choose(measured, drawing(1024, 1024), "cuda")
+    refusal = (
+        r"1024x1024 needs \d+ MB of the GPU's memory in mode low, and 1000 MB are left of the limit; "
+        r"a limit of \d+ MB would do, or the largest .* in mode low is \d+x\d+$"
+    )
+    with pytest.raises(InvalidRequestError, match=refusal):
+        choice.check()
 
 
 def test_a_limit_counts_what_the_process_has_already(measured: Manifest, set_free: Callable[..., None]) -> None:
