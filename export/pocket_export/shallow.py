@@ -56,13 +56,12 @@ def give_deep(model: ir.Model) -> None:
         for name, value in model.graph.initializers.items()
         if value.shape is not None and name.startswith(_last_layer(model) + ".conv_shortcut.bias")
     )
-    deep.shape = ir.Shape(
-        {
-            1: ["contexts", channels, "height", "width"],
-            2: ["contexts", "pixels", channels],
-            3: ["contexts", "height", "width", channels],
-        }[join.attributes["axis"].as_int()]
-    )
+    sides: dict[int, list[int | str]] = {
+        1: ["contexts", channels, "height", "width"],
+        2: ["contexts", "pixels", channels],
+        3: ["contexts", "height", "width", channels],
+    }
+    deep.shape = ir.Shape(sides[join.attributes["axis"].as_int()])
     deep.dtype = deep.dtype or ir.DataType.FLOAT
     deep.name = DEEP
     model.graph.outputs.append(deep)

@@ -174,7 +174,9 @@ def _needed_on_cuda(manifest: Manifest, mode: MemoryMode, demand: Demand) -> int
     which float16 takes half. Networks that run once give them back; the others keep them, for the next step.
     """
     at_once = _pixels_at_once(manifest, mode, demand)
-    weights, kept, passing = [], [], []
+    weights: list[int] = []
+    kept: list[int] = []
+    passing: list[int] = []
     for name in (*COMPONENTS, SHALLOW_UNET) if demand.keeps_deep else COMPONENTS:
         component = manifest.component(name)
         if component.memory is None:

@@ -76,7 +76,10 @@ def _fuse_sum(model: ir.Model, norm: ir.Node) -> None:
     is_taken = len(total.uses()) > 1 or total in model.graph.outputs
     nodes = Nodes(model)
     outputs = nodes.add_many(
-        *("SkipGroupNorm", x, *norm.inputs[1:], skip),
+        "SkipGroupNorm",
+        x,
+        *norm.inputs[1:],
+        skip,
         outputs=2 if is_taken else 1,
         domain=DOMAIN,
         **{name: attribute.value for name, attribute in norm.attributes.items()},

@@ -36,7 +36,11 @@ def _fuse(model: ir.Model, add: ir.Node, norm: ir.Node) -> None:
             break
     nodes = Nodes(model)
     normed, mean, deviation, total = nodes.add_many(
-        *("SkipLayerNormalization", x, skip, *norm.inputs[1:], *bias),
+        "SkipLayerNormalization",
+        x,
+        skip,
+        *norm.inputs[1:],
+        *bias,
         outputs=4,
         domain=DOMAIN,
         epsilon=norm.attributes.get_float("epsilon", 1e-5),

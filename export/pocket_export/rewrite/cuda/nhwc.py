@@ -162,7 +162,12 @@ class _Conversion:
                 operands, bias = [product, operands[1 - i]], [added]
                 break
         outputs = self._nodes.add_many(
-            *(node.op_type, operands[0], gamma, beta, *operands[1:], *bias),
+            node.op_type,
+            operands[0],
+            gamma,
+            beta,
+            *operands[1:],
+            *bias,
             outputs=len(node.outputs),
             domain=DOMAIN,
             **{name: attribute.value for name, attribute in node.attributes.items()} | {"channels_last": 1},
