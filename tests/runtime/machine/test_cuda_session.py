@@ -4,7 +4,6 @@ import gc
 import threading
 import weakref
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from pocket_diffusion.bundle import Component, Manifest
 from pocket_diffusion.errors import Cancelled, InferenceError, OutOfMemoryError
 from pocket_diffusion.machine import cuda_session
 from pocket_diffusion.machine import session as sessions
-from pocket_diffusion.machine.cuda_session import OPTIONS, CudaSession
+from pocket_diffusion.machine.cuda_session import OPTIONS, CudaSession, OpenSession
 from pocket_diffusion.machine.session import GraphSession
 from pocket_diffusion.machine.turns import Turns
 
@@ -68,6 +67,13 @@ class Watched:
         self.session.run_with_iobinding(binding, options)
 
 
+class OnCpu(CudaSession):
+    """Its buffers lie where every machine has memory."""
+
+    def __init__(self, open_session: OpenSession, memory: int | None = None, *, records: bool = False) -> None:
+        super().__init__(open_session, memory, device="cpu", records=records)
+
+
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Gpu:
     """Have sessions that are opened on "cuda" run on a CPU."""
@@ -79,7 +85,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Gpu:
         return gpu.open(session, cuda) if provider == "cuda" else session
 
     monkeypatch.setattr(sessions, "_open", opened)
-    monkeypatch.setattr(sessions, "CudaSession", partial(CudaSession, device="cpu"))
+    monkeypatch.setattr(sessions, "CudaSession", OnCpu)
     return gpu
 
 
