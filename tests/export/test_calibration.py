@@ -37,7 +37,7 @@ def test_too_few_prompts_are_refused(tmp_path: Path) -> None:
 
 
 def test_captions_without_8_bit_graphs_are_refused_before_any_work(dataset: Path, tmp_path: Path) -> None:
-    with pytest.raises(InvalidRequestError, match="add --weights int8, or leave it out"):
+    with pytest.raises(InvalidRequestError, match="add --weights int8 or --target cuda, or leave it out"):
         export("nowhere", tmp_path / "bundle", calibration=dataset)
     assert not (tmp_path / "bundle").exists()
 

@@ -252,7 +252,7 @@ def certify_unet(
     bundle = Bundle.open(shutil.copytree(int8.root, tmp_path / "copy"))
     part = part_of("unet")
 
-    def again(_part: Part, _dtype: torch.dtype) -> ir.Model:
+    def again(_part: Part) -> ir.Model:
         model = traced.clone()
         model.meta.update(traced.meta)
         return model
