@@ -2,7 +2,7 @@
 
 import ctypes
 
-DRIVER = "libcuda.so.1"
+from pocket_diffusion.machine.cuda import DRIVER
 
 
 def free_device_memory(driver: str = DRIVER) -> int | None:

@@ -7,24 +7,21 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-import onnxruntime
 import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pocket_diffusion.bundle import TensorSpec
-from pocket_export.parts import Part, PictureDecoder, PictureEncoder
+from pocket_export.parts import PictureDecoder, PictureEncoder
 from pocket_export.rewrite import channels_last, fuse_silu
-from pocket_export.trace import trace
 from pocket_models import VAE, UNet
 from pocket_models.attention import SpatialTransformer
 from pocket_models.resnet import Downsample, ResnetBlock, Upsample
 from reference import UNET
 from reference import VAE as VAE_CONFIG
+from tracing import USUAL, Inputs, run_as_written, traced_module
 
 Build = Callable[..., ir.Model]
-Inputs = dict[str, NDArray[np.float32]]
 
 RANDOM = np.random.default_rng(0)
 CHANNELS, CONTEXT = 16, 24
@@ -81,7 +78,6 @@ MODULES: dict[str, tuple[Callable[[], nn.Module], Shapes]] = {
     "decoder": (lambda: PictureDecoder(VAE(VAE_CONFIG)), {"latents": ("batch", 4, "height", "width")}),
 }
 SIZES = [(1, 8, 8), (2, 5, 7), (3, 9, 2)]
-USUAL = {"batch": 2, "contexts": 2, "height": 8, "width": 8, "latent_height": 8, "latent_width": 8, "tokens": 5}
 
 
 def pixels_per_size(name: str) -> int:
@@ -90,39 +86,17 @@ def pixels_per_size(name: str) -> int:
 
 @cache
 def traced(name: str) -> ir.Model:
-    """A module as the exporter traces it. Norms and biases are such that they matter."""
     torch.manual_seed(0)
     make, inputs = MODULES[name]
-    module = make().eval()
-    with torch.no_grad():
-        for parameter in module.parameters():
-            if parameter.ndim == 1:
-                parameter.add_(0.3 * torch.randn_like(parameter))
-    part = Part(
-        name,
-        module,
-        tuple(TensorSpec(name=name, dtype="float32", shape=shape) for name, shape in inputs.items()),
-        (TensorSpec(name="y", dtype="float32", shape=()),),
-        USUAL,
-        VAE_CONFIG.downscale,
-        pixels_per_size=pixels_per_size(name),
+    return fuse_silu(
+        traced_module(name, make(), inputs, downscale=VAE_CONFIG.downscale, pixels_per_size=pixels_per_size(name))
     )
-    return fuse_silu(trace(part))
 
 
 def rewritten(name: str, converts: Callable[[str], bool]) -> ir.Model:
     model = traced(name).clone()
     model.meta.update(traced(name).meta)
     return channels_last(model, converts)
-
-
-def run(model: ir.Model, inputs: Inputs) -> NDArray[Any]:
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString(), options, ["CPUExecutionProvider"])
-    output: NDArray[Any] = session.run(None, inputs)[0]
-    return output
 
 
 def example(name: str, batch: int, height: int, width: int) -> Inputs:
@@ -156,13 +130,13 @@ def test_any_size_gives_what_the_original_gives(name: str, converted: str) -> No
     model = rewritten(name, CONVERTED[converted])
     for sizes in SIZES:
         inputs = example(name, *sizes)
-        assert_same(run(model, inputs), run(traced(name), inputs))
+        assert_same(run_as_written(model, inputs), run_as_written(traced(name), inputs))
 
 
 def test_a_single_pixel_is_enough() -> None:
     for name in ("half the size and back", "U-Net", "decoder"):
         inputs = example(name, 1, 1, 1)
-        assert_same(run(rewritten(name, lambda _: True), inputs), run(traced(name), inputs))
+        assert_same(run_as_written(rewritten(name, lambda _: True), inputs), run_as_written(traced(name), inputs))
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -191,7 +165,11 @@ def test_a_flat_picture_is_normalised_to_the_bias() -> None:
     inputs = example("transformer", 1, 7, 9)
     for level in (33.3, 100.7):
         inputs["picture"][:] = level
-        assert_same(run(rewritten("transformer", lambda _: True), inputs), run(traced("transformer"), inputs), 1e-3)
+        assert_same(
+            run_as_written(rewritten("transformer", lambda _: True), inputs),
+            run_as_written(traced("transformer"), inputs),
+            1e-3,
+        )
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -200,7 +178,7 @@ def test_large_feature_maps_in_shares_give_the_same(name: str, monkeypatch: pyte
     model = rewritten(name, lambda _: True)
     for sizes in (*SIZES, (1, 3, 3)):
         inputs = example(name, *sizes)
-        assert_same(run(model, inputs), run(traced(name), inputs))
+        assert_same(run_as_written(model, inputs), run_as_written(traced(name), inputs))
 
 
 def numbers(*values: int) -> NDArray[np.int64]:
@@ -244,5 +222,5 @@ def test_what_is_not_known_stays_right(build_shaped: Build, stranger: str) -> No
     weights = {"u": normal(16, 8, 3, 3), "bias": normal(16), "v": normal(16, 16, 3, 3), "w": normal(16, 16, 1, 1)}
     model = build_shaped(body, (2, 8, 6, 5), **weights, **constants)
     inputs = {"x": normal(2, 8, 6, 5)}
-    expected = run(model, inputs)
-    assert_same(run(channels_last(model, lambda _: True), inputs), expected)
+    expected = run_as_written(model, inputs)
+    assert_same(run_as_written(channels_last(model, lambda _: True), inputs), expected)

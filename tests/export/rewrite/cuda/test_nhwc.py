@@ -5,26 +5,22 @@ from collections import Counter
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-import onnxruntime
 import pytest
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from pocket_diffusion.bundle import TensorSpec
 from pocket_diffusion.graph import OPERATORS
-from pocket_export.parts import Part, PictureDecoder, PictureEncoder
+from pocket_export.parts import PictureDecoder, PictureEncoder
 from pocket_export.rewrite.compute_float16 import element_type
 from pocket_export.rewrite.cuda import kernels, portable
 from pocket_export.targets import RECIPES
-from pocket_export.trace import trace
 from pocket_models import VAE, UNet, UNetConfig, VAEConfig
+from tracing import USUAL, Inputs, run_as_written, traced_module
 
-Inputs = dict[str, NDArray[np.float32]]
 Shapes = dict[str, tuple[int | str, ...]]
 
 RANDOM = np.random.default_rng(0)
@@ -69,7 +65,6 @@ MODULES: dict[str, tuple[Callable[[], nn.Module], Shapes]] = {
     "decoder": (lambda: PictureDecoder(VAE(VAE_CONFIG)), {"latents": ("batch", 4, "height", "width")}),
 }
 SIZES = [(1, 8, 8), (2, 5, 7)]
-USUAL = {"batch": 2, "contexts": 2, "height": 8, "width": 8, "latent_height": 8, "latent_width": 8, "tokens": 5}
 
 
 @pytest.fixture(autouse=True)
@@ -83,18 +78,9 @@ def pixels_per_size(name: str) -> int:
 
 @cache
 def traced(name: str) -> ir.Model:
-    """A module as the exporter traces it. Norms and biases are such that they matter."""
     torch.manual_seed(0)
     make, inputs = MODULES[name]
-    module = make().eval()
-    with torch.no_grad():
-        for parameter in module.parameters():
-            if parameter.ndim == 1:
-                parameter.add_(0.3 * torch.randn_like(parameter))
-    specs = tuple(TensorSpec(name=name, dtype="float32", shape=shape) for name, shape in inputs.items())
-    outputs = (TensorSpec(name="y", dtype="float32", shape=()),)
-    part = Part(name, module, specs, outputs, USUAL, VAE_CONFIG.downscale, pixels_per_size=pixels_per_size(name))
-    return trace(part)
+    return traced_module(name, make(), inputs, downscale=VAE_CONFIG.downscale, pixels_per_size=pixels_per_size(name))
 
 
 @cache
@@ -104,15 +90,6 @@ def for_cuda(name: str) -> ir.Model:
     for rewrite in RECIPES["cuda", "fp32"].rewrites:
         model = rewrite(model)
     return model
-
-
-def run(model: ir.Model, inputs: Inputs) -> NDArray[Any]:
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString(), options, ["CPUExecutionProvider"])
-    output: NDArray[Any] = session.run(None, inputs)[0]
-    return output
 
 
 def example(name: str, batch: int, height: int, width: int) -> Inputs:
@@ -137,7 +114,7 @@ def test_the_twin_gives_what_the_original_gives_at_any_size(name: str) -> None:
     twin = portable(for_cuda(name).clone())
     for sizes in SIZES:
         inputs = example(name, *sizes)
-        assert_same(run(twin, inputs), run(traced(name), inputs))
+        assert_same(run_as_written(twin, inputs), run_as_written(traced(name), inputs))
 
 
 def test_one_picture_is_shared_by_all_contexts() -> None:
@@ -145,7 +122,7 @@ def test_one_picture_is_shared_by_all_contexts() -> None:
     inputs = example("U-Net", 2, 5, 7)
     shared = inputs | {name: inputs[name][:1] for name in ("latents", "timestep")}
     repeated = inputs | {name: np.repeat(shared[name], 2, axis=0) for name in ("latents", "timestep")}
-    assert_same(run(portable(for_cuda("U-Net").clone()), shared), run(traced("U-Net"), repeated))
+    assert_same(run_as_written(portable(for_cuda("U-Net").clone()), shared), run_as_written(traced("U-Net"), repeated))
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -201,4 +178,4 @@ def test_odd_groups_stay_and_are_right(monkeypatch: pytest.MonkeyPatch) -> None:
     assert operators(model)["GroupNorm"] == joined
     assert operators(model)["InstanceNormalization"] == operators(traced("odd"))["InstanceNormalization"] - joined
     inputs = example("odd", 2, 5, 7)
-    assert_same(run(portable(model.clone()), inputs), run(traced("odd"), inputs))
+    assert_same(run_as_written(portable(model.clone()), inputs), run_as_written(traced("odd"), inputs))
